@@ -1,0 +1,128 @@
+// Package banyan holds the words every other package shares: identifiers,
+// revisions and the clock-free notion of order. It imports nothing of ours.
+//
+// Error and its kinds are in error.go, the table of limits in limits.go.
+package banyan
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Version is the release of this tree; the build stamps its commit beside it.
+const Version = "0.1.0"
+
+// ProtocolVersion is spoken between nodes. A node refuses a peer whose
+// protocol it does not know, naming both versions.
+const ProtocolVersion = 1
+
+// NodeID names one node of a cluster for ever. It is drawn from the root
+// shard's counter when the node joins and is never used again, not even by the
+// same machine after its disk was lost. Zero is no node.
+type NodeID uint64
+
+// String gives the form used on the command line and in logs: "n7".
+func (n NodeID) String() string { return "n" + strconv.FormatUint(uint64(n), 10) }
+
+// ParseNodeID reads "n7" or "7".
+func ParseNodeID(s string) (NodeID, error) {
+	v, err := strconv.ParseUint(strings.TrimPrefix(s, "n"), 10, 64)
+	if err != nil || v == 0 {
+		return 0, Errorf(Invalid, "bad node id %q: give one that 'banyan nodes' lists, such as n1", s)
+	}
+	return NodeID(v), nil
+}
+
+// ShardID names one slice of the key space, replicated by one Raft group.
+type ShardID uint32
+
+// RootShard holds which nodes exist, which shards live where, who may do what.
+const RootShard ShardID = 0
+
+// Slots is the number of hash slots the root shard maps to shards.
+const Slots = 1024
+
+// Revision is the position of a committed change in its shard, counted from 1.
+// It is the only clock that orders changes. Zero is before every change.
+type Revision uint64
+
+// RequestID identifies one request of one client, so that a retry is applied
+// at most once. The zero RequestID asks for no deduplication.
+type RequestID [16]byte
+
+// NewRequestID draws a random id.
+func NewRequestID() RequestID {
+	var id RequestID
+	rand.Read(id[:]) // never fails (crypto/rand, Go 1.24)
+	return id
+}
+
+// String gives the id in hexadecimal.
+func (id RequestID) String() string { return hex.EncodeToString(id[:]) }
+
+// JobID names a job: 'j' and 13 characters of lower-case base32 (Crockford),
+// of which the first nine are the submission time in milliseconds, so that
+// ids sort by time. A job's rows live in the shard that its id hashes to.
+type JobID string
+
+const crockford = "0123456789abcdefghjkmnpqrstvwxyz"
+
+// NewJobID builds an id from a time in milliseconds since 1970 and 20 bits of randomness.
+func NewJobID(timeMs int64, random uint32) JobID {
+	v := uint64(timeMs)<<20 | uint64(random&0xfffff)
+	b := make([]byte, 14)
+	b[0] = 'j'
+	for i := 13; i >= 1; i-- {
+		b[i] = crockford[v&31]
+		v >>= 5
+	}
+	return JobID(b)
+}
+
+// ParseJobID checks the form of a job id; it does not say whether the job exists.
+func ParseJobID(s string) (JobID, error) {
+	bad := func() (JobID, error) {
+		return "", Errorf(Invalid, "bad job id %q: it is 'j' and 13 letters or digits; 'banyan jobs' lists the jobs there are", s)
+	}
+	if len(s) != 14 || s[0] != 'j' {
+		return bad()
+	}
+	for i := 1; i < len(s); i++ {
+		if strings.IndexByte(crockford, s[i]) < 0 {
+			return bad()
+		}
+	}
+	return JobID(s), nil
+}
+
+// TaskIndex counts the tasks of a job from 0. What people see ({#}, logs, -o
+// json "seq") counts from 1, as GNU parallel does.
+type TaskIndex uint32
+
+// Hash is the BLAKE3-256 digest that names a blob.
+type Hash [32]byte
+
+// String gives the digest in hexadecimal.
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+
+// ParseHash reads 64 hexadecimal digits.
+func ParseHash(s string) (Hash, error) {
+	var h Hash
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(h) {
+		return h, Errorf(Invalid, "bad blob hash %q: it is 64 hexadecimal digits", s)
+	}
+	copy(h[:], b)
+	return h, nil
+}
+
+// Resources is what a node offers and an attempt occupies. Slots is the number
+// of attempts that fit at once; other resources are names an operator chose.
+type Resources struct {
+	Slots int
+}
+
+var _ fmt.Stringer = NodeID(0)

@@ -1,0 +1,89 @@
+package banyan
+
+// Limit is one row of the table of limits: nothing in Banyan is unbounded, and
+// reaching a limit is a clear error or back-pressure, never memory growth.
+// docs/limits.md is printed from Limits (go generate).
+type Limit struct {
+	Name  string
+	Value int64
+	Unit  string
+	What  string // what is bounded and what happens at the bound
+}
+
+// The limits. Each is checked at the door or where the queue is.
+const (
+	KeyBytesMax          = 4 << 10
+	ValueBytesMax        = 1 << 20
+	CommandBytesMax      = 4 << 20
+	CommandMutationsMax  = 4096
+	CommandConditionsMax = 1024
+	ListRowsMax          = 10_000
+	ListBytesMax         = 4 << 20
+	ProposalsMax         = 16_384
+	ProposalBytesMax     = 64 << 20
+	WatchersMax          = 10_000
+	WatchQueueMax        = 4096
+	DedupWindowMax       = 16_384
+	HistoryRevisionsMax  = 100_000
+	FrameBytesMax        = 16 << 20
+	PeerQueueBytesMax    = 64 << 20
+	ConnectionsMax       = 10_000
+	JobTasksMax          = 1_000_000
+	JobInputBytesMax     = 64 << 20
+	InputBytesMax        = 128 << 10
+	CommandArgsMax       = 4096
+	NameBytesMax         = 256
+	EnvBytesMax          = 128 << 10
+	SendFilesMax         = 10_000
+	ReturnFilesMax       = 10_000
+	RetriesMax           = 1000
+	SlotsMax             = 4096
+	WorkerBacklogMax     = 256
+	ResultBatchMax       = 1024
+	BlobChunkBytes       = 4 << 20
+	BlobBytesMax         = 1 << 40
+	TokensMax            = 1000
+	TokenUsesMax         = 10_000
+	NodesMax             = 1000
+	ShardsMax            = 256
+	RequestBytesMax      = 8 << 20
+)
+
+// Limits is the table behind docs/limits.md.
+var Limits = []Limit{
+	{"KeyBytesMax", KeyBytesMax, "bytes", "a key; a longer one is refused at the door"},
+	{"ValueBytesMax", ValueBytesMax, "bytes", "a value; larger things are files"},
+	{"CommandBytesMax", CommandBytesMax, "bytes", "one command of the replicated machine"},
+	{"CommandMutationsMax", CommandMutationsMax, "mutations", "in one command"},
+	{"CommandConditionsMax", CommandConditionsMax, "conditions", "in one command"},
+	{"ListRowsMax", ListRowsMax, "rows", "in one page of a list; the answer says there is more"},
+	{"ListBytesMax", ListBytesMax, "bytes", "in one page of a list; the answer says there is more"},
+	{"ProposalsMax", ProposalsMax, "proposals", "waiting in one shard's leader; then callers are told to wait"},
+	{"ProposalBytesMax", ProposalBytesMax, "bytes", "of proposals waiting in one shard's leader"},
+	{"WatchersMax", WatchersMax, "watchers", "on one node"},
+	{"WatchQueueMax", WatchQueueMax, "events", "waiting for one watcher; a slower one is moved back to reading history"},
+	{"DedupWindowMax", DedupWindowMax, "requests", "remembered per shard to apply a retry once"},
+	{"HistoryRevisionsMax", HistoryRevisionsMax, "revisions", "of history kept per shard; older ones are compacted"},
+	{"FrameBytesMax", FrameBytesMax, "bytes", "of one frame between nodes"},
+	{"PeerQueueBytesMax", PeerQueueBytesMax, "bytes", "waiting for one peer; then raft messages are dropped and sent again"},
+	{"ConnectionsMax", ConnectionsMax, "connections", "accepted by one node"},
+	{"JobTasksMax", JobTasksMax, "tasks", "in one job"},
+	{"JobInputBytesMax", JobInputBytesMax, "bytes", "of inputs in one job"},
+	{"InputBytesMax", InputBytesMax, "bytes", "of one input (one line)"},
+	{"CommandArgsMax", CommandArgsMax, "arguments", "in a task's command"},
+	{"NameBytesMax", NameBytesMax, "bytes", "of a name (job, node, zone, space)"},
+	{"EnvBytesMax", EnvBytesMax, "bytes", "of a job's environment"},
+	{"SendFilesMax", SendFilesMax, "files", "sent with one job"},
+	{"ReturnFilesMax", ReturnFilesMax, "files", "returned by one task"},
+	{"RetriesMax", RetriesMax, "attempts", "of one task"},
+	{"SlotsMax", SlotsMax, "slots", "offered by one node"},
+	{"WorkerBacklogMax", WorkerBacklogMax, "attempts", "waiting on one worker beyond its slots"},
+	{"ResultBatchMax", ResultBatchMax, "results", "recorded by one command"},
+	{"BlobChunkBytes", BlobChunkBytes, "bytes", "of one chunk of a blob"},
+	{"BlobBytesMax", BlobBytesMax, "bytes", "of one file"},
+	{"TokensMax", TokensMax, "tokens", "valid at once"},
+	{"TokenUsesMax", TokenUsesMax, "uses", "of one join token"},
+	{"NodesMax", NodesMax, "nodes", "in one cluster"},
+	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
+	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
+}
