@@ -2,7 +2,7 @@ package banyan
 
 // Limit is one row of the table of limits: nothing in Banyan is unbounded, and
 // reaching a limit is a clear error or back-pressure, never memory growth.
-// docs/limits.md is printed from Limits (go generate).
+// docs/limits.md is printed from Limits (go test ./internal/arch -update).
 type Limit struct {
 	Name  string
 	Value int64
