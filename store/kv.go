@@ -1,0 +1,41 @@
+package store
+
+import "banyan/mvcc"
+
+// KV is the small storage interface under Store: an ordered map with atomic
+// batches in one write-ahead order. Pebble implements it for real nodes,
+// simdisk for the simulator; storetest holds both to the contract.
+//
+// After a crash the map is what a prefix of the committed batches made of it,
+// and that prefix reaches at least to the last batch committed with sync.
+// Methods may be called concurrently.
+type KV interface {
+	// Get returns a copy of the newest committed value, nil if there is none.
+	Get(key []byte) ([]byte, error)
+	// NewBatch returns an empty batch; one goroutine uses it.
+	NewBatch() KVBatch
+	// Snapshot returns the committed state of this moment, unchanged by later
+	// commits. It pins space until closed.
+	Snapshot() (KVSnapshot, error)
+	// Size is the number of bytes on disk, roughly.
+	Size() int64
+	// Close releases everything. What was committed without sync may be lost.
+	Close() error
+}
+
+// KVBatch collects writes and reads through them to the committed state.
+type KVBatch interface {
+	mvcc.ReadWriter
+	// Commit makes the writes visible, all or none, and with sync durable
+	// together with everything committed before. The batch is spent whether or
+	// not it fails; after an error the KV must not be written again.
+	Commit(sync bool) error
+	// Close drops an uncommitted batch; after Commit it does nothing.
+	Close()
+}
+
+// KVSnapshot is a fixed state. Several goroutines may read it.
+type KVSnapshot interface {
+	mvcc.Reader
+	Close()
+}
