@@ -25,6 +25,10 @@ const (
 	WatchQueueMax        = 4096
 	DedupWindowMax       = 16_384
 	HistoryRevisionsMax  = 100_000
+	DeleteRowsMax        = 10_000
+	DisplacedBytesMax    = 32 << 20
+	CompactRowsMax       = 4096
+	HistoryScanMax       = 10_000
 	FrameBytesMax        = 16 << 20
 	PeerQueueBytesMax    = 64 << 20
 	ConnectionsMax       = 10_000
@@ -64,6 +68,10 @@ var Limits = []Limit{
 	{"WatchQueueMax", WatchQueueMax, "events", "waiting for one watcher; a slower one is moved back to reading history"},
 	{"DedupWindowMax", DedupWindowMax, "requests", "remembered per shard to apply a retry once"},
 	{"HistoryRevisionsMax", HistoryRevisionsMax, "revisions", "of history kept per shard; older ones are compacted"},
+	{"DeleteRowsMax", DeleteRowsMax, "rows", "removed by the ranges and leases of one command; the answer says there is more"},
+	{"DisplacedBytesMax", DisplacedBytesMax, "bytes", "of old rows moved to history by one command; a larger one is refused"},
+	{"CompactRowsMax", CompactRowsMax, "rows", "reclaimed by one compaction command; the next one goes on"},
+	{"HistoryScanMax", HistoryScanMax, "revisions", "of history looked at in one step for a watcher"},
 	{"FrameBytesMax", FrameBytesMax, "bytes", "of one frame between nodes"},
 	{"PeerQueueBytesMax", PeerQueueBytesMax, "bytes", "waiting for one peer; then raft messages are dropped and sent again"},
 	{"ConnectionsMax", ConnectionsMax, "connections", "accepted by one node"},

@@ -1,0 +1,144 @@
+// Package mvcc is the replicated state of one shard: an ordered multi-version
+// map changed by one command, a conditional batch of mutations.
+//
+// It is pure. It reads no clock, draws no random number, starts nothing and
+// iterates no map; everything it does follows from its rows and the commands,
+// so that two replicas fed the same commands hold the same bytes. Rows live
+// behind Reader and Writer; rows.go says how they are laid out.
+package mvcc
+
+import "banyan"
+
+// Reader gives the raw rows of one shard's state. A Reader of a batch sees the
+// batch's own writes.
+type Reader interface {
+	// Get gives the row at key, nil if there is none (an empty value is not
+	// nil). The slice stays valid until the next write to the batch and must
+	// not be modified; later Gets and Scans do not disturb it.
+	Get(key []byte) ([]byte, error)
+	// Scan calls fn for each row of [lo, hi) in ascending order until fn
+	// answers false. A nil hi is the end. The slices are valid only during fn;
+	// fn must not write.
+	Scan(lo, hi []byte, fn func(k, v []byte) bool) error
+}
+
+// Writer takes changes to raw rows. It copies its arguments; what goes wrong
+// comes to light when its owner commits.
+type Writer interface {
+	Set(k, v []byte)
+	Delete(k []byte)
+	DeleteRange(lo, hi []byte)
+}
+
+// ReadWriter is a batch under construction.
+type ReadWriter interface {
+	Reader
+	Writer
+}
+
+// Test is what a Cond asks of a key. The numbers are part of the log format.
+type Test uint8
+
+// The tests.
+const (
+	Exists      Test = 1 // the key exists
+	Missing     Test = 2 // it does not
+	ValueEquals Test = 3 // it exists with this value
+	ModEquals   Test = 4 // its last change was at Mod; Mod 0: it does not exist
+)
+
+// Cond is a condition on the state before the command.
+type Cond struct {
+	Key   []byte
+	Test  Test
+	Value []byte          // with ValueEquals
+	Mod   banyan.Revision // with ModEquals
+}
+
+// Op is what a Mutation does. The numbers are part of the log format.
+type Op uint8
+
+// The mutations. Each sees what those before it in the command did.
+const (
+	// Put sets Key to Value and attaches it to Lease, or to none if Lease is 0.
+	// That the lease exists is for the layer to demand with a Cond.
+	Put Op = 1
+	// Delete removes Key. A key that is not there is no error.
+	Delete Op = 2
+	// DeleteRange removes the keys of [Key, End).
+	DeleteRange Op = 3
+	// Append puts Value under SequenceKey(Key, n), where n counts the appends
+	// to Key from 1 and never repeats, whatever is deleted.
+	Append Op = 4
+	// Revoke removes every key attached to Lease.
+	Revoke Op = 5
+	// Compact raises the horizon towards Rev: older states can no longer be
+	// read and their rows go. One command reclaims at most
+	// banyan.CompactRowsMax rows; repeat it until Horizon reaches Rev.
+	// It makes no revision.
+	Compact Op = 6
+)
+
+// Mutation is one change.
+type Mutation struct {
+	Op    Op
+	Key   []byte
+	End   []byte // exclusive, with DeleteRange
+	Value []byte // with Put and Append
+	Lease uint64 // with Put, Append and Revoke
+	Rev   banyan.Revision
+}
+
+// Command is the one thing the machine does: if all conditions hold, all
+// mutations happen, at one new revision; else nothing does.
+type Command struct {
+	Term    uint64           // the term it was proposed in; applied in another it is refused. 0: not fenced
+	TimeMs  int64            // the proposer's clock, since 1970; recorded, never acted upon
+	Request banyan.RequestID // a second command with it changes nothing and gets the first one's result
+	Conds   []Cond
+	Muts    []Mutation
+}
+
+// Result is what became of a command.
+//
+// A command may remove at most banyan.DeleteRowsMax rows through ranges and
+// leases, and displace about banyan.DisplacedBytesMax bytes of old rows. One
+// whose only mutation is a DeleteRange or a Revoke stops at the limit: OK and
+// More are set, and the caller sends it again under a new request id. Any
+// other is refused whole: OK is not set, FailedCond is -1 and More is set.
+type Result struct {
+	OK         bool
+	FailedCond int             // the first condition that did not hold, if !OK && !Stale
+	Revision   banyan.Revision // the command's own, or the latest if it changed nothing
+	Deleted    uint64          // keys removed
+	Sequences  []uint64        // one per Append
+	More       bool            // rows were left, see above
+	Stale      bool            // refused by the term fence; nothing happened, and it may be sent again
+	Duplicate  bool            // an earlier command with this request id had this result
+}
+
+// Row is one version of one key.
+type Row struct {
+	Key, Value []byte
+	Create     banyan.Revision // when the key came to be
+	Mod        banyan.Revision // when it took this value
+	Version    uint64          // revisions that changed it since Create, from 1
+	Lease      uint64          // 0: none
+}
+
+// Event is a change of one key: a put, with its row, or a delete, of which
+// only Row.Key and Row.Mod (the revision of the delete) are set. A command
+// makes at most one event for each key, its net effect.
+type Event struct {
+	Deleted bool
+	Row     Row
+}
+
+// Query asks for the rows of [Lo, Hi).
+type Query struct {
+	Lo, Hi   []byte          // a nil or empty Hi is the end
+	At       banyan.Revision // 0: now
+	Limit    int             // rows; 0: banyan.ListRowsMax
+	BytesMax int             // stop behind the row that reaches this many bytes; 0: banyan.ListBytesMax
+	KeysOnly bool            // leave Value nil
+}
