@@ -1251,9 +1251,10 @@ type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // DER
-	Ca            []byte                 `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`                   // DER
-	Seeds         []string               `protobuf:"bytes,5,rep,name=seeds,proto3" json:"seeds,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`  // DER
+	Ca            []byte                 `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`                    // DER
+	Nodes         []*Node                `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`              // id and address of each, to be found again
+	Shards        uint32                 `protobuf:"varint,7,opt,name=shards,proto3" json:"shards,omitempty"`           // data shards, fixed at creation
 	CaKey         []byte                 `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"` // PKCS #8 DER; nodes are equal, so each can let others in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1317,11 +1318,18 @@ func (x *JoinResponse) GetCa() []byte {
 	return nil
 }
 
-func (x *JoinResponse) GetSeeds() []string {
+func (x *JoinResponse) GetNodes() []*Node {
 	if x != nil {
-		return x.Seeds
+		return x.Nodes
 	}
 	return nil
+}
+
+func (x *JoinResponse) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
 }
 
 func (x *JoinResponse) GetCaKey() []byte {
@@ -1521,14 +1529,15 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x06now_ms\x18\t \x01(\x03R\x05nowMs\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\n" +
-	" \x01(\fR\trequestId\"\xa0\x01\n" +
+	" \x01(\fR\trequestId\"\xc9\x01\n" +
 	"\fJoinResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12 \n" +
 	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x04 \x01(\fR\x02ca\x12\x14\n" +
-	"\x05seeds\x18\x05 \x03(\tR\x05seeds\x12\x15\n" +
+	"\x02ca\x18\x04 \x01(\fR\x02ca\x12%\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\x12\x16\n" +
+	"\x06shards\x18\a \x01(\rR\x06shards\x12\x15\n" +
 	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\" \n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
@@ -1594,31 +1603,32 @@ var file_banyan_v1_cluster_proto_depIdxs = []int32{
 	9,  // 4: banyan.v1.MapResponse.shards:type_name -> banyan.v1.Shard
 	6,  // 5: banyan.v1.MapResponse.nodes:type_name -> banyan.v1.Node
 	6,  // 6: banyan.v1.DrainResponse.node:type_name -> banyan.v1.Node
-	11, // 7: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
-	7,  // 8: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
-	13, // 9: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
-	15, // 10: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
-	17, // 11: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
-	19, // 12: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
-	21, // 13: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
-	0,  // 14: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
-	2,  // 15: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
-	4,  // 16: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
-	12, // 17: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
-	8,  // 18: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
-	14, // 19: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
-	16, // 20: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
-	18, // 21: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
-	20, // 22: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
-	22, // 23: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
-	1,  // 24: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
-	3,  // 25: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
-	5,  // 26: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
-	17, // [17:27] is the sub-list for method output_type
-	7,  // [7:17] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	6,  // 7: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
+	11, // 8: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
+	7,  // 9: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
+	13, // 10: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
+	15, // 11: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
+	17, // 12: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
+	19, // 13: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
+	21, // 14: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
+	0,  // 15: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
+	2,  // 16: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
+	4,  // 17: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
+	12, // 18: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
+	8,  // 19: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
+	14, // 20: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
+	16, // 21: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
+	18, // 22: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
+	20, // 23: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
+	22, // 24: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
+	1,  // 25: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
+	3,  // 26: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
+	5,  // 27: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
+	18, // [18:28] is the sub-list for method output_type
+	8,  // [8:18] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_cluster_proto_init() }
