@@ -1062,6 +1062,7 @@ type ShardInfo struct {
 	Learners     []uint64               `protobuf:"varint,5,rep,packed,name=learners,proto3" json:"learners,omitempty"`
 	Revision     uint64                 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	AppliedIndex uint64                 `protobuf:"varint,7,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Joint        bool                   `protobuf:"varint,9,opt,name=joint,proto3" json:"joint,omitempty"` // a change of replicas is under way
 	// Only from the leader: how far each replica is behind, in entries.
 	Behind        map[uint64]uint64 `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
@@ -1145,6 +1146,13 @@ func (x *ShardInfo) GetAppliedIndex() uint64 {
 		return x.AppliedIndex
 	}
 	return 0
+}
+
+func (x *ShardInfo) GetJoint() bool {
+	if x != nil {
+		return x.Joint
+	}
+	return false
 }
 
 func (x *ShardInfo) GetBehind() map[uint64]uint64 {
@@ -2097,7 +2105,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x1f\n" +
 	"\vjobs_active\x18\b \x01(\rR\n" +
 	"jobsActive\x12!\n" +
-	"\fmemory_bytes\x18\t \x01(\x03R\vmemoryBytes\"\xb6\x02\n" +
+	"\fmemory_bytes\x18\t \x01(\x03R\vmemoryBytes\"\xcc\x02\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2105,7 +2113,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x06voters\x18\x04 \x03(\x04R\x06voters\x12\x1a\n" +
 	"\blearners\x18\x05 \x03(\x04R\blearners\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12#\n" +
-	"\rapplied_index\x18\a \x01(\x04R\fappliedIndex\x12=\n" +
+	"\rapplied_index\x18\a \x01(\x04R\fappliedIndex\x12\x14\n" +
+	"\x05joint\x18\t \x01(\bR\x05joint\x12=\n" +
 	"\x06behind\x18\b \x03(\v2%.banyan.peer.v1.ShardInfo.BehindEntryR\x06behind\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
