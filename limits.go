@@ -46,6 +46,8 @@ const (
 	ResultBatchMax       = 1024
 	BlobChunkBytes       = 4 << 20
 	BlobBytesMax         = 1 << 40
+	BlobTransfersMax     = 16
+	BlobHashesMax        = 4096
 	TokensMax            = 1000
 	TokenUsesMax         = 10_000
 	NodesMax             = 1000
@@ -89,6 +91,8 @@ var Limits = []Limit{
 	{"ResultBatchMax", ResultBatchMax, "results", "recorded by one command"},
 	{"BlobChunkBytes", BlobChunkBytes, "bytes", "of one chunk of a blob"},
 	{"BlobBytesMax", BlobBytesMax, "bytes", "of one file"},
+	{"BlobTransfersMax", BlobTransfersMax, "chunks", "read or written at once by one node's blob store; others wait"},
+	{"BlobHashesMax", BlobHashesMax, "hashes", "asked about in one request"},
 	{"TokensMax", TokensMax, "tokens", "valid at once"},
 	{"TokenUsesMax", TokenUsesMax, "uses", "of one join token"},
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
