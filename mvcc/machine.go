@@ -1,0 +1,265 @@
+package mvcc
+
+import (
+	"banyan"
+)
+
+// Machine applies commands to the rows of one shard. It keeps in memory only
+// its counters and where recent requests lie; rows are the state. It is not
+// safe for concurrent use.
+type Machine struct {
+	revision banyan.Revision
+	horizon  banyan.Revision
+	notes    uint64 // since the latest revision
+	window   window
+	dirty    bool // the meta row is behind
+
+	// Kept from one Apply to the next only to spare allocations.
+	plan     plan
+	key, val []byte
+}
+
+// Open takes the state up from its rows. No rows at all are an empty shard.
+func Open(r Reader) (*Machine, error) {
+	return open(r, banyan.DedupWindowMax)
+}
+
+func open(r Reader, windowMax int) (*Machine, error) {
+	mt, err := readMeta(r)
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{revision: mt.revision, horizon: mt.horizon, window: window{max: windowMax}}
+	if mt.front == (place{}) {
+		return m, nil
+	}
+	scanErr := r.Scan(appendPlaceKey(nil, mt.front), []byte{recordPrefix + 1}, func(k, v []byte) bool {
+		err = m.recollect(k, v)
+		return err == nil
+	})
+	if err == nil {
+		err = scanErr
+	}
+	if err == nil && m.window.front() != mt.front {
+		err = banyan.Errorf(banyan.Corrupt, "mvcc: the oldest remembered request should lie at %v, but lies at %v", mt.front, m.window.front())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if back := m.window.back(); back.rev == m.revision {
+		m.notes = back.n
+	}
+	return m, nil
+}
+
+// recollect puts one record or note back into the window.
+func (m *Machine) recollect(k, v []byte) error {
+	at, err := parsePlaceKey(k)
+	if err != nil {
+		return err
+	}
+	id, err := decodeRequest(v)
+	if err != nil || id == (banyan.RequestID{}) {
+		return err
+	}
+	if _, full := m.window.push(remembered{id, at}); full || at.rev > m.revision {
+		return banyan.Errorf(banyan.Corrupt, "mvcc: the record at %v is beyond what the meta row allows", at)
+	}
+	return nil
+}
+
+// Revision is the latest revision.
+func (m *Machine) Revision() banyan.Revision { return m.revision }
+
+// Horizon is the oldest revision that can still be read, if there is one.
+func (m *Machine) Horizon() banyan.Revision { return m.horizon }
+
+// Flush writes the machine's meta row, if it is behind. It must be called
+// once in each batch, after the last Apply: the batch is whole only then.
+func (m *Machine) Flush(w Writer) {
+	if !m.dirty {
+		return
+	}
+	mt := meta{revision: m.revision, horizon: m.horizon, front: m.window.front()}
+	m.val = mt.encode(m.val[:0])
+	w.Set([]byte(metaKey), m.val)
+	m.dirty = false
+}
+
+// Apply carries a command out. entryTerm is the term of the log entry that
+// brought it. Refusals are results; an error means that the state cannot be
+// read, and the machine must not be used again. Nothing is written then.
+//
+// The events, in the order in which the command first touched their keys, are
+// the caller's; their slices may be parts of the command. rw must be the same
+// state that the machine was opened on, with all that it did since.
+func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, []Event, error) {
+	if at, ok := m.window.find(cmd.Request); ok {
+		res, err := m.recall(rw, at)
+		return res, nil, err
+	}
+	if cmd.Term != 0 && cmd.Term != entryTerm {
+		return Result{Stale: true, Revision: m.revision}, nil, nil
+	}
+	p := &m.plan
+	defer m.tidy()
+	p.begin(rw, m.revision+1)
+	if err := p.run(cmd); err != nil {
+		return Result{}, nil, err
+	}
+	res := p.res
+	if res.OK && p.compactTo > 0 {
+		more, err := p.planCompact(m)
+		if err != nil {
+			return Result{}, nil, err
+		}
+		res.More = res.More || more
+	}
+	var events []Event
+	if res.OK && p.effect() {
+		res.Revision = m.revision + 1
+		events = m.commit(rw, cmd, &res)
+	} else {
+		res.Revision = m.revision
+		m.note(rw, cmd, &res)
+	}
+	return res, events, nil
+}
+
+// recall gives an earlier request's result.
+func (m *Machine) recall(r Reader, at place) (Result, error) {
+	m.key = appendPlaceKey(m.key[:0], at)
+	b, err := r.Get(m.key)
+	if err != nil {
+		return Result{}, err
+	}
+	if b == nil {
+		return Result{}, banyan.Errorf(banyan.Corrupt, "mvcc: the record at %v is gone, though its request is remembered", at)
+	}
+	rec, err := decodeRecord(b)
+	if err != nil {
+		return Result{}, err
+	}
+	rec.result.Duplicate = true
+	return rec.result, nil
+}
+
+// note records the result of a request that made no revision, so that a late
+// copy of it does not act on a state it was never meant for. Requests without
+// id leave nothing.
+func (m *Machine) note(rw ReadWriter, cmd *Command, res *Result) {
+	m.reclaim(rw)
+	if cmd.Request == (banyan.RequestID{}) {
+		return
+	}
+	m.notes++
+	at := place{m.revision, m.notes}
+	m.key = appendPlaceKey(m.key[:0], at)
+	m.val = appendRecord(m.val[:0], cmd.Request, cmd.TimeMs, res, 0)
+	rw.Set(m.key, m.val)
+	m.remember(rw, remembered{cmd.Request, at})
+}
+
+// remember adds a request to the window. A record that leaves it stays for
+// readers of history if it is above the horizon; a note serves nobody else.
+func (m *Machine) remember(w Writer, r remembered) {
+	m.dirty = true
+	out, full := m.window.push(r)
+	if full && (out.at.n > 0 || out.at.rev <= m.horizon) {
+		m.key = appendPlaceKey(m.key[:0], out.at)
+		w.Delete(m.key)
+	}
+}
+
+// commit writes what the plan says.
+func (m *Machine) commit(rw ReadWriter, cmd *Command, res *Result) []Event {
+	p := &m.plan
+	changes := p.pin()
+	events := make([]Event, 0, changes)
+	for i := range p.touched {
+		if t := &p.touched[i]; t.changed {
+			m.write(rw, t)
+			if t.visible() {
+				events = append(events, t.event(p.revision))
+			}
+		}
+	}
+	for i, prefix := range p.counted.keys {
+		m.key = appendCounterKey(m.key[:0], prefix)
+		m.val = appendCounter(m.val[:0], p.counts[i])
+		rw.Set(m.key, m.val)
+	}
+	m.val = appendRecord(m.val[:0], cmd.Request, cmd.TimeMs, res, changes)
+	for i := range p.touched {
+		if t := &p.touched[i]; t.changed && t.visible() {
+			m.val = appendChange(m.val, change{key: t.row.Key, deleted: !t.exists, displaced: t.before != nil})
+		}
+	}
+	m.key = appendPlaceKey(m.key[:0], place{rev: p.revision})
+	rw.Set(m.key, m.val)
+	m.reclaim(rw)
+	m.revision, m.notes, m.dirty = p.revision, 0, true
+	if cmd.Request != (banyan.RequestID{}) {
+		m.remember(rw, remembered{cmd.Request, place{rev: p.revision}})
+	}
+	return events
+}
+
+// write moves one key from its version before the command to the one after.
+func (m *Machine) write(w Writer, t *touch) {
+	rev := m.plan.revision
+	if t.before != nil {
+		m.key = appendHistoryKey(m.key[:0], t.row.Key, rev)
+		w.Set(m.key, t.before)
+	}
+	leaseAfter := uint64(0)
+	m.key = appendCurrentKey(m.key[:0], t.row.Key)
+	if t.exists {
+		leaseAfter = t.row.Lease
+		m.val = appendVersion(m.val[:0], &t.row)
+		w.Set(m.key, m.val)
+	} else if t.before != nil {
+		w.Delete(m.key)
+	}
+	if t.leaseBefore == leaseAfter {
+		return
+	}
+	if t.leaseBefore != 0 {
+		m.key = append(appendLeasePrefix(m.key[:0], t.leaseBefore), t.row.Key...)
+		w.Delete(m.key)
+	}
+	if leaseAfter != 0 {
+		m.key = append(appendLeasePrefix(m.key[:0], leaseAfter), t.row.Key...)
+		w.Set(m.key, nil)
+	}
+}
+
+// reclaim carries out the planned compaction.
+func (m *Machine) reclaim(w Writer) {
+	p := &m.plan
+	if p.horizon == 0 {
+		return
+	}
+	for _, k := range p.dead {
+		w.Delete(k)
+	}
+	lo, hi := place{rev: m.horizon + 1}, place{rev: p.keepFrom}
+	if lo.rev < hi.rev {
+		w.DeleteRange(appendPlaceKey(nil, lo), appendPlaceKey(nil, hi))
+	}
+	m.horizon, m.dirty = p.horizon, true
+}
+
+// scratchBytesMax is how much memory a quiet machine keeps for its next Apply.
+const scratchBytesMax = 64 << 10
+
+// tidy lets go of what the last command referred to.
+func (m *Machine) tidy() {
+	m.plan.end()
+	if cap(m.key) > scratchBytesMax {
+		m.key = nil
+	}
+	if cap(m.val) > scratchBytesMax {
+		m.val = nil
+	}
+}

@@ -1,0 +1,63 @@
+package mvcc
+
+import "banyan"
+
+// window remembers where the latest requests left their records, oldest
+// first. It holds no results: those are read from the rows on a hit. Its
+// memory grows with use, up to its fixed size.
+//
+// The size is part of what replicas must agree on: to change it, change the
+// command's version.
+type window struct {
+	max  int
+	ring []remembered
+	head int // the oldest, once the ring is full
+	slot map[banyan.RequestID]int32
+}
+
+type remembered struct {
+	id banyan.RequestID
+	at place
+}
+
+func (w *window) find(id banyan.RequestID) (place, bool) {
+	i, ok := w.slot[id]
+	if !ok {
+		return place{}, false
+	}
+	return w.ring[i].at, true
+}
+
+// push adds the latest request and gives the one that it drove out, if any.
+func (w *window) push(r remembered) (out remembered, full bool) {
+	if w.slot == nil {
+		w.slot = make(map[banyan.RequestID]int32)
+	}
+	if len(w.ring) < w.max {
+		w.slot[r.id] = int32(len(w.ring))
+		w.ring = append(w.ring, r)
+		return out, false
+	}
+	out = w.ring[w.head]
+	delete(w.slot, out.id)
+	w.slot[r.id] = int32(w.head)
+	w.ring[w.head] = r
+	w.head = (w.head + 1) % w.max
+	return out, true
+}
+
+// front is the place of the oldest request, the zero place if there is none.
+func (w *window) front() place {
+	if len(w.ring) == 0 {
+		return place{}
+	}
+	return w.ring[w.head].at
+}
+
+// back is the place of the latest request, the zero place if there is none.
+func (w *window) back() place {
+	if len(w.ring) == 0 {
+		return place{}
+	}
+	return w.ring[(w.head+len(w.ring)-1)%len(w.ring)].at
+}
