@@ -126,3 +126,24 @@ type Resources struct {
 }
 
 var _ fmt.Stringer = NodeID(0)
+
+// Partition gives the part of a key before its first '/', or all of it. Keys
+// of one partition live in one shard.
+func Partition(key []byte) []byte {
+	for i, c := range key {
+		if c == '/' {
+			return key[:i]
+		}
+	}
+	return key
+}
+
+// SlotOf gives the hash slot of a partition: FNV-1a, 64 bit, modulo Slots. It
+// is part of the protocol: clients use it to ask a shard's leader directly.
+func SlotOf(partition []byte) int {
+	h := uint64(14695981039346656037)
+	for _, c := range partition {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	return int(h % Slots)
+}
