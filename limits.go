@@ -53,6 +53,7 @@ const (
 	NodesMax             = 1000
 	ShardsMax            = 256
 	RequestBytesMax      = 8 << 20
+	LogCacheBytesMax     = 32 << 20
 )
 
 // Limits is the table behind docs/limits.md.
@@ -98,4 +99,5 @@ var Limits = []Limit{
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
+	{"LogCacheBytesMax", LogCacheBytesMax, "bytes", "of recent log entries kept in memory on one node; older ones are read from disk"},
 }

@@ -10,8 +10,9 @@ import "banyan/mvcc"
 // and that prefix reaches at least to the last batch committed with sync.
 // Methods may be called concurrently.
 type KV interface {
-	// Get returns a copy of the newest committed value, nil if there is none.
-	Get(key []byte) ([]byte, error)
+	// Reader reads the newest committed state, each call for itself. Get
+	// returns a copy.
+	mvcc.Reader
 	// NewBatch returns an empty batch; one goroutine uses it.
 	NewBatch() KVBatch
 	// Snapshot returns the committed state of this moment, unchanged by later
@@ -23,7 +24,8 @@ type KV interface {
 	Close() error
 }
 
-// KVBatch collects writes and reads through them to the committed state.
+// KVBatch collects writes and reads through them to the committed state. The
+// hi of DeleteRange is never nil; an empty range is nothing.
 type KVBatch interface {
 	mvcc.ReadWriter
 	// Commit makes the writes visible, all or none, and with sync durable

@@ -3,18 +3,21 @@
 //
 // Store and Shard are what replica drives; KV is what they stand on: Pebble on
 // real nodes (Open), the simulated disk of store/simdisk in simulations (New).
-// Every row of ours carries a version and a CRC-32C that covers its key.
+// Every row of ours carries a version and a CRC-32C that covers its key; state
+// rows belong to mvcc and are covered by the KV's own checksums.
 package store
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
-	"banyan/mvcc"
 )
 
 // ErrFatal is wrapped by the error of a write or fsync that failed, and by
@@ -22,11 +25,19 @@ import (
 // and open the store anew. It is never retried.
 var ErrFatal = errors.New("the store has stopped")
 
+const corruptRemedy = "if its shards have replicas on other nodes, " +
+	"move this node's directory away and join as a new node; else restore it from a copy"
+
 // Options has working defaults in its zero value.
 type Options struct {
 	FS         vfs.FS       // the real file system if nil
 	Logger     *slog.Logger // silent if nil
 	CacheBytes int64        // block cache; 16 MiB if 0
+
+	// Fatal is called when the disk fails under work in the background that
+	// nobody waits for. It must not return: say so and end the process. If nil
+	// or if it returns, the process panics.
+	Fatal func(error)
 }
 
 // Identity says whose data a store holds.
@@ -36,171 +47,177 @@ type Identity struct {
 }
 
 // Store holds the replicas of one node. Its methods may be called concurrently.
-type Store struct{}
+type Store struct {
+	kv    KV
+	log   *slog.Logger
+	fatal atomic.Pointer[error]
+
+	replicas atomic.Int32 // len(shards)
+	mu       sync.Mutex
+	shards   map[banyan.ShardID]*Shard
+	identity Identity
+}
 
 // Open opens or creates the Pebble store in dir. It refuses a newer format
 // (banyan.TooNew), damage (banyan.Corrupt), a directory that another process
 // has open (banyan.Unavailable) and one that holds other files (banyan.Invalid).
-func Open(dir string, o Options) (*Store, error) { panic("soon") }
+func Open(dir string, o Options) (*Store, error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{log: o.Logger}
+	kv, err := openPebble(dir, o, func(err error) { s.fail(err) })
+	if err != nil {
+		return nil, err
+	}
+	return s.start(kv)
+}
 
-// New opens a store over any KV and owns it, also when it returns an error.
-func New(kv KV, log *slog.Logger) (*Store, error) { panic("soon") }
+// New opens a store over any KV and owns it, also when it returns an error. A
+// nil log is silent.
+func New(kv KV, log *slog.Logger) (*Store, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return (&Store{log: log}).start(kv)
+}
+
+func (s *Store) start(kv KV) (*Store, error) {
+	s.kv, s.shards = kv, map[banyan.ShardID]*Shard{}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, kv.Close())
+	}
+	return s, nil
+}
 
 // Close closes the store after the last batch, view and stage are done.
-func (s *Store) Close() error { panic("soon") }
+func (s *Store) Close() error {
+	var err error
+	if s.Err() == nil {
+		// A record after the last one that matters: the KV can tell damage to
+		// its log from a write cut short only before the end.
+		b := s.kv.NewBatch()
+		key := []byte{prefixClosed}
+		b.Set(key, finishRow(key, startRow(nil)))
+		err = s.commit(b, true)
+	}
+	return errors.Join(err, s.kv.Close())
+}
 
 // Err is the error that stopped the store (it wraps ErrFatal), or nil.
-func (s *Store) Err() error { panic("soon") }
+func (s *Store) Err() error {
+	if err := s.fatal.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail stops the store for good and gives the error that stopped it first.
+func (s *Store) fail(err error) error {
+	wrapped := fmt.Errorf("%w: %w", ErrFatal, err)
+	s.fatal.CompareAndSwap(nil, &wrapped)
+	return s.Err()
+}
+
+// commit is the only way anything is written.
+func (s *Store) commit(b KVBatch, sync bool) error {
+	if err := s.Err(); err != nil {
+		b.Close()
+		return err
+	}
+	if err := b.Commit(sync); err != nil {
+		return s.fail(err)
+	}
+	return s.Err()
+}
 
 // Size is the number of bytes on disk, roughly.
-func (s *Store) Size() int64 { panic("soon") }
+func (s *Store) Size() int64 { return s.kv.Size() }
 
 // Identity is what SetIdentity wrote; false if it was never called.
-func (s *Store) Identity() (Identity, bool) { panic("soon") }
+func (s *Store) Identity() (Identity, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity, s.identity != Identity{}
+}
 
 // SetIdentity writes the identity and waits for the disk. It is written once;
 // another one is refused (banyan.Conflict).
-func (s *Store) SetIdentity(id Identity) error { panic("soon") }
+func (s *Store) SetIdentity(id Identity) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.identity {
+	case id:
+		return nil
+	case Identity{}:
+	default:
+		return banyan.Errorf(banyan.Conflict,
+			"this store belongs to node %v of cluster %s, not to node %v of cluster %s: give another directory",
+			s.identity.Node, s.identity.Cluster, id.Node, id.Cluster)
+	}
+	b, key := s.kv.NewBatch(), []byte{prefixIdentity}
+	b.Set(key, encodeIdentity(key, id))
+	if err := s.commit(b, true); err != nil {
+		return err
+	}
+	s.identity = id
+	return nil
+}
 
 // Shards lists, ascending, the replicas that have anything on this disk, also
 // those that have only voted.
-func (s *Store) Shards() []banyan.ShardID { panic("soon") }
+func (s *Store) Shards() []banyan.ShardID {
+	var ids []banyan.ShardID
+	for _, sh := range s.all() {
+		sh.mu.RLock()
+		if sh.m.exists {
+			ids = append(ids, sh.id)
+		}
+		sh.mu.RUnlock()
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (s *Store) all() []*Shard {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shards := make([]*Shard, 0, len(s.shards))
+	for _, sh := range s.shards {
+		shards = append(shards, sh)
+	}
+	return shards
+}
 
 // Tombstoned says whether the replica was destroyed here.
-func (s *Store) Tombstoned(id banyan.ShardID) bool { panic("soon") }
+func (s *Store) Tombstoned(id banyan.ShardID) bool { return s.Shard(id).meta().tombstone }
 
 // Bootstrap writes the first state of a new cluster's shards in one synced
 // batch: voter alone, log starting after index 10 of term 1, all applied.
-func (s *Store) Bootstrap(ids []banyan.ShardID, voter banyan.NodeID) error { panic("soon") }
+func (s *Store) Bootstrap(ids []banyan.ShardID, voter banyan.NodeID) error {
+	b := s.NewBatch()
+	for _, id := range ids {
+		if sh := s.Shard(id).meta(); sh.exists || sh.tombstone {
+			return banyan.Errorf(banyan.AlreadyExists, "shard %d is already on this disk: give an empty directory", id)
+		}
+		b.bootstrap(id, voter)
+	}
+	return b.Commit(true)
+}
 
 // Shard is the replica's log and state, empty if the disk has none. The same
 // pointer is returned every time.
-func (s *Store) Shard(id banyan.ShardID) *Shard { panic("soon") }
-
-// View is the shard's applied state as of now, fixed until closed.
-func (s *Store) View(id banyan.ShardID) (*View, error) { panic("soon") }
-
-// Stage begins to take in a snapshot of the shard beside its present state.
-func (s *Store) Stage(id banyan.ShardID) (*Stage, error) { panic("soon") }
-
-// NewBatch returns an empty batch. One goroutine uses it, as often as it likes.
-func (s *Store) NewBatch() *Batch { panic("soon") }
-
-// Shard is one replica on this disk. It implements raft.Storage: entries and
-// terms of the recent log come from memory. A batch's effect is seen here when
-// its Commit has returned.
-type Shard struct{}
-
-// Applied is the index and term up to which the state has been applied.
-func (sh *Shard) Applied() (index, term uint64) { panic("soon") }
-
-// ConfState is the configuration as of the applied index; do not modify it.
-func (sh *Shard) ConfState() *raftpb.ConfState { panic("soon") }
-
-// Latest reads the newest committed state, each call for itself: two calls may
-// see different commits. Get copies. For more than one row take a View.
-func (sh *Shard) Latest() mvcc.Reader { panic("soon") }
-
-// InitialState implements raft.Storage.
-func (sh *Shard) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) { panic("soon") }
-
-// Entries implements raft.Storage.
-func (sh *Shard) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) { panic("soon") }
-
-// Term implements raft.Storage.
-func (sh *Shard) Term(i uint64) (uint64, error) { panic("soon") }
-
-// LastIndex implements raft.Storage.
-func (sh *Shard) LastIndex() (uint64, error) { panic("soon") }
-
-// FirstIndex implements raft.Storage.
-func (sh *Shard) FirstIndex() (uint64, error) { panic("soon") }
-
-// Snapshot implements raft.Storage: the metadata of the applied state, no data.
-func (sh *Shard) Snapshot() (*raftpb.Snapshot, error) { panic("soon") }
-
-// Batch collects writes to many shards; Commit makes them durable in one go and
-// leaves the batch empty for the next use. Mistakes of the caller (a gap in the
-// log, applied beyond commit, truncation beyond applied) are refused by Commit
-// and nothing is written.
-//
-// At most one uncommitted batch may touch a shard's log (Append, SetHardState,
-// Truncate), and at most one its state (State, SetApplied, SetConfState); one
-// that calls Destroy or ClearTombstone must be the only one.
-type Batch struct{}
-
-// Append adds entries, removing a conflicting suffix of the log. Entries are
-// kept and must not be modified afterwards.
-func (b *Batch) Append(id banyan.ShardID, entries []*raftpb.Entry) { panic("soon") }
-
-// SetHardState replaces term, vote and commit. An empty one is ignored.
-func (b *Batch) SetHardState(id banyan.ShardID, hs *raftpb.HardState) { panic("soon") }
-
-// SetApplied says what State now contains; it goes into the same batch.
-func (b *Batch) SetApplied(id banyan.ShardID, index, term uint64) { panic("soon") }
-
-// SetConfState goes into the batch of the SetApplied that applied the change.
-func (b *Batch) SetConfState(id banyan.ShardID, cs *raftpb.ConfState) { panic("soon") }
-
-// Truncate drops the log entries up to index, which must have been applied.
-func (b *Batch) Truncate(id banyan.ShardID, index uint64) { panic("soon") }
-
-// State is the shard's state rows inside this batch, valid until Commit.
-func (b *Batch) State(id banyan.ShardID) mvcc.ReadWriter { panic("soon") }
-
-// Destroy removes the replica and leaves a tombstone: until ClearTombstone
-// nothing can be written to the shard here. The tombstone keeps term and vote.
-func (b *Batch) Destroy(id banyan.ShardID) { panic("soon") }
-
-// ClearTombstone lets the shard be placed here again, empty but for the term
-// and vote it had: a replica must not vote twice in a term.
-func (b *Batch) ClearTombstone(id banyan.ShardID) { panic("soon") }
-
-// Empty says whether Commit would write nothing.
-func (b *Batch) Empty() bool { panic("soon") }
-
-// Commit writes everything atomically, waiting for the disk if sync. An error
-// that wraps ErrFatal is final for the whole store. The batch is empty after.
-func (b *Batch) Commit(sync bool) error { panic("soon") }
-
-// Reset drops what was collected.
-func (b *Batch) Reset() { panic("soon") }
-
-// View is a shard's applied state at one moment. It reads rows (mvcc.Reader)
-// and may be used by several goroutines; Close it soon, it pins disk space.
-type View struct{}
-
-// Get implements mvcc.Reader.
-func (v *View) Get(key []byte) ([]byte, error) { panic("soon") }
-
-// Scan implements mvcc.Reader.
-func (v *View) Scan(lo, hi []byte, fn func(k, v []byte) bool) error { panic("soon") }
-
-// AppliedIndex is the index up to which this state was applied.
-func (v *View) AppliedIndex() uint64 { panic("soon") }
-
-// Term is the term of the entry at AppliedIndex.
-func (v *View) Term() uint64 { panic("soon") }
-
-// ConfState is the configuration at AppliedIndex.
-func (v *View) ConfState() *raftpb.ConfState { panic("soon") }
-
-// Close releases the view.
-func (v *View) Close() { panic("soon") }
-
-// Stage takes in a snapshot. One goroutine uses it and ends it with Install or
-// Abort; a crash before Install leaves nothing.
-type Stage struct{}
-
-// Put adds one row (copied). Bounded memory: rows go to disk, unsynced.
-func (st *Stage) Put(key, value []byte) error { panic("soon") }
-
-// Install replaces the shard's state by the staged rows and its log by nothing
-// after index, atomically and synced. A nil hs keeps term and vote; commit is
-// raised to index. No batch may touch the shard meanwhile.
-func (st *Stage) Install(index, term uint64, conf *raftpb.ConfState, hs *raftpb.HardState) error {
-	panic("soon")
+func (s *Store) Shard(id banyan.ShardID) *Shard {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.shards[id]
+	if sh == nil {
+		sh = &Shard{s: s, id: id, m: meta{gen: 1}}
+		s.shards[id] = sh
+		s.replicas.Store(int32(len(s.shards)))
+	}
+	return sh
 }
-
-// Abort drops the staged rows. After Install it does nothing.
-func (st *Stage) Abort() { panic("soon") }

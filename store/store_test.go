@@ -1,0 +1,73 @@
+package store_test
+
+import (
+	"fmt"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"banyan"
+	"banyan/store"
+)
+
+func entries(term, from, to uint64) []*raftpb.Entry {
+	var ents []*raftpb.Entry
+	for i := from; i <= to; i++ {
+		ents = append(ents, &raftpb.Entry{Term: new(term), Index: new(i), Data: fmt.Appendf(nil, "entry %d/%d", term, i)})
+	}
+	return ents
+}
+
+func hard(term, vote, commit uint64) *raftpb.HardState {
+	return &raftpb.HardState{Term: &term, Vote: &vote, Commit: &commit}
+}
+
+func TestSmoke(t *testing.T) {
+	dir := t.TempDir()
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bootstrap([]banyan.ShardID{0, 1, 2}, 1); err != nil {
+		t.Fatal(err)
+	}
+	b := s.NewBatch()
+	for n := range uint64(20) {
+		for id := range banyan.ShardID(3) {
+			i := 11 + n
+			b.Append(id, entries(2, i, i))
+			b.SetHardState(id, hard(2, 1, i))
+			b.State(id).Set(fmt.Appendf(nil, "k%d", n), []byte("v"))
+			b.SetApplied(id, i, 2)
+		}
+		if err := b.Commit(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Truncate(1, 25)
+	if err := b.Commit(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = store.Open(dir, store.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if ids := s.Shards(); len(ids) != 3 {
+		t.Fatal(ids)
+	}
+	ents, err := s.Shard(1).Entries(26, 31, 1<<20)
+	if err != nil || len(ents) != 5 || string(ents[4].Data) != "entry 2/30" {
+		t.Fatal(ents, err)
+	}
+	v, err := s.View(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if got, err := v.Get([]byte("k19")); string(got) != "v" || v.AppliedIndex() != 30 {
+		t.Fatal(got, err, v.AppliedIndex())
+	}
+}
