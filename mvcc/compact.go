@@ -35,7 +35,8 @@ func (p *plan) planCompact(m *Machine) (more bool, err error) {
 				p.dead = append(p.dead, appendHistoryKey(nil, c.key, at.rev))
 			}
 		}
-		if remembers && at.rev >= front.rev && rec.request == (banyan.RequestID{}) {
+		forgotten := rec.request == (banyan.RequestID{}) || at.before(front)
+		if remembers && at.rev >= front.rev && forgotten { // keepFrom spares it
 			p.dead = append(p.dead, bytes.Clone(k))
 		}
 		rows += 1 + len(rec.changes)

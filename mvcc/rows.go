@@ -175,6 +175,8 @@ type place struct {
 	n   uint64
 }
 
+func (p place) before(q place) bool { return p.rev < q.rev || p.rev == q.rev && p.n < q.n }
+
 func appendPlaceKey(dst []byte, p place) []byte {
 	dst = binary.BigEndian.AppendUint64(append(dst, recordPrefix), uint64(p.rev))
 	if p.n > 0 {
