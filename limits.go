@@ -23,6 +23,8 @@ const (
 	ProposalBytesMax     = 64 << 20
 	WatchersMax          = 10_000
 	WatchQueueMax        = 4096
+	WatchQueueBytesMax   = 8 << 20
+	ReadsMax             = 65_536
 	DedupWindowMax       = 16_384
 	HistoryRevisionsMax  = 100_000
 	DeleteRowsMax        = 10_000
@@ -44,6 +46,12 @@ const (
 	SlotsMax             = 4096
 	WorkerBacklogMax     = 256
 	ResultBatchMax       = 1024
+	ResultQueueMax       = 8192
+	FollowQueueMax       = 4096
+	JobSpecBytesMax      = 512 << 10
+	JobSendBytesMax      = 6 << 20
+	JobsUnfinishedMax    = 10_000
+	ThenFilesBytesMax    = 64 << 20
 	BlobChunkBytes       = 4 << 20
 	BlobBytesMax         = 1 << 40
 	BlobTransfersMax     = 16
@@ -69,6 +77,8 @@ var Limits = []Limit{
 	{"ProposalBytesMax", ProposalBytesMax, "bytes", "of proposals waiting in one shard's leader"},
 	{"WatchersMax", WatchersMax, "watchers", "on one node"},
 	{"WatchQueueMax", WatchQueueMax, "events", "waiting for one watcher; a slower one is moved back to reading history"},
+	{"WatchQueueBytesMax", WatchQueueBytesMax, "bytes", "of events waiting for one watcher; a slower one is moved back to reading history"},
+	{"ReadsMax", ReadsMax, "reads", "waiting in one shard's leader for the proof that it still leads"},
 	{"DedupWindowMax", DedupWindowMax, "requests", "remembered per shard to apply a retry once"},
 	{"HistoryRevisionsMax", HistoryRevisionsMax, "revisions", "of history kept per shard; older ones are compacted"},
 	{"DeleteRowsMax", DeleteRowsMax, "rows", "removed by the ranges and leases of one command; the answer says there is more"},
@@ -90,6 +100,12 @@ var Limits = []Limit{
 	{"SlotsMax", SlotsMax, "slots", "offered by one node"},
 	{"WorkerBacklogMax", WorkerBacklogMax, "attempts", "waiting on one worker beyond its slots"},
 	{"ResultBatchMax", ResultBatchMax, "results", "recorded by one command"},
+	{"ResultQueueMax", ResultQueueMax, "results", "waiting to be recorded in one shard; then none of its tasks are started"},
+	{"FollowQueueMax", FollowQueueMax, "results", "waiting for one follower of a job; a slower one is moved back to reading rows"},
+	{"JobSpecBytesMax", JobSpecBytesMax, "bytes", "of a job's specification without its list of sent files"},
+	{"JobSendBytesMax", JobSendBytesMax, "bytes", "of a job's list of sent files"},
+	{"JobsUnfinishedMax", JobsUnfinishedMax, "jobs", "that have not ended, in one shard; then Submit is refused"},
+	{"ThenFilesBytesMax", ThenFilesBytesMax, "bytes", "of the list of files returned by all tasks of a job to its then step; beyond it the step fails"},
 	{"BlobChunkBytes", BlobChunkBytes, "bytes", "of one chunk of a blob"},
 	{"BlobBytesMax", BlobBytesMax, "bytes", "of one file"},
 	{"BlobTransfersMax", BlobTransfersMax, "chunks", "read or written at once by one node's blob store; others wait"},

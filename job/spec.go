@@ -1,0 +1,145 @@
+package job
+
+import (
+	"path"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// Validate checks a job's specification before anything is stored, against the
+// table of limits and against itself. Whether the templates fit the inputs is
+// asked of each input with ValidateInput. The errors are banyan.Invalid, or
+// banyan.Exhausted naming the limit.
+func Validate(spec *banyanv1.JobSpec) error {
+	if spec == nil {
+		return banyan.Errorf(banyan.Invalid, "no job specification: the first message of Submit carries it")
+	}
+	if err := Check(spec.Command, 0); err != nil {
+		return err
+	}
+	if spec.Then != nil {
+		if err := Check(spec.Then, 0); err != nil {
+			return banyan.Errorf(banyan.Invalid, "--then: %w", err)
+		}
+	}
+	if spec.TimeoutMs < 0 {
+		return banyan.Errorf(banyan.Invalid, "the timeout is negative (%d ms): give 0 for none", spec.TimeoutMs)
+	}
+	if spec.WorkDir != "" && !absolute(spec.WorkDir) {
+		return banyan.Errorf(banyan.Invalid, "the working directory %q is not absolute: nodes cannot know what it is relative to", spec.WorkDir)
+	}
+	if err := validateFiles(spec); err != nil {
+		return err
+	}
+	return validateSizes(spec)
+}
+
+func validateSizes(spec *banyanv1.JobSpec) error {
+	env := 0
+	for k, v := range spec.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
+			return banyan.Errorf(banyan.Invalid, "bad environment variable %q: names are not empty and hold no '='", k)
+		}
+		env += len(k) + len(v) + 2
+	}
+	small := TrimSpec(spec)
+	for _, l := range []struct {
+		what  string
+		value int
+		max   int
+		name  string
+	}{
+		{"the job's name has %d bytes", len(spec.Name), banyan.NameBytesMax, "NameBytesMax"},
+		{"the command has %d arguments", len(spec.Command.GetArgs()), banyan.CommandArgsMax, "CommandArgsMax"},
+		{"the then command has %d arguments", len(spec.Then.GetArgs()), banyan.CommandArgsMax, "CommandArgsMax"},
+		{"the environment has %d bytes", env, banyan.EnvBytesMax, "EnvBytesMax"},
+		{"a task may be tried %d times", int(spec.AttemptsMax), banyan.RetriesMax, "RetriesMax"},
+		{"the job sends %d files", len(spec.Send), banyan.SendFilesMax, "SendFilesMax"},
+		{"the job selects sent files by %d templates", len(spec.SendTemplates), banyan.SendFilesMax, "SendFilesMax"},
+		{"the job returns %d patterns", len(spec.Return), banyan.ReturnFilesMax, "ReturnFilesMax"},
+		{"the job's specification has %d bytes", proto.Size(small), banyan.JobSpecBytesMax, "JobSpecBytesMax"},
+		{"the list of sent files has %d bytes", proto.Size(spec) - proto.Size(small), banyan.JobSendBytesMax, "JobSendBytesMax"},
+	} {
+		if l.value > l.max {
+			return banyan.Errorf(banyan.Exhausted, l.what+", the limit is %d (%s)", l.value, l.max, l.name)
+		}
+	}
+	return nil
+}
+
+func validateFiles(spec *banyanv1.JobSpec) error {
+	for _, f := range spec.Send {
+		if !localPath(f.GetPath()) {
+			return banyan.Errorf(banyan.Invalid, "bad path %q of a file to send: it must be relative and stay below the working directory", f.GetPath())
+		}
+		for _, c := range f.Chunks {
+			if len(c) != len(banyan.Hash{}) {
+				return banyan.Errorf(banyan.Invalid, "file %q names a chunk by %d bytes: a BLAKE3-256 hash has %d", f.Path, len(c), len(banyan.Hash{}))
+			}
+		}
+	}
+	for _, r := range spec.Return {
+		if r == "" || strings.HasPrefix(r, "/") {
+			return banyan.Errorf(banyan.Invalid, "bad --return %q: give a name or pattern relative to the working directory", r)
+		}
+	}
+	return nil
+}
+
+// absolute accepts the absolute paths of any system a node may run on.
+func absolute(p string) bool {
+	return strings.HasPrefix(p, "/") || strings.HasPrefix(p, `\`) || len(p) > 2 && p[1] == ':'
+}
+
+func localPath(p string) bool {
+	return p != "" && !strings.HasPrefix(p, "/") && path.Clean(p) == p && p != "." && p != ".." && !strings.HasPrefix(p, "../")
+}
+
+// ValidateInput checks one input against the limits and against every template
+// of the (valid) specification.
+func ValidateInput(spec *banyanv1.JobSpec, in *banyanv1.Input) error {
+	columns := len(in.GetColumns())
+	if columns == 0 {
+		return banyan.Errorf(banyan.Invalid, "an input without columns: every task has at least one")
+	}
+	if n := InputBytes(in); n > banyan.InputBytesMax {
+		return banyan.Errorf(banyan.Exhausted, "an input has %d bytes, the limit is %d (InputBytesMax): put it into a file and send that", n, banyan.InputBytesMax)
+	}
+	if err := Check(spec.Command, columns); err != nil {
+		return err
+	}
+	for _, list := range [][]string{spec.Return, spec.SendTemplates} {
+		for _, s := range list {
+			if err := CheckString(s, columns); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// InputBytes is the size of an input as the limits count it.
+func InputBytes(in *banyanv1.Input) int {
+	n := 0
+	for _, c := range in.GetColumns() {
+		n += len(c)
+	}
+	return n
+}
+
+// TrimSpec gives the specification without its list of sent files, which can
+// be large. The parts are shared with spec.
+func TrimSpec(spec *banyanv1.JobSpec) *banyanv1.JobSpec {
+	return &banyanv1.JobSpec{
+		Name: spec.Name, Command: spec.Command, Then: spec.Then, Env: spec.Env,
+		AttemptsMax: spec.AttemptsMax, TimeoutMs: spec.TimeoutMs, PerNodeMax: spec.PerNodeMax,
+		Return: spec.Return, WorkDir: spec.WorkDir, Traceparent: spec.Traceparent, SendTemplates: spec.SendTemplates,
+	}
+}
+
+// Tries is how often a task of the job may be tried.
+func Tries(spec *banyanv1.JobSpec) int { return max(1, int(spec.GetAttemptsMax())) }

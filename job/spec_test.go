@@ -1,0 +1,96 @@
+package job
+
+import (
+	"strings"
+	"testing"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+func spec(change func(*banyanv1.JobSpec)) *banyanv1.JobSpec {
+	s := &banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"echo", "{}"}}}
+	change(s)
+	return s
+}
+
+func TestValidateNamesWhatIsWrong(t *testing.T) {
+	for want, s := range map[string]*banyanv1.JobSpec{
+		"no job specification": nil,
+		"no command":           spec(func(s *banyanv1.JobSpec) { s.Command = nil }),
+		"--then":               spec(func(s *banyanv1.JobSpec) { s.Then = &banyanv1.Command{} }),
+		"negative":             spec(func(s *banyanv1.JobSpec) { s.TimeoutMs = -1 }),
+		"not absolute":         spec(func(s *banyanv1.JobSpec) { s.WorkDir = "here" }),
+		`"../x"`:               spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: "../x"}} }),
+		`"/etc/passwd"`:        spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: "/etc/passwd"}} }),
+		"chunk":                spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: "x", Chunks: [][]byte{{1}}}} }),
+		"--return":             spec(func(s *banyanv1.JobSpec) { s.Return = []string{"/abs"} }),
+		`"A=B"`:                spec(func(s *banyanv1.JobSpec) { s.Env = map[string]string{"A=B": "x"} }),
+		"NameBytesMax":         spec(func(s *banyanv1.JobSpec) { s.Name = strings.Repeat("x", 257) }),
+		"CommandArgsMax":       spec(func(s *banyanv1.JobSpec) { s.Command.Args = make([]string, 5000); s.Command.Args[0] = "x" }),
+		"EnvBytesMax":          spec(func(s *banyanv1.JobSpec) { s.Env = map[string]string{"A": strings.Repeat("x", 128<<10)} }),
+		"RetriesMax":           spec(func(s *banyanv1.JobSpec) { s.AttemptsMax = 1001 }),
+		"SendFilesMax":         spec(func(s *banyanv1.JobSpec) { s.SendTemplates = make([]string, 10001) }),
+		"JobSpecBytesMax":      spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = strings.Repeat("x", 512<<10) }),
+	} {
+		err := Validate(s)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		if k := banyan.KindOf(err); k != banyan.Invalid && k != banyan.Exhausted {
+			t.Errorf("%v is %v", err, k)
+		}
+	}
+	if err := Validate(spec(func(s *banyanv1.JobSpec) { s.WorkDir = `C:\x`; s.Return = []string{"{.}.png"} })); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidateInputAsksEveryTemplate(t *testing.T) {
+	for want, s := range map[string]*banyanv1.JobSpec{
+		"{2} names column 2":  spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = "{2}" }),
+		"{3.} names column 3": spec(func(s *banyanv1.JobSpec) { s.Return = []string{"{3.}.x"} }),
+		"{4} names column 4":  spec(func(s *banyanv1.JobSpec) { s.SendTemplates = []string{"{4}"} }),
+	} {
+		err := ValidateInput(s, &banyanv1.Input{Columns: []string{"a"}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	ok := spec(func(*banyanv1.JobSpec) {})
+	if err := ValidateInput(ok, &banyanv1.Input{}); !banyan.IsKind(err, banyan.Invalid) {
+		t.Error(err)
+	}
+	if err := ValidateInput(ok, &banyanv1.Input{Columns: []string{strings.Repeat("x", banyan.InputBytesMax+1)}}); !banyan.IsKind(err, banyan.Exhausted) {
+		t.Error(err)
+	}
+}
+
+// Whatever the table says, an ended job has no way on but the retry of a
+// failed one, and every state can be reached and left as people expect.
+func TestTableOfChanges(t *testing.T) {
+	for _, m := range JobMoves {
+		if Ended(m.From) && (m.From != banyanv1.JobState_JOB_STATE_FAILED || m.To != banyanv1.JobState_JOB_STATE_ACTIVE) {
+			t.Errorf("%v: %v → %v", m.When, m.From, m.To)
+		}
+	}
+	for n := range banyanv1.JobState_name {
+		s := banyanv1.JobState(n)
+		reached := s == banyanv1.JobState_JOB_STATE_UNSPECIFIED
+		for _, m := range JobMoves {
+			reached = reached || m.To == s
+		}
+		if !reached || Word(s) == "" {
+			t.Errorf("%v is never reached or has no word", s)
+		}
+	}
+	succeeded := banyanv1.TaskState_TASK_STATE_SUCCEEDED
+	for n := range banyanv1.TaskState_name {
+		if TaskMay(succeeded, banyanv1.TaskState(n)) {
+			t.Errorf("a recorded success may become %v", banyanv1.TaskState(n))
+		}
+	}
+	if AttemptMay(AttemptRecorded, AttemptSent) || !AttemptMay(AttemptLost, AttemptFinished) {
+		t.Error("attempts")
+	}
+}
