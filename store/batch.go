@@ -17,7 +17,7 @@ const deletesMax = 256
 
 // Batch collects writes to many shards; Commit makes them durable in one go and
 // leaves the batch empty for the next use. Mistakes of the caller (a gap in the
-// log, applied beyond commit, truncation beyond applied) are refused by Commit
+// log, applied beyond the log, truncation beyond applied) are refused by Commit
 // and nothing is written.
 //
 // At most one uncommitted batch may touch a shard's log (Append, SetHardState,

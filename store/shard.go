@@ -41,7 +41,8 @@ type Shard struct {
 var _ raft.Storage = (*Shard)(nil)
 
 // meta is what is known of a replica, as far as it is committed:
-// trunc ≤ applied ≤ commit ≤ last.
+// trunc ≤ applied ≤ last and commit ≤ last. What is applied was committed, but
+// replica writes logs and state side by side: commit may be written after it.
 type meta struct {
 	exists    bool // there is a descriptor row
 	tombstone bool
@@ -60,8 +61,8 @@ func (m *meta) check() string {
 	switch {
 	case m.trunc > m.applied:
 		return "the log is truncated beyond what was applied"
-	case m.applied > m.commit:
-		return "more is applied than committed"
+	case m.applied > m.last:
+		return "more is applied than in the log"
 	case m.commit > m.last:
 		return "more is committed than in the log"
 	case m.applied > 0 && m.conf == nil:
@@ -85,7 +86,7 @@ func (sh *Shard) Applied() (index, term uint64) {
 // ConfState is the configuration as of the applied index; do not modify it.
 func (sh *Shard) ConfState() *raftpb.ConfState { return raftpb.EnsureConfState(sh.meta().conf) }
 
-// InitialState implements raft.Storage.
+// InitialState implements raft.Storage. Commit covers what is applied.
 func (sh *Shard) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	m := sh.meta()
 	conf := raftpb.EnsureConfState(nil)
@@ -95,7 +96,8 @@ func (sh *Shard) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	if m.term == 0 && m.vote == 0 && m.commit == 0 {
 		return nil, conf, nil
 	}
-	return &raftpb.HardState{Term: &m.term, Vote: &m.vote, Commit: &m.commit}, conf, nil
+	commit := max(m.commit, m.applied)
+	return &raftpb.HardState{Term: &m.term, Vote: &m.vote, Commit: &commit}, conf, nil
 }
 
 // FirstIndex implements raft.Storage.
