@@ -45,6 +45,9 @@ const (
 	RetriesMax           = 1000
 	SlotsMax             = 4096
 	WorkerBacklogMax     = 256
+	WorkerResultsMax     = 4096
+	WorkerJobsMax        = 1024
+	OutputInlineMax      = 4 << 10
 	ResultBatchMax       = 1024
 	ResultQueueMax       = 8192
 	FollowQueueMax       = 4096
@@ -99,6 +102,9 @@ var Limits = []Limit{
 	{"RetriesMax", RetriesMax, "attempts", "of one task"},
 	{"SlotsMax", SlotsMax, "slots", "offered by one node"},
 	{"WorkerBacklogMax", WorkerBacklogMax, "attempts", "waiting on one worker beyond its slots"},
+	{"WorkerResultsMax", WorkerResultsMax, "results", "kept by one worker until they are recorded; then it takes no more attempts"},
+	{"WorkerJobsMax", WorkerJobsMax, "jobs", "announced over one stream to a worker; then it opens a new one"},
+	{"OutputInlineMax", OutputInlineMax, "bytes", "of one output kept in a task's result; a longer one is a blob"},
 	{"ResultBatchMax", ResultBatchMax, "results", "recorded by one command"},
 	{"ResultQueueMax", ResultQueueMax, "results", "waiting to be recorded in one shard; then none of its tasks are started"},
 	{"FollowQueueMax", FollowQueueMax, "results", "waiting for one follower of a job; a slower one is moved back to reading rows"},

@@ -1,0 +1,178 @@
+package replica
+
+import (
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"banyan"
+	"banyan/mvcc"
+	"banyan/store"
+)
+
+// Applier runs committed entries through the machines of all shards: one
+// batch, written without an fsync of its own, because after a crash the log
+// has the entries again. One goroutine uses it.
+type Applier struct {
+	store  *store.Store
+	batch  *store.Batch
+	hub    *Hub
+	shards map[banyan.ShardID]*machine
+	used   []*machine // in the present batch
+}
+
+// machine is one shard's state between batches.
+type machine struct {
+	shard   banyan.ShardID
+	mvcc    *mvcc.Machine
+	conf    *raftpb.ConfState
+	applied uint64
+	term    uint64
+	used    bool
+	events  []mvcc.Event // of the present batch
+}
+
+// outcome is what one proposal will be told when the batch is committed.
+type outcome struct {
+	p   *Proposal
+	res mvcc.Result
+}
+
+// NewApplier makes an Applier that tells its events to hub.
+func NewApplier(st *store.Store, hub *Hub) *Applier {
+	return &Applier{store: st, batch: st.NewBatch(), hub: hub, shards: map[banyan.ShardID]*machine{}}
+}
+
+// Apply applies tasks in order and commits them together; then watchers hear
+// the events, and proposers their results. An error is final: the process must
+// end. The caller then owes Core.Applied for each task.
+func (a *Applier) Apply(tasks []*Apply) error {
+	var outcomes []outcome
+	for _, t := range tasks {
+		var err error
+		if outcomes, err = a.task(t, outcomes); err != nil {
+			return fmt.Errorf("shard %d: %w", t.Shard, err)
+		}
+	}
+	for _, m := range a.used {
+		rows := a.batch.State(m.shard)
+		m.mvcc.Flush(rows)
+		a.batch.SetApplied(m.shard, m.applied, m.term)
+	}
+	if err := a.batch.Commit(false); err != nil {
+		return err
+	}
+	for _, m := range a.used {
+		a.hub.Publish(m.shard, m.events, m.mvcc.Revision())
+		m.events, m.used = nil, false
+	}
+	clear(a.used)
+	a.used = a.used[:0]
+	for _, o := range outcomes {
+		o.p.Done(o.res, nil)
+	}
+	return nil
+}
+
+func (a *Applier) task(t *Apply, outcomes []outcome) ([]outcome, error) {
+	if t.drop {
+		delete(a.shards, t.Shard)
+		a.hub.Drop(t.Shard)
+		return outcomes, nil
+	}
+	if t.reload {
+		delete(a.shards, t.Shard)
+	}
+	m, err := a.machine(t.Shard)
+	if err != nil {
+		return nil, err
+	}
+	if t.reload {
+		a.hub.Reset(t.Shard, m.mvcc.Revision())
+		return outcomes, nil
+	}
+	if !m.used {
+		m.used = true
+		a.used = append(a.used, m)
+	}
+	rows := a.batch.State(t.Shard)
+	for i, e := range t.Entries {
+		if e.GetIndex() != m.applied+1 {
+			return nil, fmt.Errorf("entry %d follows %d", e.GetIndex(), m.applied)
+		}
+		res, err := a.entry(t, m, rows, e)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		}
+		m.applied, m.term = e.GetIndex(), e.GetTerm()
+		if t.proposals != nil && t.proposals[i] != nil {
+			outcomes = append(outcomes, outcome{t.proposals[i], res})
+		}
+	}
+	t.proposals = nil
+	return outcomes, nil
+}
+
+func (a *Applier) entry(t *Apply, m *machine, rows mvcc.ReadWriter, e *raftpb.Entry) (mvcc.Result, error) {
+	if e.GetType() != raftpb.EntryNormal {
+		return noResult, a.configure(t, m, e)
+	}
+	if len(e.GetData()) == 0 { // a new leader's first
+		return noResult, nil
+	}
+	cmd, err := mvcc.Decode(e.GetData())
+	if err != nil {
+		return noResult, err
+	}
+	res, events, err := m.mvcc.Apply(rows, e.GetTerm(), cmd)
+	m.events = append(m.events, events...)
+	return res, err
+}
+
+// configure takes a configuration change into the state, and notes it for
+// raft, which learns of it from Core.Applied.
+func (a *Applier) configure(t *Apply, m *machine, e *raftpb.Entry) error {
+	cc := &raftpb.ConfChangeV2{}
+	if e.GetType() != raftpb.EntryConfChangeV2 {
+		return banyan.Errorf(banyan.TooNew, "an entry of type %v, which this version does not write", e.GetType())
+	}
+	if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+		return banyan.Errorf(banyan.Corrupt, "configuration change: %w", err)
+	}
+	conf, err := confAfter(m.conf, cc)
+	if err != nil {
+		return nil // it does not fit, on any replica: passed over
+	}
+	m.conf = conf
+	t.confs, t.conf = append(t.confs, cc), conf
+	a.batch.SetConfState(m.shard, conf)
+	return nil
+}
+
+func (a *Applier) machine(shard banyan.ShardID) (*machine, error) {
+	if m := a.shards[shard]; m != nil {
+		return m, nil
+	}
+	st := a.store.Shard(shard)
+	mv, err := mvcc.Open(st.Latest())
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{shard: shard, mvcc: mv, conf: st.ConfState()}
+	m.applied, m.term = st.Applied()
+	a.shards[shard] = m
+	return m, nil
+}
+
+// Load tells the hub where the shards on the disk stand. Call it once, first.
+func (a *Applier) Load() error {
+	for _, shard := range a.store.Shards() {
+		m, err := mvcc.Open(a.store.Shard(shard).Latest())
+		if err != nil {
+			return fmt.Errorf("shard %d: %w", shard, err)
+		}
+		a.hub.Reset(shard, m.Revision())
+	}
+	return nil
+}

@@ -1,0 +1,403 @@
+package replica
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"banyan"
+)
+
+// group is one shard's replica as the Core sees it.
+type group struct {
+	core    *Core
+	shard   banyan.ShardID
+	rn      *raft.RawNode
+	isDirty bool
+
+	// As last observed in raft.
+	lead      uint64
+	term      uint64
+	commit    uint64
+	leader    bool
+	announced bool // leads, and an entry of its own term is applied
+
+	// As acknowledged by the driver.
+	conf        *raftpb.ConfState
+	applied     uint64
+	appliedTerm uint64
+	appends     int // handed out, not yet acknowledged
+	applies     int
+
+	truncated  uint64
+	truncating bool
+	logBytes   uint64 // of entries since truncated, an estimate
+
+	queue    []*Proposal // not yet in the log
+	flight   []*Proposal // in the log from index flightAt on, not yet handed out; nil where others' entries are
+	flightAt uint64
+
+	reads   []func(error) // wait for the next proof
+	proving []func(error) // wait for the proof under way
+	proofs  uint64
+	proved  []provedReads // wait for applied
+
+	incoming *incoming
+	reload   bool // a snapshot was installed; the applier must hear of it
+	removal  func(error)
+	destroy  bool // the removal has been handed to the disk
+	change   *change
+	transfer *transfer
+
+	campaignAt   time.Duration
+	campaignStep time.Duration
+	campaigns    int // left
+
+	age       age
+	published View
+}
+
+// provedReads may be answered when index is applied.
+type provedReads struct {
+	index uint64
+	done  []func(error)
+}
+
+func (g *group) touch() {
+	if !g.isDirty {
+		g.isDirty = true
+		g.core.dirty = append(g.core.dirty, g)
+	}
+}
+
+func (g *group) stepSelf(ms []*raftpb.Message) {
+	for _, m := range ms {
+		_ = g.rn.Step(m) // an acknowledgement of a term or replica that is over
+	}
+}
+
+// process turns what was handed in into effects, until raft wants nothing more.
+func (g *group) process(eff *Effects) {
+	if g.removal != nil {
+		g.remove(eff)
+		return
+	}
+	if g.reload {
+		g.reload = false
+		g.apply(eff, &Apply{Shard: g.shard, reload: true, group: g})
+	}
+	g.stepIncoming()
+	for {
+		g.observe(eff)
+		stepped := g.propose()
+		g.prove()
+		if !g.rn.HasReady() {
+			break
+		}
+		g.ready(eff, g.rn.Ready(), stepped)
+	}
+	g.rejectIncoming()
+	g.answerReads()
+	g.truncate(eff)
+	g.publish(eff)
+}
+
+// observe notices what stepping has changed about leadership.
+func (g *group) observe(eff *Effects) {
+	s := g.rn.BasicStatus()
+	leader := s.RaftState == raft.StateLeader
+	if g.leader && (!leader || s.GetTerm() != g.term) {
+		g.stepDown(eff, banyan.NodeID(s.Lead))
+	}
+	if leader && !g.leader {
+		g.age.lead(g)
+	}
+	g.leader, g.lead, g.term, g.commit = leader, s.Lead, s.GetTerm(), s.GetCommit()
+	if leader && !g.announced && g.appliedTerm == g.term {
+		g.announced = true
+		eff.Leadership = append(eff.Leadership, Leadership{g.shard, g.term, true})
+	}
+	g.transferred(s)
+}
+
+// stepDown answers everybody who waits for this leader.
+func (g *group) stepDown(eff *Effects, to banyan.NodeID) {
+	if g.announced {
+		g.announced = false
+		eff.Leadership = append(eff.Leadership, Leadership{g.shard, g.term, false})
+	}
+	g.fail(errNotLeader(g.shard, to), uncertain(g.shard))
+}
+
+// fail answers all proposals and reads: refused for those that did not start,
+// unknown for the proposals that are in the log.
+func (g *group) fail(refused, unknown error) {
+	for _, p := range g.flight {
+		if p != nil {
+			p.Done(noResult, unknown)
+		}
+	}
+	g.flight = nil
+	g.failQueue(refused)
+	for _, done := range g.proving {
+		done(refused)
+	}
+	for _, r := range g.proved {
+		for _, done := range r.done {
+			done(refused)
+		}
+	}
+	g.proving, g.proved = nil, nil
+	g.failReads(refused)
+	if g.change != nil {
+		g.change.done(unknown)
+		g.change = nil
+	}
+	if g.transfer != nil && g.removal != nil {
+		g.transferOver(refused)
+	}
+}
+
+func (g *group) failQueue(err error) {
+	for _, p := range g.queue {
+		p.Done(noResult, err)
+	}
+	clear(g.queue)
+	g.queue = g.queue[:0]
+}
+
+func (g *group) failReads(err error) {
+	for _, done := range g.reads {
+		done(err)
+	}
+	clear(g.reads)
+	g.reads = g.reads[:0]
+}
+
+// propose moves the queue into the log as one raft proposal and returns what
+// the next Ready's last entries are.
+func (g *group) propose() []*Proposal {
+	if len(g.queue) == 0 {
+		return nil
+	}
+	if !g.leader {
+		g.failQueue(errNotLeader(g.shard, banyan.NodeID(g.lead)))
+		return nil
+	}
+	stepped := make([]*Proposal, 0, len(g.queue))
+	entries := make([]*raftpb.Entry, 0, len(g.queue))
+	for _, p := range g.queue {
+		if p.Term != g.term {
+			p.Done(noResult, errStale(g.shard, p.Term, g.term))
+			continue
+		}
+		stepped = append(stepped, p)
+		entries = append(entries, &raftpb.Entry{Data: p.Data})
+	}
+	clear(g.queue)
+	g.queue = g.queue[:0]
+	if len(entries) == 0 {
+		return nil
+	}
+	err := g.rn.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(uint64(g.core.cfg.Node)), Entries: entries})
+	if err == nil {
+		return stepped
+	}
+	to := banyan.NodeID(g.rn.BasicStatus().LeadTransferee) // raft refuses only while it hands over
+	for _, p := range stepped {
+		p.Done(noResult, errNotLeader(g.shard, to))
+	}
+	return nil
+}
+
+// prove starts the next proof that this node still leads.
+func (g *group) prove() {
+	if len(g.reads) == 0 {
+		return
+	}
+	if !g.leader {
+		g.failReads(errNotLeader(g.shard, banyan.NodeID(g.lead)))
+		return
+	}
+	if !g.announced || len(g.proving) > 0 {
+		return
+	}
+	g.proving, g.reads = g.reads, nil
+	g.proofs++
+	g.rn.ReadIndex(readContext(g.proofs))
+}
+
+// ready turns one Ready into effects. Raft runs with asynchronous storage
+// writes: what must wait for the disk comes attached to MsgStorageAppend.
+func (g *group) ready(eff *Effects, rd raft.Ready, stepped []*Proposal) {
+	for _, m := range rd.Messages {
+		switch m.GetType() {
+		case raftpb.MsgStorageAppend:
+			g.append(eff, &rd, m, stepped)
+		case raftpb.MsgStorageApply:
+			g.apply(eff, g.take(m))
+		case raftpb.MsgSnap:
+			eff.Snapshots = append(eff.Snapshots, g.envelope(m))
+		default:
+			g.age.stamp(g, m)
+			eff.Send = append(eff.Send, g.envelope(m))
+		}
+	}
+	for _, rs := range rd.ReadStates {
+		if string(rs.RequestCtx) == string(readContext(g.proofs)) && len(g.proving) > 0 {
+			g.proved = append(g.proved, provedReads{rs.Index, g.proving})
+			g.proving = nil
+		}
+	}
+}
+
+func (g *group) envelope(m *raftpb.Message) Envelope {
+	return Envelope{banyan.NodeID(m.GetTo()), g.shard, m}
+}
+
+func (g *group) append(eff *Effects, rd *raft.Ready, m *raftpb.Message, stepped []*Proposal) {
+	a := &Append{Shard: g.shard, Entries: m.Entries, Sync: rd.MustSync, group: g}
+	if !raft.IsEmptyHardState(rd.HardState) {
+		a.Hard = rd.HardState
+	}
+	if s := m.GetSnapshot(); s != nil {
+		a.install, a.stage, a.Sync = s.GetMetadata(), g.incoming.stage, true
+		g.incoming.installing = true
+	}
+	for _, r := range m.Responses {
+		if r.GetTo() == uint64(g.core.cfg.Node) {
+			a.self = append(a.self, r)
+		} else {
+			a.After = append(a.After, g.envelope(r))
+		}
+	}
+	for _, e := range m.Entries {
+		g.logBytes += uint64(len(e.GetData())) + entryOverhead
+	}
+	g.launch(m.Entries, stepped)
+	g.appends++
+	eff.Appends = append(eff.Appends, a)
+}
+
+// entryOverhead is about what an entry takes in the log besides its data.
+const entryOverhead = 32
+
+// launch remembers at which indexes the stepped proposals came to lie: they
+// are the last of entries, because nothing was stepped between.
+func (g *group) launch(entries []*raftpb.Entry, stepped []*Proposal) {
+	if len(stepped) == 0 {
+		return
+	}
+	first := entries[len(entries)-len(stepped)].GetIndex()
+	if len(g.flight) == 0 {
+		g.flight, g.flightAt = stepped, first
+		return
+	}
+	for g.flightAt+uint64(len(g.flight)) < first {
+		g.flight = append(g.flight, nil)
+	}
+	g.flight = append(g.flight, stepped...)
+}
+
+// take makes an Apply of committed entries and hands over their proposals.
+func (g *group) take(m *raftpb.Message) *Apply {
+	a := &Apply{Shard: g.shard, Entries: m.Entries, self: m.Responses, group: g}
+	last := m.Entries[len(m.Entries)-1].GetIndex()
+	if len(g.flight) == 0 || g.flightAt > last {
+		return a
+	}
+	a.proposals = make([]*Proposal, len(m.Entries))
+	for i, e := range m.Entries {
+		if e.GetIndex() == g.flightAt && len(g.flight) > 0 {
+			a.proposals[i] = g.flight[0]
+			g.flight = g.flight[1:]
+			g.flightAt++
+		}
+	}
+	return a
+}
+
+func (g *group) apply(eff *Effects, a *Apply) {
+	g.applies++
+	eff.Applies = append(eff.Applies, a)
+}
+
+// answerReads serves the proved reads that applied state now covers.
+func (g *group) answerReads() {
+	n := 0
+	for ; n < len(g.proved) && g.proved[n].index <= g.applied; n++ {
+		for _, done := range g.proved[n].done {
+			done(nil)
+		}
+	}
+	g.proved = g.proved[n:]
+}
+
+// publish tells what has changed for the outside.
+func (g *group) publish(eff *Effects) {
+	v := View{
+		Shard:   g.shard,
+		Leader:  banyan.NodeID(g.lead),
+		Term:    g.term,
+		Leading: g.announced,
+		Fresh:   g.age.fresh,
+		Always:  g.leader && soleVoter(g.conf, g.core.cfg.Node),
+	}
+	if v != g.published {
+		g.published = v
+		eff.Views = append(eff.Views, v)
+	}
+}
+
+// truncate drops the front of the log when its tail is long enough for the
+// replicas that are behind.
+func (g *group) truncate(eff *Effects) {
+	keep, bytes := g.core.cfg.LogEntriesKept, g.core.cfg.LogBytesKept
+	n := g.applied - g.truncated
+	if g.truncating || n == 0 || n <= keep+keep/4 && g.logBytes <= bytes {
+		return
+	}
+	if g.logBytes > bytes {
+		keep = min(keep, n/2)
+	}
+	to := g.applied - min(keep, n)
+	if floor := g.slowest(); floor < to && n < LogTailFactor*g.core.cfg.LogEntriesKept && g.logBytes < LogTailFactor*bytes {
+		to = floor
+	}
+	if to < g.truncated+max(keep/8, 1) {
+		return
+	}
+	g.truncating = true
+	g.logBytes -= g.logBytes / n * (to - g.truncated)
+	g.truncated = to
+	g.appends++
+	eff.Appends = append(eff.Appends, &Append{Shard: g.shard, truncate: to, group: g})
+}
+
+// slowest is the index up to which every other replica has what it needs, as
+// the leader knows; others do not know and need not care.
+func (g *group) slowest() uint64 {
+	floor := g.applied
+	if !g.leader {
+		return floor
+	}
+	g.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr progress) {
+		floor = min(floor, max(pr.Match, pr.PendingSnapshot))
+	})
+	return floor
+}
+
+// remove destroys the replica when nothing of it is under way.
+func (g *group) remove(eff *Effects) {
+	if g.destroy || g.appends > 0 || g.applies > 0 {
+		return
+	}
+	g.destroy = true
+	g.appends++
+	if g.announced {
+		eff.Leadership = append(eff.Leadership, Leadership{g.shard, g.term, false})
+	}
+	eff.Views = append(eff.Views, View{Shard: g.shard, Gone: true})
+	eff.Appends = append(eff.Appends, &Append{Shard: g.shard, destroy: true, Sync: true, group: g})
+}

@@ -1,0 +1,262 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"banyan"
+	"banyan/mvcc"
+	"banyan/store"
+)
+
+// Step takes a raft message from another node. It never blocks; if the loop is
+// too far behind, the message is dropped. The caller has checked that it comes
+// from the node it names.
+func (h *Host) Step(shard banyan.ShardID, m *raftpb.Message) { h.in.message(shard, m) }
+
+// PeerLost says that a node's process is gone for certain (its machine refuses
+// connections): shards that it led elect another leader at once.
+func (h *Host) PeerLost(node banyan.NodeID) {
+	h.post(func(c *Core) { c.PeerLost(node) })
+}
+
+func (h *Host) post(call func(*Core)) {
+	h.in.put(func(in *intake) { in.calls = append(in.calls, call) })
+}
+
+// call runs f in the loop and waits for its answer.
+func (h *Host) call(ctx context.Context, what string, f func(c *Core, done func(error))) error {
+	answer := make(chan error, 1)
+	h.post(func(c *Core) { f(c, func(err error) { answer <- err }) })
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return contextError(ctx, "%s", what)
+	case <-h.stopped:
+		return errStopping
+	}
+}
+
+// waiter is one proposal and whoever waits for it.
+type waiter struct {
+	Proposal
+	slot   *slot
+	result mvcc.Result
+	err    error
+	ready  chan struct{}
+}
+
+func (w *waiter) done(res mvcc.Result, err error) {
+	w.slot.release(len(w.Data))
+	w.result, w.err = res, err
+	close(w.ready)
+}
+
+// Propose commits and applies a command here and returns its result. It sets
+// TimeMs, and Term if that is 0: the command takes effect in the present term
+// or not at all. cmd is not modified or kept.
+//
+// NotLeader, Stale, Exhausted and Invalid mean that nothing happened; so does
+// NotLeader's hint if it is 0. Unavailable means that it may still happen: send
+// it again, it takes effect once because of its Request. Without a Request that
+// is Timeout instead, as it is when ctx ends.
+func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	s := h.slot(shard)
+	if s == nil {
+		return noResult, errNoReplica(shard)
+	}
+	v := s.view.Load()
+	if v.Leader != h.cfg.Node {
+		return noResult, errNotLeader(shard, v.Leader)
+	}
+	own := *cmd
+	own.TimeMs = h.cfg.NowMs()
+	if own.Term == 0 {
+		own.Term = v.Term
+	}
+	if own.Term != v.Term {
+		return noResult, errStale(shard, own.Term, v.Term)
+	}
+	if err := own.Validate(); err != nil {
+		return noResult, err
+	}
+	w := &waiter{slot: s, ready: make(chan struct{})}
+	w.Data, w.Term, w.Done = own.Encode(nil), own.Term, w.done
+	if err := s.reserve(len(w.Data)); err != nil {
+		return noResult, err
+	}
+	h.in.put(func(in *intake) { in.proposed = append(in.proposed, proposed{shard, &w.Proposal}) })
+	return h.await(ctx, w, cmd.Request != banyan.RequestID{})
+}
+
+func (h *Host) await(ctx context.Context, w *waiter, again bool) (mvcc.Result, error) {
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		return noResult, contextError(ctx, "shard %d: waiting for the command to be applied; it still may be", w.slot.shard)
+	case <-h.stopped:
+		w = &waiter{err: errStopping}
+	}
+	switch {
+	case w.err != nil && IsUncertain(w.err) && !again:
+		return noResult, banyan.Errorf(banyan.Timeout, "the command had no request id, so it cannot be sent again safely: %w", w.err)
+	case w.err == nil && w.result.Stale:
+		return noResult, errStale(w.slot.shard, w.Term, 0)
+	}
+	return w.result, w.err
+}
+
+// ReadIndex returns when this node has proved, after the call, that it leads
+// the shard, and has applied all that was acknowledged before: a View taken
+// then is linearizable. Else it is NotLeader, with a hint.
+func (h *Host) ReadIndex(ctx context.Context, shard banyan.ShardID) error {
+	s := h.slot(shard)
+	if s == nil {
+		return errNoReplica(shard)
+	}
+	if v := s.view.Load(); v.Leader != h.cfg.Node {
+		return errNotLeader(shard, v.Leader)
+	}
+	defer s.reads.Add(-1)
+	if s.reads.Add(1) > banyan.ReadsMax {
+		return errCrowded(shard)
+	}
+	answer := make(chan error, 1)
+	done := func(err error) { answer <- err }
+	h.in.put(func(in *intake) { in.reads = append(in.reads, read{shard, done}) })
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return contextError(ctx, "shard %d: waiting for the proof that this node still leads", shard)
+	case <-h.stopped:
+		return errStopping
+	}
+}
+
+// View is the applied state as of now, to be closed soon. After ReadIndex it
+// is linearizable, without it as old as Age says.
+func (h *Host) View(shard banyan.ShardID) (*store.View, error) {
+	if h.slot(shard) == nil {
+		return nil, errNoReplica(shard)
+	}
+	return h.cfg.Store.View(shard)
+}
+
+// Get reads one key as of now, like a View but cheaper. nil: there is none.
+func (h *Host) Get(shard banyan.ShardID, key []byte) (*mvcc.Row, error) {
+	if h.slot(shard) == nil {
+		return nil, errNoReplica(shard)
+	}
+	return mvcc.Get(h.cfg.Store.Shard(shard).Latest(), key, 0)
+}
+
+// Age is how old at most the applied state here is, taking messages to travel
+// in no time. It is Unavailable until a leader was heard of. Ask it before the
+// View that it is about.
+func (h *Host) Age(shard banyan.ShardID) (time.Duration, error) {
+	s := h.slot(shard)
+	if s == nil {
+		return 0, errNoReplica(shard)
+	}
+	v := s.view.Load()
+	switch {
+	case v.Always:
+		return 0, nil
+	case v.Fresh <= 0:
+		return 0, banyan.Errorf(banyan.Unavailable, "the replica of shard %d here has not heard of a leader yet, so how old it is cannot be said: ask another node", shard)
+	}
+	return max(h.clock()-v.Fresh, 0), nil
+}
+
+// Watch follows the changes of the keys [lo, hi) behind a revision, from this
+// replica, whether it leads or not.
+func (h *Host) Watch(shard banyan.ShardID, lo, hi []byte, after banyan.Revision) (*Watcher, error) {
+	if h.slot(shard) == nil {
+		return nil, errNoReplica(shard)
+	}
+	return h.hub.Watch(shard, lo, hi, after)
+}
+
+// Leadership subscribes to which shards this node leads.
+func (h *Host) Leadership() *LeadershipFeed { return h.board.subscribe() }
+
+// Leader is the shard's leader as far as this replica knows, 0 if it does not,
+// and the term.
+func (h *Host) Leader(shard banyan.ShardID) (banyan.NodeID, uint64) {
+	s := h.slot(shard)
+	if s == nil {
+		return 0, 0
+	}
+	v := s.view.Load()
+	return v.Leader, v.Term
+}
+
+// Hosts says whether there is a replica of the shard here.
+func (h *Host) Hosts(shard banyan.ShardID) bool { return h.slot(shard) != nil }
+
+// Reconfigure makes voters and learners the shard's replicas and returns when
+// they are: by joint consensus if more than one changes. Only the leader can;
+// a voter must have been a learner that has caught up (else Unavailable), and
+// the number of voters is odd. After Unavailable or Timeout it may have
+// happened: look at Status.
+func (h *Host) Reconfigure(ctx context.Context, shard banyan.ShardID, voters, learners []banyan.NodeID) error {
+	return h.call(ctx, "changing the replicas of a shard; it may still happen", func(c *Core, done func(error)) {
+		c.Reconfigure(shard, voters, learners, done)
+	})
+}
+
+// TransferLeader hands the shard to another voter and returns when this node
+// no longer leads it. Only the leader can.
+func (h *Host) TransferLeader(ctx context.Context, shard banyan.ShardID, to banyan.NodeID) error {
+	return h.call(ctx, "handing over a shard", func(c *Core, done func(error)) { c.TransferLeader(shard, to, done) })
+}
+
+// Remove destroys the replica here; the shard must no longer count on it. Late
+// messages do not bring it back, Readmit does.
+func (h *Host) Remove(ctx context.Context, shard banyan.ShardID) error {
+	return h.call(ctx, "removing a replica", func(c *Core, done func(error)) { c.Remove(shard, done) })
+}
+
+// Readmit lets a replica that was removed from this node come back, empty: the
+// shard's leader will send it a snapshot.
+func (h *Host) Readmit(shard banyan.ShardID) error {
+	if !h.cfg.Store.Tombstoned(shard) {
+		return nil
+	}
+	b := h.cfg.Store.NewBatch()
+	b.ClearTombstone(shard)
+	return b.Commit(true)
+}
+
+// ReceiveSnapshot takes a shard's state from another node: m, and rows until
+// it gives io.EOF. It returns when the state is installed on the disk, or was
+// not needed (nil both). Rows must not be used by the caller before it returns.
+func (h *Host) ReceiveSnapshot(ctx context.Context, shard banyan.ShardID, m *raftpb.Message, rows Rows) error {
+	stage, err := h.cfg.Store.Stage(shard)
+	if err != nil {
+		return err
+	}
+	if err := fill(ctx, stage, rows); err != nil {
+		stage.Abort()
+		return err
+	}
+	answer := make(chan error, 1)
+	h.post(func(c *Core) { c.StepSnapshot(shard, m, stage, func(err error) { answer <- err }) })
+	select { // not ctx: the stage is the loop's until it answers
+	case err = <-answer:
+	case <-h.stopped:
+		return errStopping // the next start clears the stage away
+	}
+	if err != nil {
+		stage.Abort()
+	}
+	if errors.Is(err, ErrNotTaken) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,70 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"banyan/store"
+)
+
+// Rows gives the next row of a snapshot, io.EOF after the last. The slices
+// need be valid only until the next call.
+type Rows func() (key, value []byte, err error)
+
+func fill(ctx context.Context, stage *store.Stage, rows Rows) error {
+	for {
+		if ctx.Err() != nil {
+			return contextError(ctx, "receiving a snapshot")
+		}
+		k, v, err := rows()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = stage.Put(k, v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// sendSnapshots streams the snapshots that raft asks for, one after the other.
+func (h *Host) sendSnapshots(ctx context.Context) error {
+	for {
+		some := h.sends.take(1)
+		if some == nil {
+			return nil
+		}
+		e := some[0]
+		err := h.sendSnapshot(ctx, e)
+		if err != nil && ctx.Err() == nil {
+			h.cfg.Logger.Warn("a snapshot could not be sent; it will be tried again", "shard", e.Shard, "to", e.To, "err", err)
+		}
+		h.post(func(c *Core) { c.ReportSnapshot(e.Shard, e.To, err == nil) })
+	}
+}
+
+func (h *Host) sendSnapshot(ctx context.Context, e Envelope) error {
+	view, err := h.cfg.Store.View(e.Shard)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	return h.cfg.SendSnapshot(ctx, e.To, e.Shard, SnapshotMessage(e.Message, view), view)
+}
+
+// SnapshotMessage is the MsgSnap m, made to describe view, which may be newer
+// than what raft knew.
+func SnapshotMessage(m *raftpb.Message, view *store.View) *raftpb.Message {
+	index, term := view.AppliedIndex(), view.Term()
+	return &raftpb.Message{
+		Type: raftpb.MsgSnap.Enum(), From: m.From, To: m.To, Term: m.Term,
+		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+			Index: &index, Term: &term, ConfState: view.ConfState(),
+		}},
+	}
+}
