@@ -1,0 +1,147 @@
+// Package obs makes spans and logs: the one place that knows OpenTelemetry.
+//
+// Without an exporter (see Setup) a span costs next to nothing, yet a W3C trace
+// context that comes in still goes out again, to other nodes and to tasks.
+package obs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	"go.opentelemetry.io/otel/sdk/trace"
+	oteltrace "go.opentelemetry.io/otel/trace"
+)
+
+const (
+	// TraceparentEnv is the variable in which a task's process, and the
+	// command line, get the trace context.
+	TraceparentEnv = "TRACEPARENT"
+
+	header   = "Traceparent"
+	tracer   = "banyan"
+	flushMax = 3 * time.Second // given to the last spans at shutdown
+)
+
+// Setup starts the export of spans over OTLP/HTTP if the standard environment
+// asks for it with OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT), and does
+// nothing otherwise. The other OTEL_ variables mean what they mean everywhere.
+// shutdown sends what is left and waits for at most three seconds. Call Setup
+// once per process, from its composition root.
+func Setup(ctx context.Context, service string) (shutdown func(context.Context) error, err error) {
+	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	exporter, err := otlptracehttp.New(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot export traces to OTEL_EXPORTER_OTLP_ENDPOINT: %w", err)
+	}
+	res, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", service)), resource.WithHost(), resource.WithProcessPID(), resource.WithFromEnv())
+	if err != nil {
+		return nil, fmt.Errorf("cannot describe this process for traces: %w", err)
+	}
+	provider := trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(res))
+	otel.SetTracerProvider(provider)
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, flushMax)
+		defer cancel()
+		return provider.Shutdown(ctx)
+	}, nil
+}
+
+// Span is a piece of work that is timed.
+type Span struct{ s oteltrace.Span }
+
+// Start begins a span, the child of the one in ctx. Whoever starts it ends it.
+func Start(ctx context.Context, name string, attrs ...slog.Attr) (context.Context, Span) {
+	ctx, s := otel.Tracer(tracer).Start(ctx, name)
+	span := Span{s}
+	span.Set(attrs...)
+	return ctx, span
+}
+
+// StartServer is Start for a call that came in.
+func StartServer(ctx context.Context, name string) (context.Context, Span) {
+	ctx, s := otel.Tracer(tracer).Start(ctx, name, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
+	return ctx, Span{s}
+}
+
+// Set adds attributes to the span.
+func (s Span) Set(attrs ...slog.Attr) {
+	if len(attrs) == 0 || !s.s.IsRecording() {
+		return
+	}
+	for _, a := range attrs {
+		s.s.SetAttributes(keyValue(a))
+	}
+}
+
+func keyValue(a slog.Attr) attribute.KeyValue {
+	switch v := a.Value.Resolve(); v.Kind() {
+	case slog.KindInt64:
+		return attribute.Int64(a.Key, v.Int64())
+	case slog.KindUint64:
+		return attribute.Int64(a.Key, int64(v.Uint64()))
+	case slog.KindFloat64:
+		return attribute.Float64(a.Key, v.Float64())
+	case slog.KindBool:
+		return attribute.Bool(a.Key, v.Bool())
+	default:
+		return attribute.String(a.Key, v.String())
+	}
+}
+
+// End ends the span; an error marks it as failed.
+func (s Span) End(err error) {
+	if err != nil && s.s.IsRecording() {
+		s.s.SetStatus(codes.Error, err.Error())
+	}
+	s.s.End()
+}
+
+// Traceparent gives the W3C form of the span in ctx, "" if there is none: the
+// value of TRACEPARENT for a task.
+func Traceparent(ctx context.Context) string {
+	if !oteltrace.SpanContextFromContext(ctx).IsValid() {
+		return ""
+	}
+	c := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, c)
+	return c["traceparent"]
+}
+
+// WithTraceparent gives a context whose spans belong to a trace that began
+// elsewhere. A malformed or empty value changes nothing.
+func WithTraceparent(ctx context.Context, traceparent string) context.Context {
+	if traceparent == "" {
+		return ctx
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
+}
+
+// FromHeader is WithTraceparent with what a caller sent.
+func FromHeader(ctx context.Context, h http.Header) context.Context {
+	return WithTraceparent(ctx, h.Get(header))
+}
+
+// ToHeader sends the span in ctx along with a call.
+func ToHeader(ctx context.Context, h http.Header) {
+	if tp := Traceparent(ctx); tp != "" {
+		h.Set(header, tp)
+	}
+}
+
+// NewLogger gives a logger that writes lines of text of at least a level.
+func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
