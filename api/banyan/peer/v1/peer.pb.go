@@ -1645,6 +1645,7 @@ type Hello struct {
 	Slots         uint32                 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
 	Running       []*AttemptKey          `protobuf:"bytes,3,rep,name=running,proto3" json:"running,omitempty"` // of the shards that this controller node leads, all it holds
 	Protocol      uint32                 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Leads         []uint32               `protobuf:"varint,5,rep,packed,name=leads,proto3" json:"leads,omitempty"` // shards that the worker believes this controller node leads; of their jobs, running is complete
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1705,6 +1706,13 @@ func (x *Hello) GetProtocol() uint32 {
 		return x.Protocol
 	}
 	return 0
+}
+
+func (x *Hello) GetLeads() []uint32 {
+	if x != nil {
+		return x.Leads
+	}
+	return nil
 }
 
 type Finished struct {
@@ -2147,12 +2155,13 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x06credit\x18\x02 \x01(\rR\x06credit\x124\n" +
 	"\bfinished\x18\x03 \x03(\v2\x18.banyan.peer.v1.FinishedR\bfinished\x126\n" +
 	"\brejected\x18\x04 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\brejected\x12\x1a\n" +
-	"\bdraining\x18\x05 \x01(\bR\bdraining\"\x83\x01\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\"\x99\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\rR\x05slots\x124\n" +
 	"\arunning\x18\x03 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\arunning\x12\x1a\n" +
-	"\bprotocol\x18\x04 \x01(\rR\bprotocol\"g\n" +
+	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x14\n" +
+	"\x05leads\x18\x05 \x03(\rR\x05leads\"g\n" +
 	"\bFinished\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12-\n" +
 	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xa7\x02\n" +
