@@ -1,0 +1,225 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"iter"
+	"os"
+	"regexp"
+	"slices"
+
+	"banyan"
+)
+
+// source is one input source of a job, as on GNU parallel's command line.
+type source struct {
+	values []string // after ':::'
+	path   string   // after '::::' or -a; "-" is standard input
+	file   bool
+	linked bool // ':::+' or '::::+': walks along with the source before it
+}
+
+// splitArgs parts what follows the flags into the command and its sources.
+// Files named by -a come first; standard input is used when there is no other.
+func splitArgs(args, files []string) (command []string, sources []source) {
+	for _, f := range files {
+		sources = append(sources, source{path: f, file: true})
+	}
+	start := slices.IndexFunc(args, isSeparator)
+	if start < 0 {
+		start = len(args)
+	}
+	command = args[:start]
+	for rest := args[start:]; len(rest) > 0; {
+		sep := rest[0]
+		rest = rest[1:]
+		end := slices.IndexFunc(rest, isSeparator)
+		if end < 0 {
+			end = len(rest)
+		}
+		linked := sep == ":::+" || sep == "::::+"
+		if sep == ":::" || sep == ":::+" {
+			sources = append(sources, source{values: rest[:end], linked: linked})
+		} else {
+			for _, f := range rest[:end] {
+				sources = append(sources, source{path: f, file: true, linked: linked})
+			}
+		}
+		rest = rest[end:]
+	}
+	if len(sources) == 0 {
+		sources = []source{{path: "-", file: true}}
+	}
+	sources[0].linked = false
+	return command, sources
+}
+
+func isSeparator(s string) bool {
+	return s == ":::" || s == ":::+" || s == "::::" || s == "::::+"
+}
+
+// reading says how the values of sources are read.
+type reading struct {
+	stdin   io.Reader
+	sep     byte           // that ends a value in a file
+	columns *regexp.Regexp // splits a value into columns; nil: a value is one column
+}
+
+// inputs is the cartesian product of sources, linked ones walking together.
+// It holds the values of each source, not their product.
+type inputs struct {
+	groups  [][][]string // of each group of linked sources: its rows of columns
+	columns int          // of a row; the smallest, where rows differ
+	count   int
+}
+
+// read reads all sources. It refuses more than banyan.JobTasksMax rows and
+// banyan.JobInputBytesMax bytes before anything is multiplied out.
+func (r reading) read(sources []source) (*inputs, error) {
+	in := &inputs{count: 1}
+	for _, s := range sources {
+		values, err := r.values(s)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(in.groups); s.linked && n > 0 {
+			in.groups[n-1] = zip(in.groups[n-1], values)
+		} else {
+			in.groups = append(in.groups, values)
+		}
+	}
+	bytes := 0
+	for _, g := range in.groups {
+		in.count *= len(g)
+		size, columns := measure(g)
+		in.columns += columns
+		if in.count > banyan.JobTasksMax {
+			return nil, banyan.Errorf(banyan.Exhausted, "too many inputs: the sources multiply to more than %d tasks: split the job", banyan.JobTasksMax)
+		}
+		bytes = max(bytes*len(g), 0) + size*(in.count/max(len(g), 1))
+	}
+	if bytes > banyan.JobInputBytesMax {
+		return nil, banyan.Errorf(banyan.Exhausted, "too many inputs: they hold %d bytes, a job at most %d: split the job", bytes, banyan.JobInputBytesMax)
+	}
+	return in, nil
+}
+
+func measure(rows [][]string) (bytes, columns int) {
+	for i, row := range rows {
+		for _, c := range row {
+			bytes += len(c)
+		}
+		if i == 0 || len(row) < columns {
+			columns = len(row)
+		}
+	}
+	return bytes, columns
+}
+
+func zip(a, b [][]string) [][]string {
+	n := min(len(a), len(b))
+	out := make([][]string, n)
+	for i := range n {
+		out[i] = slices.Concat(a[i], b[i])
+	}
+	return out
+}
+
+// values reads one source into rows of columns.
+func (r reading) values(s source) ([][]string, error) {
+	var rows [][]string
+	add := func(v string) {
+		row := []string{v}
+		if r.columns != nil {
+			row = r.columns.Split(v, -1)
+		}
+		rows = append(rows, row)
+	}
+	if !s.file {
+		for _, v := range s.values {
+			add(v)
+		}
+		return rows, nil
+	}
+	file := r.stdin
+	name := "standard input"
+	if s.path != "-" {
+		f, err := os.Open(s.path)
+		if err != nil {
+			return nil, banyan.Errorf(banyan.NotFound, "input file %s cannot be read: %w: give -a or '::::' a file that is there", s.path, unwrapPath(err))
+		}
+		defer f.Close()
+		file, name = f, s.path
+	}
+	return rows, r.lines(file, name, add)
+}
+
+// lines calls add for every value of a file.
+func (r reading) lines(file io.Reader, name string, add func(string)) error {
+	br := bufio.NewReaderSize(file, banyan.InputBytesMax+1)
+	total := 0
+	for n := 1; ; n++ {
+		line, err := br.ReadSlice(r.sep)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			return banyan.Errorf(banyan.Exhausted, "%s: line %d is longer than %d bytes, the most an input may have: put it into a file and give the file's name", name, n, banyan.InputBytesMax)
+		case err != nil && err != io.EOF:
+			return banyan.Errorf(banyan.Invalid, "input %s cannot be read: %w: give -a or '::::' a file of lines", name, unwrapPath(err))
+		}
+		last := err == io.EOF
+		if last && len(line) == 0 {
+			return nil
+		}
+		if !last {
+			line = line[:len(line)-1]
+		}
+		if total += len(line); total > banyan.JobInputBytesMax || n > banyan.JobTasksMax {
+			return banyan.Errorf(banyan.Exhausted, "%s: too many inputs: a job has at most %d, with %d bytes together: split the job", name, banyan.JobTasksMax, banyan.JobInputBytesMax)
+		}
+		add(string(line))
+		if last {
+			return nil
+		}
+	}
+}
+
+// all gives the rows in GNU parallel's order: the last source turns fastest.
+// A row may be kept by the caller.
+func (in *inputs) all() iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		if in.count == 0 {
+			return
+		}
+		at := make([]int, len(in.groups))
+		for {
+			var row []string
+			for i, g := range in.groups {
+				row = append(row, g[at[i]]...)
+			}
+			if !yield(row) {
+				return
+			}
+			i := len(at) - 1
+			for ; i >= 0; i-- {
+				if at[i]++; at[i] < len(in.groups[i]) {
+					break
+				}
+				at[i] = 0
+			}
+			if i < 0 {
+				return
+			}
+		}
+	}
+}
+
+// unwrapPath takes the operation and the path off a file error: the message
+// around it names the file.
+func unwrapPath(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// jobJSON is a job as -o json prints it.
+type jobJSON struct {
+	ID        string      `json:"id"`
+	Name      string      `json:"name"`
+	Command   []string    `json:"command"`
+	Shell     bool        `json:"shell"`
+	State     string      `json:"state"`
+	Tasks     uint32      `json:"tasks"`
+	Pending   uint32      `json:"pending"`
+	Running   uint32      `json:"running"`
+	Succeeded uint32      `json:"succeeded"`
+	Failed    uint32      `json:"failed"`
+	Retried   uint32      `json:"retried"`
+	Repeated  uint32      `json:"repeated"`
+	RatePerS  float64     `json:"rate_per_s"`
+	SubmitMs  int64       `json:"submit_ms"`
+	EndMs     int64       `json:"end_ms,omitempty"`
+	Shard     uint32      `json:"shard"`
+	Leader    string      `json:"leader,omitempty"`
+	Then      *resultJSON `json:"then,omitempty"`
+	Nodes     []jobNode   `json:"nodes,omitempty"`
+}
+
+// jobNode is what one node does for a job.
+type jobNode struct {
+	Node    string `json:"node"`
+	Name    string `json:"name"`
+	State   string `json:"state"`
+	Running uint32 `json:"running"`
+	Done    uint32 `json:"done"`
+	Slots   uint32 `json:"slots"`
+}
+
+func newJobJSON(j *banyanv1.Job) jobJSON {
+	p := j.GetProgress()
+	out := jobJSON{
+		ID: j.Id, Name: j.GetSpec().GetName(), Command: j.GetSpec().GetCommand().GetArgs(), Shell: j.GetSpec().GetCommand().GetShell(),
+		State: jobState(j.State), Tasks: j.Tasks, Pending: p.GetPending(), Running: p.GetRunning(), Succeeded: p.GetSucceeded(),
+		Failed: p.GetFailed(), Retried: p.GetRetried(), Repeated: p.GetRepeated(), RatePerS: p.GetRatePerS(),
+		SubmitMs: j.SubmitMs, EndMs: j.EndMs, Shard: j.Shard,
+	}
+	if j.Leader != 0 {
+		out.Leader = banyan.NodeID(j.Leader).String()
+	}
+	if j.ThenResult != nil {
+		r := newResultJSON(j.ThenResult)
+		r.Then = true
+		out.Then = &r
+	}
+	for _, n := range p.GetNodes() {
+		out.Nodes = append(out.Nodes, jobNode{banyan.NodeID(n.Node).String(), n.Name, n.State, n.Running, n.Done, n.Slots})
+	}
+	return out
+}
+
+func (a *app) jobsCommand() *cobra.Command {
+	var f format
+	var limit uint32
+	cmd := &cobra.Command{
+		Use:   "jobs",
+		Short: "List jobs, newest first",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			jobs, more, err := a.listJobs(cmd.Context(), limit)
+			if err != nil {
+				return err
+			}
+			return a.printJobs(f, jobs, more)
+		},
+	}
+	cmd.Flags().Uint32VarP(&limit, "limit", "n", 20, "list at most `N` jobs")
+	f.add(cmd.Flags())
+	return cmd
+}
+
+// listJobs lists the jobs of the cluster, or of all lanes.
+func (a *app) listJobs(ctx context.Context, limit uint32) (jobs []*banyanv1.Job, more bool, err error) {
+	list := func(ctx context.Context, s *session) error {
+		r, err := s.jobs.List(ctx, connect.NewRequest(&banyanv1.ListJobsRequest{Limit: limit}))
+		if err == nil {
+			jobs = append(jobs, r.Msg.Jobs...)
+			more = more || r.Msg.More
+		}
+		return err
+	}
+	local, err := a.meansLocal()
+	if err != nil {
+		return nil, false, err
+	}
+	if !local {
+		return jobs, more, errors.Join(a.with(ctx, need{}, list))
+	}
+	for _, n := range a.lanes().used() {
+		ln, err := a.lanes().take(n)
+		if errors.Is(err, errBusy) {
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: another banyan command is using it\n", a.lanes().path(n))
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		s, err := a.startLane(ctx, ln, 1, "")
+		if err != nil {
+			return nil, false, err
+		}
+		if err := errors.Join(list(ctx, s), s.close()); err != nil {
+			return nil, false, err
+		}
+	}
+	slices.SortFunc(jobs, func(a, b *banyanv1.Job) int { return strings.Compare(b.Id, a.Id) })
+	if limit > 0 && len(jobs) > int(limit) {
+		jobs, more = jobs[:limit], true
+	}
+	return jobs, more, nil
+}
+
+func (a *app) printJobs(f format, jobs []*banyanv1.Job, more bool) error {
+	if f.json() {
+		for _, j := range jobs {
+			if err := writeJSON(a.Out, newJobJSON(j)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	t := newTable("JOB", "STATE", "DONE", "TASKS", "FAILED", "SUBMITTED", "NAME").numbers(2, 3, 4)
+	for _, j := range jobs {
+		p := j.GetProgress()
+		t.add(j.Id, jobState(j.State), fmt.Sprint(p.GetSucceeded()+p.GetFailed()), fmt.Sprint(j.Tasks), fmt.Sprint(p.GetFailed()), when(j.SubmitMs, a.now()), jobName(j))
+	}
+	if more {
+		fmt.Fprintln(a.Err, "banyan: there are more jobs: -n lists more of them")
+	}
+	return t.print(a.Out)
+}
+
+// jobName is a job's name, or else its command.
+func jobName(j *banyanv1.Job) string {
+	if n := j.GetSpec().GetName(); n != "" {
+		return n
+	}
+	return abbreviate(strings.Join(j.GetSpec().GetCommand().GetArgs(), " "), 40)
+}

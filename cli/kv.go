@@ -1,0 +1,265 @@
+package cli
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// kvJSON is a key as -o json prints it.
+type kvJSON struct {
+	Key            string `json:"key"`
+	Value          string `json:"value"`
+	ValueBase64    string `json:"value_base64,omitempty"` // instead of value, when it is not text
+	CreateRevision uint64 `json:"create_revision"`
+	ModRevision    uint64 `json:"mod_revision"`
+	Version        uint64 `json:"version"`
+	Deleted        bool   `json:"deleted,omitempty"` // watch: the key was deleted
+}
+
+func newKVJSON(kv *banyanv1.KeyValue) kvJSON {
+	j := kvJSON{Key: string(kv.Key), CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version}
+	if utf8.Valid(kv.Value) {
+		j.Value = string(kv.Value)
+	} else {
+		j.ValueBase64 = base64.StdEncoding.EncodeToString(kv.Value)
+	}
+	return j
+}
+
+func (a *app) kvCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "kv",
+		Short: "Read and write keys",
+		Long: `Read and write keys. They are replicated and linearizable; an acknowledged write
+is on the disks of a majority. The part of a key before its first '/' is its
+partition: keys of one partition can be listed, watched and changed together.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.kvGetCommand(), a.kvPutCommand(), a.kvDelCommand(), a.kvListCommand(), a.kvWatchCommand(), a.kvTxnCommand())
+	return cmd
+}
+
+// kvNeed: keys on one machine live in the first lane, so that every command
+// sees the same ones.
+func kvNeed() need { return need{embedded: true, slots: 1, first: true} }
+
+func requestID() []byte {
+	id := banyan.NewRequestID()
+	return id[:]
+}
+
+func (a *app) kvGetCommand() *cobra.Command {
+	var f format
+	var stale, raw bool
+	var revision uint64
+	cmd := &cobra.Command{
+		Use:   "get KEY",
+		Short: "Print the value of a key",
+		Args:  exactly("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
+				r, err := s.kv.Get(ctx, connect.NewRequest(&banyanv1.GetRequest{Key: []byte(args[0]), Revision: revision, Stale: stale}))
+				if err != nil {
+					return err
+				}
+				if r.Msg.Kv == nil {
+					return banyan.Errorf(banyan.NotFound, "there is no key %q: 'banyan kv list' lists those there are", args[0])
+				}
+				if f.json() {
+					return writeJSON(a.Out, newKVJSON(r.Msg.Kv))
+				}
+				end := "\n"
+				if raw {
+					end = ""
+				}
+				_, err = fmt.Fprintf(a.Out, "%s%s", r.Msg.Kv.Value, end)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&stale, "stale", false, "answer from the nearest replica, perhaps a little old")
+	cmd.Flags().BoolVar(&raw, "raw", false, "print the bytes of the value alone, no line end")
+	cmd.Flags().Uint64Var(&revision, "revision", 0, "the value as of this `REVISION`")
+	f.add(cmd.Flags())
+	return cmd
+}
+
+func (a *app) kvPutCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "put KEY [VALUE]",
+		Short: "Set a key; the value is VALUE, or standard input",
+		Args:  atMost(1, "KEY", "VALUE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var value []byte
+			if len(args) == 2 {
+				value = []byte(args[1])
+			} else {
+				var err error
+				if value, err = io.ReadAll(io.LimitReader(a.In, banyan.ValueBytesMax+1)); err != nil {
+					return err
+				}
+			}
+			if len(value) > banyan.ValueBytesMax {
+				return banyan.Errorf(banyan.Exhausted, "the value of %q is longer than %d bytes: store a larger thing as a file", args[0], banyan.ValueBytesMax)
+			}
+			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
+				r, err := s.kv.Put(ctx, connect.NewRequest(&banyanv1.PutRequest{Key: []byte(args[0]), Value: value, RequestId: requestID()}))
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(a.Out, "revision %d\n", r.Msg.Revision)
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) kvDelCommand() *cobra.Command {
+	var prefix bool
+	cmd := &cobra.Command{
+		Use:   "del KEY",
+		Short: "Delete a key, or all keys with a prefix",
+		Args:  exactly("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
+				r, err := s.kv.Delete(ctx, connect.NewRequest(&banyanv1.DeleteRequest{Key: []byte(args[0]), Prefix: prefix, RequestId: requestID()}))
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(a.Out, "deleted %d\n", r.Msg.Deleted)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&prefix, "prefix", false, "delete every key that starts with KEY, which must contain a '/'")
+	return cmd
+}
+
+func (a *app) kvListCommand() *cobra.Command {
+	var f format
+	var keys, stale bool
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list [PREFIX]",
+		Short: "List keys and values",
+		Args:  atMost(0, "PREFIX"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			req := &banyanv1.ListRequest{Prefix: []byte(strings.Join(args, "")), KeysOnly: keys, Stale: stale}
+			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error { return a.kvList(ctx, s, req, f, limit) })
+		},
+	}
+	cmd.Flags().BoolVar(&keys, "keys", false, "keys only")
+	cmd.Flags().BoolVar(&stale, "stale", false, "answer from the nearest replica, perhaps a little old")
+	cmd.Flags().IntVarP(&limit, "limit", "n", 0, "list at most `N` keys; 0: all")
+	f.add(cmd.Flags())
+	return cmd
+}
+
+func (a *app) kvList(ctx context.Context, s *session, req *banyanv1.ListRequest, f format, limit int) error {
+	for left := limit; ; {
+		req.Limit = uint32(min(left, banyan.ListRowsMax))
+		r, err := s.kv.List(ctx, connect.NewRequest(req))
+		if err != nil {
+			return err
+		}
+		for _, kv := range r.Msg.Kvs {
+			if err := a.printKV(kv, f, req.KeysOnly, false); err != nil {
+				return err
+			}
+			req.After = kv.Key
+		}
+		left -= len(r.Msg.Kvs)
+		if !r.Msg.More || len(r.Msg.Kvs) == 0 || limit > 0 && left <= 0 {
+			return nil
+		}
+	}
+}
+
+// printKV prints a key and its value on one line, escaped where they would not fit.
+func (a *app) printKV(kv *banyanv1.KeyValue, f format, keysOnly, deleted bool) error {
+	if f.json() {
+		j := newKVJSON(kv)
+		j.Deleted = deleted
+		return writeJSON(a.Out, j)
+	}
+	text := printable(kv.Key)
+	if !keysOnly {
+		text += "\t" + printable(kv.Value)
+	}
+	_, err := fmt.Fprintln(a.Out, text)
+	return err
+}
+
+func printable(b []byte) string {
+	q := strconv.Quote(string(b))
+	if q == `"`+string(b)+`"` {
+		return string(b)
+	}
+	return q
+}
+
+func (a *app) kvWatchCommand() *cobra.Command {
+	var f format
+	var prefix bool
+	var from uint64
+	cmd := &cobra.Command{
+		Use:   "watch KEY",
+		Short: "Print changes of a key, or of all keys with a prefix, as they happen",
+		Args:  exactly("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
+				st, err := s.kv.Watch(ctx, connect.NewRequest(&banyanv1.WatchRequest{Key: []byte(args[0]), Prefix: prefix, FromRevision: from}))
+				if err != nil {
+					return err
+				}
+				defer st.Close()
+				for st.Receive() {
+					for _, e := range st.Msg().Events {
+						if err := a.printEvent(e, f); err != nil {
+							return err
+						}
+					}
+				}
+				return st.Err()
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&prefix, "prefix", false, "watch every key that starts with KEY, which must contain a '/'")
+	cmd.Flags().Uint64Var(&from, "from", 0, "begin with the changes of this `REVISION`; 0: those from now on")
+	f.add(cmd.Flags())
+	return cmd
+}
+
+func (a *app) printEvent(e *banyanv1.Event, f format) error {
+	deleted := e.Type == banyanv1.Event_DELETE
+	if f.json() {
+		return a.printKV(e.Kv, f, false, deleted)
+	}
+	verb := "put"
+	if deleted {
+		verb = "del"
+	}
+	fmt.Fprintf(a.Out, "%d\t%s\t", e.Kv.ModRevision, verb)
+	return a.printKV(e.Kv, f, deleted, deleted)
+}

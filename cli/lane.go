@@ -1,0 +1,151 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"banyan"
+)
+
+// lanesMax is how many commands may run a node of their own at once. Each has
+// a lane: a directory of a node, locked while the command runs.
+const lanesMax = 16
+
+// lanes are the directories of the nodes inside commands:
+//
+//	lane-0/       the node's own
+//	lane-0.lock   held by the command that runs it
+//	jobs/JOB      the number of the lane in which JOB lives
+type lanes struct{ dir string }
+
+// lane is one locked lane.
+type lane struct {
+	lanes
+	n    int
+	lock *os.File
+}
+
+func (a *app) lanes() lanes { return lanes{filepath.Join(a.stateDir(), "local")} }
+
+// stateDir is where programs keep what they must not lose but nobody edits.
+func (a *app) stateDir() string {
+	if dir := a.Env("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "banyan")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = os.TempDir()
+	}
+	switch runtime.GOOS {
+	case "darwin":
+		return filepath.Join(home, "Library", "Application Support", "banyan")
+	case "windows":
+		if dir := a.Env("LOCALAPPDATA"); dir != "" {
+			return filepath.Join(dir, "banyan")
+		}
+	}
+	return filepath.Join(home, ".local", "state", "banyan")
+}
+
+func (l lanes) path(n int) string             { return filepath.Join(l.dir, "lane-"+strconv.Itoa(n)) }
+func (l lanes) marker(id banyan.JobID) string { return filepath.Join(l.dir, "jobs", string(id)) }
+
+// knows says whether a job was run here, by a node inside a command.
+func (l lanes) knows(id banyan.JobID) bool {
+	_, ok := l.find(id)
+	return ok
+}
+
+func (l lanes) find(id banyan.JobID) (int, bool) {
+	text, err := os.ReadFile(l.marker(id))
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	return n, err == nil && n >= 0 && n < lanesMax
+}
+
+// used lists the lanes that hold a node.
+func (l lanes) used() []int {
+	var ns []int
+	for n := range lanesMax {
+		if _, err := os.Stat(l.path(n)); err == nil {
+			ns = append(ns, n)
+		}
+	}
+	return ns
+}
+
+// errBusy says that another command holds the lane.
+var errBusy = errors.New("in use")
+
+// take locks lane n.
+func (l lanes) take(n int) (*lane, error) {
+	if err := os.MkdirAll(filepath.Join(l.dir, "jobs"), 0o700); err != nil {
+		return nil, banyan.Errorf(banyan.Invalid, "the directory %s cannot be made: %w: set XDG_STATE_HOME to one that can", l.dir, unwrapPath(err))
+	}
+	f, err := lockFile(l.path(n) + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	return &lane{lanes: l, n: n, lock: f}, nil
+}
+
+// takeFree locks the first lane that no other command holds.
+func (l lanes) takeFree() (*lane, error) {
+	for n := range lanesMax {
+		ln, err := l.take(n)
+		if err == nil || !errors.Is(err, errBusy) {
+			return ln, err
+		}
+	}
+	return nil, banyan.Errorf(banyan.Exhausted, "%d commands run nodes of their own already: wait for one, or start a cluster with 'banyan up' and share it", lanesMax)
+}
+
+// takeFor locks the lane in which a job lives, or says who holds it.
+func (l lanes) takeFor(id banyan.JobID) (*lane, error) {
+	n, ok := l.find(id)
+	if !ok {
+		return nil, banyan.Errorf(banyan.NotFound, "there is no job %s here: 'banyan jobs --local' lists those there are", id)
+	}
+	ln, err := l.take(n)
+	if errors.Is(err, errBusy) {
+		return nil, banyan.Errorf(banyan.Unavailable, "job %s lives in %s, which another banyan command is using: wait until it has ended, or interrupt it", id, l.path(n))
+	}
+	return ln, err
+}
+
+func (l *lane) remember(id banyan.JobID) error {
+	if err := os.WriteFile(l.marker(id), []byte(strconv.Itoa(l.n)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("the job cannot be noted in %s: %w: free space or set XDG_STATE_HOME", l.dir, unwrapPath(err))
+	}
+	return nil
+}
+
+func (l *lane) release() error { return l.lock.Close() }
+
+// openLocal starts a node inside this command.
+func (a *app) openLocal(ctx context.Context, n need, hint string) (*session, error) {
+	var ln *lane
+	var err error
+	switch {
+	case n.job != "":
+		ln, err = a.lanes().takeFor(n.job)
+	case n.first:
+		if ln, err = a.lanes().take(0); errors.Is(err, errBusy) {
+			err = banyan.Errorf(banyan.Unavailable, "another banyan command is using %s: wait until it has ended, or start a cluster with 'banyan up' and share it", a.lanes().path(0))
+		}
+	default:
+		ln, err = a.lanes().takeFree()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.startLane(ctx, ln, n.slots, hint)
+}

@@ -1,0 +1,38 @@
+//go:build banyan_server
+
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"banyan/server"
+)
+
+// startLane runs a node in a locked lane until the session is closed.
+func (a *app) startLane(ctx context.Context, ln *lane, slots int, hint string) (*session, error) {
+	srv, err := server.New(server.Config{Dir: ln.path(ln.n), Embedded: true, Slots: slots, Name: "local"})
+	if err != nil {
+		return nil, errors.Join(err, ln.release())
+	}
+	run, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(run) }()
+	stop := func() error {
+		cancel()
+		err := <-ended
+		if errors.Is(err, context.Canceled) {
+			err = nil
+		}
+		return errors.Join(err, ln.release())
+	}
+	select {
+	case <-srv.Ready():
+		return &session{services: inProcess(srv.Handler()), local: true, hint: hint, lane: ln, stop: stop}, nil
+	case err := <-ended:
+		cancel()
+		return nil, errors.Join(err, ln.release())
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), stop())
+	}
+}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// outputTopic documents the fields of -o json, read from the types that are printed.
+func outputTopic() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "output",
+		Short: "The fields of -o json",
+		Long:  "-o json prints one JSON value on a line for each thing listed.",
+	}
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		fmt.Fprintln(cmd.OutOrStdout(), outputHelp())
+	})
+	return cmd
+}
+
+func outputHelp() string {
+	shapes := []struct {
+		commands string
+		value    any
+	}{
+		{"run, resume (one line per result)", resultJSON{}},
+		{"run --detach", idJSON{}},
+		{"jobs (one line per job)", jobJSON{}},
+		{"job show", jobShowJSON{}},
+		{"nodes (one line per node)", nodeJSON{}},
+		{"status", statusJSON{}},
+		{"token", tokenJSON{}},
+		{"context list (one line per context)", contextJSON{}},
+		{"kv get, kv list, kv watch (one line per key)", kvJSON{}},
+		{"kv txn", txnJSON{}},
+		{"version", versionJSON{}},
+	}
+	var b strings.Builder
+	b.WriteString("The fields of -o json. Names and meanings stay; new fields may be added. A field\n" +
+		"with ? is left out when it is empty. Times end in _ms (since 1970) or _us.\n")
+	for _, s := range shapes {
+		fmt.Fprintf(&b, "\n%s\n", s.commands)
+		describe(&b, reflect.TypeOf(s.value), "  ")
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// describe lists a struct's JSON fields, nested ones indented below.
+func describe(b *strings.Builder, t reflect.Type, indent string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Anonymous {
+			describe(b, f.Type, indent)
+			continue
+		}
+		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if strings.Contains(opts, "omitempty") {
+			name += "?"
+		}
+		ft, list := f.Type, ""
+		for ft.Kind() == reflect.Slice || ft.Kind() == reflect.Pointer {
+			if ft.Kind() == reflect.Slice {
+				list = "list of "
+			}
+			ft = ft.Elem()
+		}
+		kind := ft.Kind().String()
+		switch ft.Kind() {
+		case reflect.Struct:
+			kind = "object"
+		case reflect.Bool:
+			kind = "true or false"
+		case reflect.String:
+		default:
+			kind = "number"
+		}
+		fmt.Fprintf(b, "%s%-18s %s%s\n", indent, name, list, kind)
+		if ft.Kind() == reflect.Struct && ft != reflect.TypeFor[resultJSON]() {
+			describe(b, ft, indent+"  ")
+		}
+	}
+}

@@ -1,0 +1,315 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/job"
+)
+
+const runHelp = `Run COMMAND once for every INPUT, on a node inside this command or on the cluster.
+
+Inputs come after ':::', from files after '::::' or -a, or from standard input,
+one per line. Several sources multiply; ':::+' and '::::+' link a source to the
+one before it. As in GNU parallel:
+
+  {}  the input       {.}  without extension   {/}  base name    {//}  directory
+  {/.}  base name without extension            {#}  number of the task, from 1
+  {%}  slot           {2} {2.} {2/} …  of the second source or column
+
+Without any of them {} is appended. A COMMAND of several arguments, or of one
+plain word, is executed as it is, without a shell: no input can be taken for
+syntax. A COMMAND that is one argument with blanks or shell characters is run by
+'sh -c', with the inputs quoted.
+
+Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
+'banyan resume JOB' does what is not yet done. --return and --then work in a
+directory of their own for every task; the files come back to --outdir.`
+
+const runExamples = `  banyan run gzip -9 {} ::: *.log
+  banyan run 'convert {} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
+  find . -name '*.c' | banyan run -k --tag wc -l
+  banyan run --send {} --return {.}.mp3 'lame {} {.}.mp3' ::: *.wav
+  banyan run --return '{}.part' --then 'cat *.part > whole' 'make-part {} > {}.part' ::: a b c`
+
+// runFlags are the flags of run.
+type runFlags struct {
+	show    showFlags
+	files   []string
+	null    bool
+	colsep  string
+	skip    bool // --no-run-if-empty
+	jobs    string
+	retries int
+	timeout string
+	dryRun  bool
+	name    string
+	send    []string
+	returns []string
+	then    string
+	env     []string
+	detach  bool
+	workdir string
+}
+
+func (a *app) runCommand() *cobra.Command {
+	f := &runFlags{}
+	cmd := &cobra.Command{
+		Use:         "run [flags] [--] COMMAND [ARG …] [::: INPUT …]",
+		Short:       "Run a command over many inputs",
+		Long:        runHelp,
+		Example:     runExamples,
+		Annotations: map[string]string{countsFailures: ""},
+		RunE:        func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
+	}
+	fs := cmd.Flags()
+	fs.SetInterspersed(false)
+	fs.SortFlags = false
+	fs.StringArrayVarP(&f.files, "arg-file", "a", nil, "read inputs from `FILE` ('-': standard input); several multiply")
+	fs.BoolVarP(&f.null, "null", "0", false, "inputs in files end with NUL, not with a line end")
+	fs.StringVarP(&f.colsep, "colsep", "C", "", "split every input into columns at this `REGEXP`: {1} {2} …")
+	fs.BoolVarP(&f.skip, "no-run-if-empty", "r", false, "no inputs: do nothing and succeed")
+	fs.StringVarP(&f.jobs, "jobs", "j", "", "tasks at once on a node: `N`, N% of its cores, or 0 for as many as possible")
+	fs.IntVar(&f.retries, "retries", 1, "try a failing task `N` times in all")
+	fs.StringVar(&f.timeout, "timeout", "", "kill a task after `TIME`: seconds, or such as 1.5m, 2h, 1h30m")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "print the commands, run nothing")
+	fs.StringVar(&f.name, "name", "", "a `NAME` for the job, shown by 'banyan jobs'")
+	fs.StringArrayVar(&f.send, "send", nil, "send `FILE` or directory to every task; a template such as {} sends each task its own")
+	fs.StringArrayVar(&f.returns, "return", nil, "bring back the files that match this `PATTERN`; a template, * and ? match")
+	fs.StringVar(&f.then, "then", "", "when all tasks succeeded, run this shell `COMMAND` once where all returned files are")
+	fs.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` for the tasks, or NAME to pass it on from here")
+	fs.StringVar(&f.workdir, "workdir", "", "run every task in this `DIR`, which is there on every node")
+	fs.BoolVar(&f.detach, "detach", false, "print the job's id and return while the cluster works")
+	f.show.add(fs)
+	return cmd
+}
+
+// run does the whole of `banyan run`: everything that can be wrong with the
+// command line is found before a node is started or anything is sent.
+func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
+	if err := f.show.check(); err != nil {
+		return err
+	}
+	command, sources := splitArgs(args, f.files)
+	spec, err := f.spec(command, a.Env)
+	if err != nil {
+		return err
+	}
+	in, err := a.readInputs(f, sources)
+	if err != nil {
+		return err
+	}
+	if in.count == 0 {
+		if f.skip {
+			return nil
+		}
+		return banyan.Errorf(banyan.Invalid, "no inputs: give some after ':::', in a file with -a, or on standard input; -r makes none a success")
+	}
+	if err := checkTemplates(f, spec, in.columns); err != nil {
+		return err
+	}
+	files, err := findSends(f.send, in)
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return a.dryRun(spec, in)
+	}
+	return a.submitAndFollow(ctx, f, spec, in, files)
+}
+
+// spec builds the job's specification, but for the files sent with it.
+func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.JobSpec, error) {
+	if len(command) == 0 {
+		return nil, usage("no command: give one, as in 'banyan run gzip -9 {} ::: *.log'")
+	}
+	if f.retries < 0 || f.retries > banyan.RetriesMax {
+		return nil, usage("bad --retries %d: give 1 to %d", f.retries, banyan.RetriesMax)
+	}
+	timeoutMs, err := parseTimeout(f.timeout)
+	if err != nil {
+		return nil, err
+	}
+	vars, err := parseEnv(f.env, env)
+	if err != nil {
+		return nil, err
+	}
+	if f.workdir != "" && (len(f.send) > 0 || len(f.returns) > 0 || f.then != "") {
+		return nil, usage("--workdir and --send, --return or --then exclude each other: sent and returned files need a directory of each task's own")
+	}
+	spec := &banyanv1.JobSpec{
+		Name:        f.name,
+		Command:     &banyanv1.Command{Args: command, Shell: isShell(command)},
+		Env:         vars,
+		AttemptsMax: uint32(max(f.retries, 1)),
+		TimeoutMs:   timeoutMs,
+		Return:      f.returns,
+		WorkDir:     f.workdir,
+	}
+	if f.then != "" {
+		spec.Then = &banyanv1.Command{Args: []string{f.then}, Shell: true}
+	}
+	return spec, nil
+}
+
+// isShell says whether a command is a string for the shell: exactly one
+// argument, with blanks or shell characters besides its replacement strings.
+func isShell(command []string) bool {
+	if len(command) != 1 {
+		return false
+	}
+	word := regexp.MustCompile(`\{-?[0-9]*(#|%|\.|//?|/\.)?\}`).ReplaceAllString(command[0], "")
+	return strings.ContainsAny(word, " \t\n|&;<>()$`\\\"'*?[]#~!{}")
+}
+
+func checkTemplates(f *runFlags, spec *banyanv1.JobSpec, columns int) error {
+	if err := job.Check(spec.Command, columns); err != nil {
+		return err
+	}
+	for _, s := range append(append([]string(nil), f.send...), f.returns...) {
+		if err := job.CheckString(s, columns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readInputs reads all sources of inputs.
+func (a *app) readInputs(f *runFlags, sources []source) (*inputs, error) {
+	r := reading{stdin: a.In, sep: '\n'}
+	if f.null {
+		r.sep = 0
+	}
+	if f.colsep != "" {
+		re, err := regexp.Compile(f.colsep)
+		if err != nil {
+			return nil, usage("bad --colsep %q: %v: give a regular expression such as , or '\\t'", f.colsep, err)
+		}
+		r.columns = re
+	}
+	for _, s := range sources {
+		if s.file && s.path == "-" && isTerminal(a.In) && len(f.files) == 0 {
+			return nil, usage("no inputs: give some after ':::', in a file with -a, or on standard input")
+		}
+	}
+	return r.read(sources)
+}
+
+// dryRun prints what would be run, quoted for a shell.
+func (a *app) dryRun(spec *banyanv1.JobSpec, in *inputs) error {
+	out := bufio.NewWriter(a.Out)
+	seq := 0
+	for row := range in.all() {
+		seq++
+		args, err := job.Expand(spec.Command, job.Vars{Columns: row, Seq: seq, Slot: 1})
+		if err != nil {
+			return err
+		}
+		if spec.Command.Shell {
+			args = args[len(args)-1:]
+		} else {
+			for i := range args {
+				args[i] = job.Quote(args[i])
+			}
+		}
+		fmt.Fprintln(out, strings.Join(args, " "))
+	}
+	return out.Flush()
+}
+
+// submitAndFollow opens the cluster, sends files and job, and follows it.
+func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.JobSpec, in *inputs, files []sendFile) error {
+	sig := listen()
+	defer sig.stop()
+	ctx, cancel := sig.untilFirst(ctx)
+	defer cancel()
+	perNode, err := parseJobs(f.jobs, in.count)
+	if err != nil {
+		return err
+	}
+	s, err := a.open(ctx, need{slots: perNode.embedded(), embedded: true})
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if f.detach && s.local {
+		return usage("--detach needs a cluster: the node inside this command ends with it: 'banyan up' starts a cluster")
+	}
+	if spec.PerNodeMax, err = perNode.perNodeMax(ctx, s); err != nil {
+		return err
+	}
+	if err := setWorkDir(f, spec, s.local); err != nil {
+		return err
+	}
+	if err := upload(ctx, s, spec, files, f.send); err != nil {
+		return err
+	}
+	id := a.newJobID()
+	if err := s.place(id); err != nil {
+		return err
+	}
+	if err := submit(ctx, s, id, spec, in.all()); err != nil {
+		return err
+	}
+	if f.detach {
+		return f.show.printID(a.Out, id)
+	}
+	cancel()
+	return a.follow(sig, s, follow{job: id, show: f.show, then: spec.Then != nil})
+}
+
+// setWorkDir makes tasks of an embedded node run where the user is, unless
+// files come and go with them.
+func setWorkDir(f *runFlags, spec *banyanv1.JobSpec, local bool) error {
+	var err error
+	switch {
+	case spec.WorkDir == "" && local && len(f.send) == 0 && len(f.returns) == 0 && f.then == "":
+		spec.WorkDir, err = os.Getwd()
+	case spec.WorkDir != "" && local:
+		spec.WorkDir, err = filepath.Abs(spec.WorkDir)
+	case spec.WorkDir != "" && !filepath.IsAbs(spec.WorkDir) && !strings.HasPrefix(spec.WorkDir, "/"):
+		return usage("bad --workdir %q: on a cluster it is an absolute path, there on every node", spec.WorkDir)
+	}
+	return err
+}
+
+// submitBatchBytes keeps the messages of a submission well below banyan.RequestBytesMax.
+const submitBatchBytes = 1 << 20
+
+// submit stores the job; when it returns nil the job is durable.
+func submit(ctx context.Context, s *session, id banyan.JobID, spec *banyanv1.JobSpec, rows iter.Seq[[]string]) error {
+	stream := s.jobs.Submit(ctx)
+	req := &banyanv1.SubmitRequest{JobId: string(id), Spec: spec}
+	bytes := 0
+	var sendErr error
+	for row := range rows {
+		req.Inputs = append(req.Inputs, &banyanv1.Input{Columns: row})
+		for _, c := range row {
+			bytes += len(c) + 8
+		}
+		if bytes >= submitBatchBytes {
+			if sendErr = stream.Send(req); sendErr != nil {
+				break
+			}
+			req, bytes = &banyanv1.SubmitRequest{}, 0
+		}
+	}
+	if sendErr == nil && (bytes > 0 || req.Spec != nil || len(req.Inputs) > 0) {
+		sendErr = stream.Send(req)
+	}
+	// A failed Send only says that the stream ended: the answer says why.
+	if _, err := stream.CloseAndReceive(); err != nil {
+		return err
+	}
+	return sendErr
+}

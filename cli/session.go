@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"banyan"
+	"banyan/pki"
+)
+
+// target says which cluster the user means.
+type target struct {
+	local   bool
+	context string
+}
+
+// need says what a command asks of its cluster.
+type need struct {
+	embedded bool         // without a cluster, a node inside this command will do
+	slots    int          // of that node; 0: the number of CPUs
+	first    bool         // that node is always the same one
+	job      banyan.JobID // that the command is about
+}
+
+// session is an open way to a cluster.
+type session struct {
+	services
+	local bool
+	hint  string // the flags, with a blank before them, that lead a later command here
+	lane  *lane
+	stop  func() error
+}
+
+// close ends the session; a node inside this command is stopped.
+func (s *session) close() error {
+	if s.stop == nil {
+		return nil
+	}
+	return s.stop()
+}
+
+// place remembers where a job lives, before it is submitted.
+func (s *session) place(id banyan.JobID) error {
+	if s.lane == nil {
+		return nil
+	}
+	return s.lane.remember(id)
+}
+
+// open finds the cluster: --local, --context, BANYAN_CONTEXT, the lane that
+// knows the job, the current context, and at last a node of its own.
+func (a *app) open(ctx context.Context, n need) (*session, error) {
+	switch {
+	case a.target.local:
+		return a.openLocal(ctx, n, " --local")
+	case a.target.context != "":
+		return a.openContext(a.target.context, " --context "+a.target.context)
+	case a.Env("BANYAN_CONTEXT") != "":
+		return a.openContext(a.Env("BANYAN_CONTEXT"), "")
+	case n.job != "" && a.lanes().knows(n.job):
+		return a.openLocal(ctx, n, "")
+	}
+	dir, err := a.configDir()
+	if err != nil {
+		return nil, err
+	}
+	name, err := pki.CurrentContext(dir)
+	if err != nil {
+		return nil, err
+	}
+	if name != "" {
+		return a.openContext(name, "")
+	}
+	if n.embedded {
+		return a.openLocal(ctx, n, "")
+	}
+	return nil, banyan.Errorf(banyan.NotFound, "there is no cluster to ask: 'banyan up' starts one here, --context names another, --local uses a node inside the command")
+}
+
+func (a *app) openContext(name, hint string) (*session, error) {
+	dir, err := a.configDir()
+	if err != nil {
+		return nil, err
+	}
+	c, err := pki.LoadContext(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	cl, err := dial(c)
+	if err != nil {
+		return nil, err
+	}
+	return &session{services: cl, hint: hint}, nil
+}
+
+// configDir is where contexts are kept.
+func (a *app) configDir() (string, error) {
+	if dir := a.Env("BANYAN_CONFIG"); dir != "" {
+		return dir, nil
+	}
+	return pki.ConfigDir()
+}
+
+// with opens the cluster for the time of fn.
+func (a *app) with(ctx context.Context, n need, fn func(ctx context.Context, s *session) error) error {
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	s, err := a.open(ctx, n)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(ctx, s), s.close())
+}
+
+// withJob is with for a command about the job that text names.
+func (a *app) withJob(ctx context.Context, text string, fn func(ctx context.Context, s *session, id banyan.JobID) error) error {
+	id, err := banyan.ParseJobID(text)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, need{embedded: true, job: id}, func(ctx context.Context, s *session) error { return fn(ctx, s, id) })
+}
+
+// meansLocal says whether open without a job would use a node of its own.
+func (a *app) meansLocal() (bool, error) {
+	if a.target.local || a.target.context != "" || a.Env("BANYAN_CONTEXT") != "" {
+		return a.target.local, nil
+	}
+	dir, err := a.configDir()
+	if err != nil {
+		return false, err
+	}
+	name, err := pki.CurrentContext(dir)
+	return name == "", err
+}

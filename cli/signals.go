@@ -1,0 +1,45 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// interrupts hands on SIGINT and SIGTERM. The channel holds two, so that the
+// impatient second one is not lost.
+type interrupts struct{ c chan os.Signal }
+
+// listen takes the signals over until stop.
+func listen() *interrupts {
+	i := &interrupts{c: make(chan os.Signal, 2)}
+	signal.Notify(i.c, os.Interrupt, syscall.SIGTERM)
+	return i
+}
+
+func (i *interrupts) stop() { signal.Stop(i.c) }
+
+// untilFirst gives a context that the next signal ends. After the cancel
+// function has returned no signal is taken any more.
+func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-i.c:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
+}
+
+// interruptible gives a context that the first signal ends; a second one ends
+// the process as if nobody listened.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}

@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// statusJSON is what 'status -o json' prints.
+type statusJSON struct {
+	Cluster     string        `json:"cluster"`
+	Node        string        `json:"node"` // that answered
+	Version     string        `json:"version"`
+	Healthy     bool          `json:"healthy"`
+	Problems    []problemJSON `json:"problems"`
+	Nodes       []nodeJSON    `json:"nodes"`
+	Shards      []shardJSON   `json:"shards"`
+	JobsActive  uint32        `json:"jobs_active"`
+	Replication uint32        `json:"replication"`
+}
+
+type problemJSON struct {
+	What     string `json:"what"`
+	Remedy   string `json:"remedy"`
+	Critical bool   `json:"critical"`
+}
+
+type shardJSON struct {
+	ID       uint32   `json:"id"`
+	Leader   string   `json:"leader"` // empty: none
+	Term     uint64   `json:"term"`
+	Voters   []string `json:"voters"`
+	Learners []string `json:"learners"`
+	Revision uint64   `json:"revision"`
+	Applied  uint64   `json:"applied_index"`
+}
+
+func newStatusJSON(m *banyanv1.StatusResponse) statusJSON {
+	out := statusJSON{
+		Cluster: m.ClusterId, Node: banyan.NodeID(m.Node).String(), Version: m.Version, Healthy: len(m.Problems) == 0,
+		Problems: []problemJSON{}, Nodes: []nodeJSON{}, Shards: []shardJSON{}, JobsActive: m.JobsActive, Replication: m.Replication,
+	}
+	for _, p := range m.Problems {
+		out.Problems = append(out.Problems, problemJSON{p.What, p.Remedy, p.Critical})
+	}
+	for _, n := range m.Nodes {
+		out.Nodes = append(out.Nodes, newNodeJSON(n))
+	}
+	for _, s := range m.Shards {
+		j := shardJSON{ID: s.Id, Term: s.Term, Voters: nodeNames(s.Voters), Learners: nodeNames(s.Learners), Revision: s.Revision, Applied: s.AppliedIndex}
+		if s.Leader != 0 {
+			j.Leader = banyan.NodeID(s.Leader).String()
+		}
+		out.Shards = append(out.Shards, j)
+	}
+	return out
+}
+
+func nodeNames(ids []uint64) []string {
+	out := []string{}
+	for _, id := range ids {
+		out = append(out, banyan.NodeID(id).String())
+	}
+	return out
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	var f format
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say what is unhealthy in the cluster, and what to do about it",
+		Long:  "Say what is unhealthy in the cluster, and what to do about it. Exits with 1 if anything is.",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
+				r, err := s.cluster.Status(ctx, connect.NewRequest(&banyanv1.StatusRequest{}))
+				if err != nil {
+					return err
+				}
+				if f.json() {
+					err = writeJSON(a.Out, newStatusJSON(r.Msg))
+				} else {
+					err = a.printStatus(r.Msg)
+				}
+				if err == nil && len(r.Msg.Problems) > 0 {
+					err = &exit{code: exitError}
+				}
+				return err
+			})
+		},
+	}
+	f.add(cmd.Flags())
+	return cmd
+}
+
+func (a *app) printStatus(m *banyanv1.StatusResponse) error {
+	alive, led := 0, 0
+	for _, n := range m.Nodes {
+		if n.State == "alive" {
+			alive++
+		}
+	}
+	for _, s := range m.Shards {
+		if s.Leader != 0 {
+			led++
+		}
+	}
+	fmt.Fprintf(a.Out, "Cluster %s, answered by %v, version %s\n", m.ClusterId, banyan.NodeID(m.Node), m.Version)
+	fmt.Fprintf(a.Out, "%d of %d nodes alive, %d of %d shards led, %d voters a shard, %d jobs active\n", alive, len(m.Nodes), led, len(m.Shards), m.Replication, m.JobsActive)
+	if len(m.Problems) == 0 {
+		_, err := fmt.Fprintln(a.Out, "All is well.")
+		return err
+	}
+	for _, p := range m.Problems {
+		mark := "warning"
+		if p.Critical {
+			mark = "CRITICAL"
+		}
+		if _, err := fmt.Fprintf(a.Out, "%s: %s: %s\n", mark, p.What, p.Remedy); err != nil {
+			return err
+		}
+	}
+	return nil
+}

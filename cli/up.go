@@ -1,0 +1,103 @@
+//go:build banyan_server
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"banyan/server"
+)
+
+// nodeFlags are the flags of the commands that start a node.
+type nodeFlags struct {
+	dir, listen, advertise, zone, name string
+	slots                              int
+	deadAfter                          time.Duration
+	verbose                            bool
+}
+
+func (f *nodeFlags) add(fs *pflag.FlagSet, dir string) {
+	fs.SortFlags = false
+	fs.StringVar(&f.dir, "dir", dir, "keep everything of the node in this `DIR`")
+	fs.StringVar(&f.listen, "listen", "", "listen on `HOST:PORT` (default "+server.DefaultListen+"; port 0: a free one)")
+	fs.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` where other machines reach this one, when it differs")
+	fs.StringVar(&f.zone, "zone", "", "the `ZONE` the machine is in; replicas are spread over zones")
+	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
+	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default the number of CPUs)")
+	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log what the node does, not only what goes wrong")
+}
+
+func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
+	config, err := a.configDir()
+	level := slog.LevelWarn
+	if f.verbose {
+		level = slog.LevelInfo
+	}
+	return server.Config{
+		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots,
+		DeadAfter: f.deadAfter, ConfigDir: config,
+		Logger: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
+	}, err
+}
+
+func (a *app) nodeDir() string { return filepath.Join(a.stateDir(), "node") }
+
+func (a *app) upCommand() *cobra.Command {
+	f := &nodeFlags{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Start a node; on an empty directory, a new cluster of one",
+		Long: `Start a node. On an empty directory it creates a cluster: its certificate
+authority, the node's certificate, and yours, which later commands on this
+machine find by themselves. On a directory that holds a node, also one that
+joined, it starts that node again. A signal stops it.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.nodeConfig(f)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return a.serve(ctx, c)
+		},
+	}
+	f.add(cmd.Flags(), a.nodeDir())
+	return cmd
+}
+
+// serve runs a node until ctx ends.
+func (a *app) serve(ctx context.Context, c server.Config) error {
+	srv, err := server.New(c)
+	if err != nil {
+		return err
+	}
+	run, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(run) }()
+	select {
+	case <-srv.Ready():
+		fmt.Fprintf(a.Out, "node %v (%s) of cluster %s is up at %s\n", srv.Node(), srv.Name(), srv.Cluster(), srv.Address())
+	case err := <-ended:
+		return stopped(err)
+	}
+	return stopped(<-ended)
+}
+
+// stopped takes the end that was asked for as success.
+func stopped(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

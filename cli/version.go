@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"banyan"
+)
+
+// versionJSON is what 'version -o json' prints.
+type versionJSON struct {
+	Version  string `json:"version"`
+	Commit   string `json:"commit"`
+	Protocol int    `json:"protocol"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	var f format
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  exactly(),
+		RunE: func(_ *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			v := versionJSON{banyan.Version, commit(), banyan.ProtocolVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			if f.json() {
+				return writeJSON(a.Out, v)
+			}
+			_, err := fmt.Fprintf(a.Out, "banyan %s %s (protocol %d, %s, %s)\n", v.Version, v.Commit, v.Protocol, v.Go, v.Platform)
+			return err
+		},
+	}
+	f.add(cmd.Flags())
+	return cmd
+}
+
+// commit is the commit the binary was built from, as the build stamped it.
+func commit() string {
+	rev, dirty := "unknown", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				rev = s.Value[:min(12, len(s.Value))]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				dirty = "+"
+			}
+		}
+	}
+	return rev + dirty
+}

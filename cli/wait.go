@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"banyan"
+)
+
+func (a *app) waitCommand() *cobra.Command {
+	var show showFlags
+	cmd := &cobra.Command{
+		Use:   "wait JOB",
+		Short: "Wait until a job has ended; exit as 'run' would",
+		Long: `Wait until a job has ended, showing its progress but not its output, and exit
+with the code that 'banyan run' would. A signal ends the waiting, not the job.`,
+		Args:        exactly("JOB"),
+		Annotations: map[string]string{countsFailures: ""},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			show.format.name = "text"
+			if err := show.check(); err != nil {
+				return err
+			}
+			id, err := banyan.ParseJobID(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			s, err := a.open(ctx, need{embedded: true, job: id})
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			return a.watch(ctx, s, follow{job: id, show: show, mute: true})
+		},
+	}
+	cmd.Flags().StringVar(&show.progress, "progress", "auto", "`HOW` to show progress: auto, bar, plain or none")
+	return cmd
+}
