@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -231,32 +230,4 @@ func (h *Host) Readmit(shard banyan.ShardID) error {
 	b := h.cfg.Store.NewBatch()
 	b.ClearTombstone(shard)
 	return b.Commit(true)
-}
-
-// ReceiveSnapshot takes a shard's state from another node: m, and rows until
-// it gives io.EOF. It returns when the state is installed on the disk, or was
-// not needed (nil both). Rows must not be used by the caller before it returns.
-func (h *Host) ReceiveSnapshot(ctx context.Context, shard banyan.ShardID, m *raftpb.Message, rows Rows) error {
-	stage, err := h.cfg.Store.Stage(shard)
-	if err != nil {
-		return err
-	}
-	if err := fill(ctx, stage, rows); err != nil {
-		stage.Abort()
-		return err
-	}
-	answer := make(chan error, 1)
-	h.post(func(c *Core) { c.StepSnapshot(shard, m, stage, func(err error) { answer <- err }) })
-	select { // not ctx: the stage is the loop's until it answers
-	case err = <-answer:
-	case <-h.stopped:
-		return errStopping // the next start clears the stage away
-	}
-	if err != nil {
-		stage.Abort()
-	}
-	if errors.Is(err, ErrNotTaken) {
-		return nil
-	}
-	return err
 }

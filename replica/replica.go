@@ -64,6 +64,9 @@ type Host struct {
 
 	mu    sync.RWMutex
 	slots map[banyan.ShardID]*slot
+	// receiving has the shards whose snapshot is coming in: one at a time, or
+	// the store would refuse one that raft has accepted.
+	receiving map[banyan.ShardID]bool
 }
 
 // New opens the replicas that are in the store.
@@ -82,7 +85,7 @@ func New(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub), board: newBoard(), start: time.Now(),
 		in: newInbox(), appends: newQueue[*Append](), applies: newQueue[*Apply](), sends: newQueue[Envelope](),
-		stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{},
+		stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{}, receiving: map[banyan.ShardID]bool{},
 	}
 	for _, shard := range cfg.Store.Shards() {
 		h.show(View{Shard: shard})

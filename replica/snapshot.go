@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"banyan"
 	"banyan/store"
 )
 
@@ -67,4 +68,52 @@ func SnapshotMessage(m *raftpb.Message, view *store.View) *raftpb.Message {
 			Index: &index, Term: &term, ConfState: view.ConfState(),
 		}},
 	}
+}
+
+// ReceiveSnapshot takes a shard's state from another node: m, and rows until
+// it gives io.EOF. It returns when the state is installed on the disk, or was
+// not needed (nil both). Rows must not be used by the caller before it returns.
+func (h *Host) ReceiveSnapshot(ctx context.Context, shard banyan.ShardID, m *raftpb.Message, rows Rows) error {
+	if !h.receive(shard) {
+		return banyan.Errorf(banyan.Unavailable, "shard %d is taking in another snapshot", shard)
+	}
+	defer h.received(shard)
+	stage, err := h.cfg.Store.Stage(shard)
+	if err != nil {
+		return err
+	}
+	if err := fill(ctx, stage, rows); err != nil {
+		stage.Abort()
+		return err
+	}
+	answer := make(chan error, 1)
+	h.post(func(c *Core) { c.StepSnapshot(shard, m, stage, func(err error) { answer <- err }) })
+	select { // not ctx: the stage is the loop's until it answers
+	case err = <-answer:
+	case <-h.stopped:
+		return errStopping // the next start clears the stage away
+	}
+	if err != nil {
+		stage.Abort()
+	}
+	if errors.Is(err, ErrNotTaken) {
+		return nil
+	}
+	return err
+}
+
+func (h *Host) receive(shard banyan.ShardID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.receiving[shard] {
+		return false
+	}
+	h.receiving[shard] = true
+	return true
+}
+
+func (h *Host) received(shard banyan.ShardID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.receiving, shard)
 }
