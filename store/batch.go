@@ -115,7 +115,7 @@ func (b *Batch) Append(id banyan.ShardID, entries []*raftpb.Entry) {
 	case first > c.m.last+1:
 		b.refuse(c, "the entries leave a gap in the log")
 		return
-	case first <= c.was.commit:
+	case first <= c.was.committed():
 		b.refuse(c, "the entries replace committed ones")
 		return
 	}

@@ -139,8 +139,8 @@ func (sh *Shard) load() error {
 		return nil
 	}
 	from := m.trunc + 1
-	if m.commit > m.trunc+tailEntries {
-		from = m.commit - tailEntries
+	if m.committed() > m.trunc+tailEntries {
+		from = m.committed() - tailEntries
 		first, err := sh.s.kv.Get(logKey(nil, sh.id, m.trunc+1))
 		if err != nil {
 			return err

@@ -56,6 +56,8 @@ type meta struct {
 	conf                 *raftpb.ConfState
 }
 
+func (m *meta) committed() uint64 { return max(m.commit, m.applied) }
+
 // check finds what no correct caller writes and no correct disk holds.
 func (m *meta) check() string {
 	switch {
@@ -96,7 +98,7 @@ func (sh *Shard) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	if m.term == 0 && m.vote == 0 && m.commit == 0 {
 		return nil, conf, nil
 	}
-	commit := max(m.commit, m.applied)
+	commit := m.committed()
 	return &raftpb.HardState{Term: &m.term, Vote: &m.vote, Commit: &commit}, conf, nil
 }
 

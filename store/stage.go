@@ -72,7 +72,7 @@ func (st *Stage) Install(index, term uint64, conf *raftpb.ConfState, hs *raftpb.
 	if c.m.moves != st.moves {
 		return banyan.Errorf(banyan.Stale, "shard %d was replaced while its snapshot came in: send a new one", st.sh.id)
 	}
-	if index < c.m.commit {
+	if index < c.m.committed() {
 		b.refuse(c, "the snapshot is older than what is committed")
 	}
 	b.SetHardState(st.sh.id, hs)

@@ -1,0 +1,6 @@
+package store
+
+// OpenPebble opens the KV alone, for its contract suite.
+func OpenPebble(dir string, o Options) (KV, error) {
+	return openPebble(dir, o, func(error) {})
+}
