@@ -18,6 +18,12 @@ func Get(r Reader, key []byte, at banyan.Revision) (*Row, error) {
 	return versionAt(r, key, at)
 }
 
+// RevisionOf gives the latest revision of the shard that r reads.
+func RevisionOf(r Reader) (banyan.Revision, error) {
+	mt, err := readMeta(r)
+	return mt.revision, err
+}
+
 // readable checks that the state at a revision can still, and already, be read.
 func readable(r Reader, at banyan.Revision) (meta, error) {
 	mt, err := readMeta(r)

@@ -6,7 +6,6 @@ package route
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -73,16 +72,9 @@ type ReadResult struct {
 	Age      time.Duration   // with Stale: at most this old
 }
 
-// SlotOf gives the hash slot of a partition (FNV-1a, 64 bit, modulo Slots).
-func SlotOf(partition []byte) int {
-	h := fnv.New64a()
-	h.Write(partition)
-	return int(h.Sum64() % banyan.Slots)
-}
-
 // ShardOf gives the shard that holds a partition.
 func (r *Router) ShardOf(partition []byte) banyan.ShardID {
-	return ShardOfSlot(SlotOf(partition), r.cfg.Shards)
+	return ShardOfSlot(banyan.SlotOf(partition), r.cfg.Shards)
 }
 
 // ShardOfSlot is the map fixed at creation: slots are dealt to the data shards in turn.
