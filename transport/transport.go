@@ -1,14 +1,28 @@
 // Package transport carries everything between nodes through one TCP port
-// under mutual TLS 1.3: raft messages and gossip as framed, versioned, batched
-// conversations; gossip streams; and HTTP/2 for calls and bulk, each on
-// connections of its own so that bulk never delays raft. See DESIGN below.
+// under mutual TLS 1.3.
+//
+// Each node keeps one connection to every node it talks to and sends raft
+// messages and gossip packets on it, batched into frames (frame.go); the other
+// direction is the other node's connection. Gossip streams, calls and bulk
+// have connections of their own, so that none of them delays a raft message.
+// What a connection is for, its caller says by ALPN. Callers that are not of
+// the cluster are refused in bounded time, with a reason where the protocol
+// they speak has room for one.
+//
+// A node that is gone is told from one that is slow: when a connection breaks
+// it is dialled again at once, and if nothing listens there any more, or
+// another process does, OnLost says so.
 package transport
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync"
+	"syscall"
 	"time"
 
 	"banyan"
@@ -17,23 +31,32 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
+// What a connection is for, by ALPN; anything else is HTTP.
+const (
+	protocolNode   = "banyan-node/1"
+	protocolGossip = "banyan-gossip/1"
+)
+
+const readBufferBytes = 64 << 10
+
 // Config says how a node is reached and how it reaches others.
 type Config struct {
 	Node   banyan.NodeID
 	Listen string // host:port; port 0 lets the system choose
 	Keeper *pki.Keeper
-	// Resolve says where a node listens (host:port). It must not block.
+	// Resolve says where a node listens (host:port). It must not block and may
+	// not call the transport.
 	Resolve func(banyan.NodeID) (string, bool)
 	Logger  *slog.Logger
 }
 
-// Handlers receive what arrives. They are called on the connection's own
-// goroutine and must not block for long; arguments belong to the handler.
-// Any of them may be nil.
+// Handlers receive what arrives. Each is called from several goroutines, in
+// order for one sender, and must not block for long: the sender's later
+// messages wait. Arguments belong to the handler. Any of them may be nil.
 type Handlers struct {
 	OnRaft   func(from banyan.NodeID, shard banyan.ShardID, m *raftpb.Message)
 	OnPacket func(from banyan.NodeID, b []byte)
-	// OnStream owns conn and must close it.
+	// OnStream runs on a goroutine of its own that Close waits for; it closes conn.
 	OnStream func(from banyan.NodeID, conn net.Conn)
 	// OnLost says that the process that was node is gone: its connection
 	// broke, and nothing listens at its address or another process does.
@@ -42,46 +65,136 @@ type Handlers struct {
 	OnFound func(node banyan.NodeID)
 }
 
-// Transport is one node's port.
-type Transport struct{}
+// Transport is one node's port and its connections to others.
+type Transport struct {
+	config   Config
+	own      hello
+	log      *slog.Logger
+	listener net.Listener
+	http     *httpListener
+	calls    *http.Client
+	bulk     *http.Client
 
-// Listen binds the port; nothing is accepted before Start.
-func Listen(c Config) (*Transport, error) { panic("todo") }
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	running sync.WaitGroup
 
-// Start accepts connections and hands what arrives to h. Call it once.
-func (t *Transport) Start(h Handlers) { panic("todo") }
-
-// Close closes the port and every connection and waits for all goroutines.
-func (t *Transport) Close() error { panic("todo") }
-
-// Addr is the bound address.
-func (t *Transport) Addr() net.Addr { panic("todo") }
-
-// HTTPListener gives the connections that are neither raft nor gossip, TLS
-// handshake done, as *tls.Conn, for http.Server.Serve (HTTP/2 and 1.1).
-func (t *Transport) HTTPListener() net.Listener { panic("todo") }
-
-// Send queues a raft message. It never blocks and may drop; raft sends again.
-// m must not be changed afterwards.
-func (t *Transport) Send(to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) { panic("todo") }
-
-// SendPacket queues a gossip packet. It never blocks and may drop. b is copied.
-func (t *Transport) SendPacket(to banyan.NodeID, b []byte) { panic("todo") }
-
-// DialStream opens a gossip stream to whoever listens at addr and says who that is.
-func (t *Transport) DialStream(ctx context.Context, addr string) (net.Conn, banyan.NodeID, error) {
-	panic("todo")
+	mu       sync.Mutex
+	handlers Handlers
+	started  bool
+	closed   bool
+	peers    map[banyan.NodeID]*peer
+	conns    map[net.Conn]struct{} // accepted
 }
 
-// HTTPClient calls other nodes at URL(node) over mutual TLS, HTTP/2.
-func (t *Transport) HTTPClient() *http.Client { panic("todo") }
+// Listen binds the port. Nothing is accepted, and nothing sent, before Start.
+func Listen(c Config) (*Transport, error) {
+	listener, err := net.Listen("tcp", c.Listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, banyan.Errorf(banyan.Unavailable, "%s is in use by another program: choose another port with --listen, or stop that program", c.Listen)
+	}
+	if err != nil {
+		return nil, banyan.Errorf(banyan.Unavailable, "cannot listen on %s: check --listen: %w", c.Listen, err)
+	}
+	t := &Transport{
+		config:   c,
+		own:      hello{Min: banyan.ProtocolVersion, Max: banyan.ProtocolVersion, Node: c.Node, Boot: rand.Uint64(), Version: banyan.Version},
+		log:      c.Logger,
+		listener: listener,
+		http:     newHTTPListener(listener.Addr()),
+		peers:    map[banyan.NodeID]*peer{},
+		conns:    map[net.Conn]struct{}{},
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.calls, t.bulk = t.newHTTPClient(), t.newHTTPClient()
+	return t, nil
+}
 
-// BulkHTTPClient is HTTPClient with connections of its own, for blobs and snapshots.
-func (t *Transport) BulkHTTPClient() *http.Client { panic("todo") }
+// Start accepts connections and hands what arrives to h. Call it once.
+func (t *Transport) Start(h Handlers) {
+	t.mu.Lock()
+	t.handlers, t.started = h, true
+	t.mu.Unlock()
+	t.spawn(t.accept)
+}
 
-// URL is the base URL of a node for HTTPClient and BulkHTTPClient, such as
-// "https://n7"; the client resolves it and checks that node 7 answers.
-func (t *Transport) URL(node banyan.NodeID) string { panic("todo") }
+// spawn runs f on a goroutine that Close waits for; after Close it does nothing.
+func (t *Transport) spawn(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.running.Go(f)
+	return true
+}
+
+// Close closes the port and every connection and waits until all handlers have
+// returned. HTTP connections are closed too: shut the HTTP server down first.
+func (t *Transport) Close() error {
+	t.mu.Lock()
+	t.closed = true
+	for c := range t.conns {
+		_ = c.Close() // an error of a connection that is given up says nothing
+	}
+	t.mu.Unlock()
+	t.cancel()
+	err := errors.Join(t.listener.Close(), t.http.Close())
+	t.running.Wait()
+	t.calls.CloseIdleConnections()
+	t.bulk.CloseIdleConnections()
+	return err
+}
+
+// Addr is the bound address.
+func (t *Transport) Addr() net.Addr { return t.listener.Addr() }
+
+// HTTPListener gives the connections that are neither raft nor gossip, TLS
+// handshake done, as *tls.Conn, for http.Server.Serve (HTTP/2 and 1.1; leave
+// the server's TLSConfig nil). A connection may carry no certificate:
+// Request.TLS.VerifiedChains says. The server's time-outs bound idle callers.
+func (t *Transport) HTTPListener() net.Listener { return t.http }
+
+// Send queues a raft message. It never blocks and may drop the message; raft
+// sends again. m and its entries must not be changed afterwards.
+func (t *Transport) Send(to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) {
+	if p := t.peer(to); p != nil && p.queue.addRaft(shard, m) {
+		p.wakeUp()
+	}
+}
+
+// SendPacket queues a copy of a gossip packet. It never blocks and may drop it.
+func (t *Transport) SendPacket(to banyan.NodeID, b []byte) {
+	if p := t.peer(to); p != nil && p.queue.addPacket(b) {
+		p.wakeUp()
+	}
+}
 
 // LastContact is when something last arrived from node; zero if never.
-func (t *Transport) LastContact(node banyan.NodeID) time.Time { panic("todo") }
+func (t *Transport) LastContact(node banyan.NodeID) time.Time {
+	t.mu.Lock()
+	p := t.peers[node]
+	t.mu.Unlock()
+	if p == nil {
+		return time.Time{}
+	}
+	if ms := p.lastContactMs.Load(); ms != 0 {
+		return time.UnixMilli(ms)
+	}
+	return time.Time{}
+}
+
+// peer gives the sender to a node, and starts it if need be. It gives nil for
+// the node itself, before Start and after Close.
+func (t *Transport) peer(node banyan.NodeID) *peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[node]
+	if p != nil || t.closed || !t.started || node == t.config.Node || len(t.peers) >= banyan.NodesMax {
+		return p
+	}
+	p = &peer{t: t, node: node, wake: make(chan struct{}, 1), probe: make(chan struct{}, 1)}
+	t.peers[node] = p
+	t.running.Go(p.run)
+	return p
+}

@@ -1,0 +1,248 @@
+package transport
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"banyan"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// firstByteTimeout bounds how long a caller may say nothing at all.
+const firstByteTimeout = 5 * time.Second
+
+// tlsHandshakeRecord is the first byte of every TLS connection.
+const tlsHandshakeRecord = 0x16
+
+// accepted is a connection whose first byte was looked at and that is counted.
+type accepted struct {
+	net.Conn
+	first  []byte
+	forget func()
+}
+
+func (c *accepted) Read(b []byte) (int, error) {
+	if len(c.first) > 0 && len(b) > 0 {
+		n := copy(b, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *accepted) Close() error {
+	c.forget()
+	return c.Conn.Close()
+}
+
+// accept runs until the listener closes.
+func (t *Transport) accept() {
+	for {
+		conn, err := t.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, most likely: wait for some to be closed
+			t.log.Error("cannot accept connections", "error", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-t.ctx.Done():
+			}
+			continue
+		}
+		c, ok := t.admit(conn)
+		if !ok || !t.spawn(func() { t.serve(c) }) {
+			_ = conn.Close()
+		}
+	}
+}
+
+// admit counts a connection, unless there are ConnectionsMax.
+func (t *Transport) admit(conn net.Conn) (*accepted, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || len(t.conns) >= banyan.ConnectionsMax {
+		return nil, false
+	}
+	t.conns[conn] = struct{}{}
+	return &accepted{Conn: conn, forget: sync.OnceFunc(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.conns, conn)
+	})}, true
+}
+
+// serve finds out what a connection is for and does it. It does not close
+// connections that it hands to the HTTP server or to OnStream.
+func (t *Transport) serve(c *accepted) {
+	var first [1]byte
+	err := c.SetDeadline(time.Now().Add(firstByteTimeout))
+	if err == nil {
+		_, err = io.ReadFull(c.Conn, first[:])
+	}
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	if first[0] != tlsHandshakeRecord {
+		t.refusePlain(c, first[0])
+		return
+	}
+	c.first = first[:]
+	conn := tls.Server(c, t.config.Keeper.ServerTLS(protocolNode, protocolGossip, "h2", "http/1.1"))
+	err = c.SetDeadline(time.Now().Add(helloTimeout))
+	if err == nil {
+		err = conn.HandshakeContext(t.ctx)
+	}
+	if err != nil {
+		t.log.Debug("refused a connection", "from", c.RemoteAddr().String(), "error", err)
+		_ = c.Close()
+		return
+	}
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case protocolNode, protocolGossip:
+		t.serveNode(conn)
+	default:
+		if c.SetDeadline(time.Time{}) != nil || !t.http.deliver(conn) {
+			_ = conn.Close()
+		}
+	}
+}
+
+// serveNode greets a node and serves its conversation or stream.
+func (t *Transport) serveNode(conn *tls.Conn) {
+	conv, err := answer(conn, t.own)
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		t.log.Warn("refused a node", "from", conn.RemoteAddr().String(), "error", err)
+		_ = conn.Close()
+		return
+	}
+	if conn.ConnectionState().NegotiatedProtocol == protocolGossip {
+		if t.handlers.OnStream == nil {
+			_ = conn.Close()
+			return
+		}
+		t.handlers.OnStream(conv.peer.Node, conv)
+		return
+	}
+	defer conn.Close()
+	p := t.peer(conv.peer.Node)
+	if p == nil {
+		return
+	}
+	p.met(conv.peer.Boot)
+	nudge(p.probe) // have a connection the other way too
+	err = t.receive(conv, p)
+	t.log.Debug("a node's connection ended", "node", p.node, "error", err)
+	nudge(p.probe) // is it gone?
+}
+
+// receive hands on what a node sends until its connection breaks.
+func (t *Transport) receive(conn *conversation, p *peer) error {
+	pong := sealFrame(newFrame(nil), framePong)
+	return readFrames(conn, func(typ frameType, payload []byte) error {
+		p.heard()
+		switch typ {
+		case framePing:
+			return p.write(conn, pong)
+		case frameRaft:
+			return eachRecord(payload, func(shard uint32, body []byte) error {
+				m := &raftpb.Message{}
+				if err := proto.Unmarshal(body, m); err != nil {
+					return banyan.Errorf(banyan.Corrupt, "node %s sent a raft message that cannot be read: %w", p.node, err)
+				}
+				if t.handlers.OnRaft != nil {
+					t.handlers.OnRaft(p.node, banyan.ShardID(shard), m)
+				}
+				return nil
+			})
+		case framePacket:
+			return eachRecord(payload, func(_ uint32, body []byte) error {
+				if t.handlers.OnPacket != nil {
+					t.handlers.OnPacket(p.node, append([]byte(nil), body...))
+				}
+				return nil
+			})
+		}
+		return banyan.Errorf(banyan.TooNew, "node %s sent a frame of type %d, which this node does not know", p.node, typ)
+	})
+}
+
+// refusePlain tells a caller that does not speak TLS what to do.
+func (t *Transport) refusePlain(c *accepted, first byte) {
+	defer c.Close()
+	t.log.Debug("refused a connection without TLS", "from", c.RemoteAddr().String())
+	text := "This is a banyan node. It speaks only TLS, and only with holders of a certificate of its cluster.\n" +
+		"Use the banyan command on a machine that has one ('banyan status'), or https:// with the certificate.\n" +
+		"A new machine comes in with 'banyan join HOST:PORT --token TOKEN'; 'banyan token' on a node prints a token.\n"
+	if 'A' <= first && first <= 'Z' { // the method of an HTTP request
+		text = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" + text
+	}
+	if _, err := io.WriteString(c, text); err != nil {
+		return
+	}
+	// Read a little of what is still coming, so that the text is not lost to a reset.
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && tcp.CloseWrite() == nil && c.SetDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(c, 64<<10))
+	}
+}
+
+// httpListener is the listener of the HTTP server.
+type httpListener struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{}
+	close func()
+}
+
+var _ net.Listener = (*httpListener)(nil)
+
+func newHTTPListener(addr net.Addr) *httpListener {
+	l := &httpListener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.done) })
+	return l
+}
+
+// deliver waits for the server to accept; false when the listener is closed.
+func (l *httpListener) deliver(c net.Conn) bool {
+	select {
+	case l.conns <- c:
+		return true
+	case <-l.done:
+		return false
+	}
+}
+
+func (l *httpListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *httpListener) Close() error {
+	l.close()
+	return nil
+}
+
+func (l *httpListener) Addr() net.Addr { return l.addr }
+
+// hostOnly strips the port of an address, if it has one.
+func hostOnly(addr string) string {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return strings.Trim(addr, "[]")
+}
