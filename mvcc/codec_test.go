@@ -82,6 +82,7 @@ func TestValidate(t *testing.T) {
 		}
 		return muts
 	}
+	cond := mvcc.Cond{Key: key, Test: mvcc.ValueEquals, Value: make([]byte, banyan.ValueBytesMax)}
 	for _, c := range []struct {
 		name  string
 		conds []mvcc.Cond
@@ -98,6 +99,7 @@ func TestValidate(t *testing.T) {
 		{"command too large", nil, puts(4, banyan.ValueBytesMax), "split it"},
 		{"most mutations", nil, puts(banyan.CommandMutationsMax, 1), ""},
 		{"too many mutations", nil, puts(banyan.CommandMutationsMax+1, 1), "4097 mutations"},
+		{"conditions too large", []mvcc.Cond{cond, cond, cond, cond}, nil, "split it"},
 		{"too many conditions", make([]mvcc.Cond, banyan.CommandConditionsMax+1), nil, "1025 conditions"},
 		{"unknown test", []mvcc.Cond{{Key: key}}, nil, "unknown test 0"},
 		{"unknown mutation", nil, []mvcc.Mutation{{Key: key}}, "mutation 0 is unknown"},

@@ -207,10 +207,49 @@ type rig struct {
 	model   *model
 	rows    [2]*memrows.Rows
 	machine [2]*mvcc.Machine
+	lent    [][]byte
 	live    map[banyan.Revision][]mvcc.Event // as Apply gave them
 }
 
 const rigWindow = 6
+
+// strict keeps no more than Reader promises: slices of Get turn to rubbish at
+// the next write, those of Scan behind the callback.
+type strict struct {
+	*memrows.Rows
+	lent *[][]byte
+}
+
+func (s strict) lend(b []byte) []byte {
+	b = bytes.Clone(b)
+	*s.lent = append(*s.lent, b)
+	return b
+}
+
+func (s strict) reclaim(from int) {
+	for _, b := range (*s.lent)[from:] {
+		for i := range b {
+			b[i] = 0xee
+		}
+	}
+	*s.lent = (*s.lent)[:from]
+}
+
+func (s strict) Get(k []byte) ([]byte, error) {
+	b, err := s.Rows.Get(k)
+	return s.lend(b), err
+}
+
+func (s strict) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
+	return s.Rows.Scan(lo, hi, func(k, v []byte) bool {
+		defer s.reclaim(len(*s.lent))
+		return fn(s.lend(k), s.lend(v))
+	})
+}
+
+func (s strict) Set(k, v []byte)           { s.Rows.Set(k, v); s.reclaim(0) }
+func (s strict) Delete(k []byte)           { s.Rows.Delete(k); s.reclaim(0) }
+func (s strict) DeleteRange(lo, hi []byte) { s.Rows.DeleteRange(lo, hi); s.reclaim(0) }
 
 func (g *rig) open(i int) {
 	m, err := mvcc.OpenWindow(g.rows[i], rigWindow)
@@ -315,7 +354,7 @@ func (g *rig) step() {
 		if err != nil {
 			g.t.Fatal(err)
 		}
-		res, evs, err := g.machine[i].Apply(g.rows[i], term, d)
+		res, evs, err := g.machine[i].Apply(strict{g.rows[i], &g.lent}, term, d)
 		if err != nil {
 			g.t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ type plan struct {
 	counted keyset // prefixes appended to
 	counts  []uint64
 
-	removed   int // rows, through ranges and leases
+	removed   int // rows that ranges and leases met, and mostly removed
 	displaced int // bytes of versions that move to history
 
 	// The compaction: see planCompact.
@@ -253,13 +253,10 @@ func (p *plan) deleteRange(lo, hi []byte) error {
 	var err error
 	from, to := currentBounds(lo, hi)
 	scanErr := p.r.Scan(from, to, func(k, v []byte) bool {
-		i, ok := p.keys.find(k[1:])
-		if ok && !p.touched[i].exists {
-			return true
-		}
 		if p.full() {
 			return false
 		}
+		i, ok := p.keys.find(k[1:])
 		if !ok {
 			var t touch
 			if t, err = found(bytes.Clone(k[1:]), bytes.Clone(v)); err != nil {
@@ -307,8 +304,8 @@ func (p *plan) revoke(lease uint64) error {
 		}
 		if p.touched[i].row.Lease == lease {
 			p.remove(i)
-			p.removed++
 		}
+		p.removed++
 	}
 	for i := range p.touched[:inBatch] {
 		if p.touched[i].row.Lease == lease {
