@@ -54,3 +54,31 @@ func BenchmarkEncode(b *testing.B) {
 		buf = c.Encode(buf[:0])
 	}
 }
+
+// BenchmarkOpen opens a machine whose dedup window is full, and applies one
+// command, which is when the window is read.
+func BenchmarkOpen(b *testing.B) {
+	rows := memrows.New()
+	m, err := mvcc.Open(rows)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte("k"), Value: make([]byte, 256)}}}
+	apply := func(m *mvcc.Machine, n int) {
+		binary.BigEndian.PutUint64(c.Request[:], uint64(n))
+		if res, _, err := m.Apply(rows, 1, c); err != nil || !res.OK {
+			b.Fatal(res, err)
+		}
+		m.Flush(rows)
+	}
+	for i := range banyan.DedupWindowMax {
+		apply(m, i+1)
+	}
+	for i := 0; b.Loop(); i++ {
+		m, err := mvcc.Open(rows)
+		if err != nil {
+			b.Fatal(err)
+		}
+		apply(m, banyan.DedupWindowMax+1+i)
+	}
+}

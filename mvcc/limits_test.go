@@ -270,8 +270,16 @@ func TestReadFails(t *testing.T) {
 	for n := 1; ; n++ {
 		b := newBed(t)
 		b.fill(3, 1, math.MaxUint64)
+		if _, _, err := b.m.Apply(b.rows, 1, &mvcc.Command{Request: banyan.RequestID{9}}); err != nil {
+			t.Fatal(err)
+		}
+		b.m.Flush(b.rows)
+		m, err := mvcc.Open(b.rows)
+		if err != nil {
+			t.Fatal(err)
+		}
 		f := &flaky{Rows: b.rows, left: n}
-		res, _, err := b.m.Apply(f, cmd.Term, cmd)
+		res, _, err := m.Apply(f, cmd.Term, cmd)
 		if err == nil {
 			if !res.OK || f.writes == 0 {
 				t.Fatalf("%+v, %d writes", res, f.writes)
@@ -283,7 +291,7 @@ func TestReadFails(t *testing.T) {
 			t.Fatalf("read %d: %v, %d writes", n, err, f.writes)
 		}
 	}
-	if failures < 9 {
+	if failures < 10 {
 		t.Errorf("only %d reads could fail", failures)
 	}
 }

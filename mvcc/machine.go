@@ -1,8 +1,6 @@
 package mvcc
 
-import (
-	"banyan"
-)
+import "banyan"
 
 // Machine applies commands to the rows of one shard. It keeps in memory only
 // its counters and where recent requests lie; rows are the state. It is not
@@ -12,7 +10,8 @@ type Machine struct {
 	horizon  banyan.Revision
 	notes    uint64 // since the latest revision
 	window   window
-	dirty    bool // the meta row is behind
+	unread   place // where the window begins in the rows, until it is read
+	dirty    bool  // the meta row is behind
 
 	// Kept from one Apply to the next only to spare allocations.
 	plan     plan
@@ -20,6 +19,8 @@ type Machine struct {
 }
 
 // Open takes the state up from its rows. No rows at all are an empty shard.
+// It reads one row; what requests there were is read by the first Apply, so
+// that a node opens fast however many shards it holds.
 func Open(r Reader) (*Machine, error) {
 	return open(r, banyan.DedupWindowMax)
 }
@@ -29,27 +30,36 @@ func open(r Reader, windowMax int) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{revision: mt.revision, horizon: mt.horizon, window: window{max: windowMax}}
-	if mt.front == (place{}) {
-		return m, nil
+	return &Machine{
+		revision: mt.revision, horizon: mt.horizon,
+		window: window{max: windowMax}, unread: mt.front,
+	}, nil
+}
+
+// readWindow fills the window from the rows, if that was not done yet.
+func (m *Machine) readWindow(r Reader) error {
+	if m.unread == (place{}) {
+		return nil
 	}
-	scanErr := r.Scan(appendPlaceKey(nil, mt.front), []byte{recordPrefix + 1}, func(k, v []byte) bool {
+	var err error
+	scanErr := r.Scan(appendPlaceKey(nil, m.unread), []byte{recordPrefix + 1}, func(k, v []byte) bool {
 		err = m.recollect(k, v)
 		return err == nil
 	})
 	if err == nil {
 		err = scanErr
 	}
-	if err == nil && m.window.front() != mt.front {
-		err = banyan.Errorf(banyan.Corrupt, "mvcc: the oldest remembered request should lie at %v, but lies at %v", mt.front, m.window.front())
+	if front := m.window.front(); err == nil && front != m.unread {
+		err = banyan.Errorf(banyan.Corrupt, "mvcc: the oldest remembered request should lie at %v, but lies at %v", m.unread, front)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if back := m.window.back(); back.rev == m.revision {
 		m.notes = back.n
 	}
-	return m, nil
+	m.unread = place{}
+	return nil
 }
 
 // recollect puts one record or note back into the window.
@@ -94,6 +104,9 @@ func (m *Machine) Flush(w Writer) {
 // the caller's; their slices may be parts of the command. rw must be the same
 // state that the machine was opened on, with all that it did since.
 func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, []Event, error) {
+	if err := m.readWindow(rw); err != nil {
+		return Result{}, nil, err
+	}
 	if at, ok := m.window.find(cmd.Request); ok {
 		res, err := m.recall(rw, at)
 		return res, nil, err
