@@ -1,0 +1,439 @@
+package worker
+
+import (
+	"cmp"
+	"slices"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+
+	peerv1 "banyan/api/banyan/peer/v1"
+)
+
+// Key names one attempt in the cluster.
+type Key struct {
+	Job     banyan.JobID
+	Task    uint32
+	Attempt uint64
+}
+
+func keyOf(k *peerv1.AttemptKey) Key {
+	return Key{banyan.JobID(k.GetJobId()), k.GetTask(), k.GetAttempt()}
+}
+
+func (k Key) proto() *peerv1.AttemptKey {
+	return &peerv1.AttemptKey{JobId: string(k.Job), Task: k.Task, Attempt: k.Attempt}
+}
+
+// Start tells the driver to run an attempt in a slot.
+type Start struct {
+	Key     Key
+	Slot    int // from 1
+	Attempt *peerv1.Attempt
+	Job     *peerv1.JobHeader
+}
+
+// Effects is what the driver has to do, in this order.
+type Effects struct {
+	Stop  []Key // kill; the attempt still has to be given to Finish
+	Start []Start
+}
+
+// Core is the worker without its goroutines: which attempts it holds, which of
+// them run, what it owes to which controller. It reads no clock; now is
+// microseconds on any clock that does not go back. It is not safe for
+// concurrent use.
+//
+// An attempt waits, runs and is finished; a finished one is kept until its
+// controller says it is recorded. Each belongs to the controller that leads its
+// job's shard, as far as this worker knows; that may change at any time.
+type Core struct {
+	node    banyan.NodeID
+	slots   []*attempt // what runs, by slot
+	shardOf func(partition []byte) banyan.ShardID
+	view    map[banyan.ShardID]banyan.NodeID // as last told
+	leaders map[banyan.ShardID]banyan.NodeID // view, and what starts have taught since
+
+	controllers []*controller // connected, by node
+	attempts    map[Key]*attempt
+	waiting     []*attempt // oldest first
+	results     []*attempt // finished, oldest first
+	pace        pace
+	draining    bool
+	stopped     bool
+	effects     Effects
+}
+
+type attempt struct {
+	key   Key
+	shard banyan.ShardID
+	from  banyan.NodeID // whose present stream brought it; 0: that stream is gone
+	msg   *peerv1.Attempt
+	job   *peerv1.JobHeader
+	since int64 // it has waited or run since
+
+	slot    int  // from 1; 0: it does not run
+	killed  bool // the driver was told
+	dropped bool // nobody wants its result
+
+	result *banyanv1.TaskResult
+	bytes  int           // of result, about
+	sentTo banyan.NodeID // 0: not sent
+	sentAt int64
+}
+
+// controller is one connected stream.
+type controller struct {
+	node     banyan.NodeID
+	hello    bool // due
+	helloAt  int64
+	jobs     map[banyan.JobID]*peerv1.JobHeader
+	demand   int
+	rejected []Key
+	credit   int
+	told     *peerv1.WorkerMessage // the last message's credit and draining; nil: none yet
+}
+
+const (
+	helloAgain  = 500_000   // µs, while attempts are held that the stream did not start
+	resultAgain = 2_000_000 // µs, until a result is recorded
+	stuckAfter  = 100_000   // µs without any start or end, then what waits is handed back
+	messageMax  = 2 << 20   // bytes of results in one message, about
+)
+
+// NewCore makes a worker that holds nothing.
+func NewCore(node banyan.NodeID, slots int, shardOf func([]byte) banyan.ShardID) *Core {
+	return &Core{
+		node: node, slots: make([]*attempt, slots), shardOf: shardOf,
+		leaders:  map[banyan.ShardID]banyan.NodeID{},
+		attempts: map[Key]*attempt{},
+	}
+}
+
+// Take gives what there is to do and forgets it.
+func (c *Core) Take() Effects {
+	e := c.effects
+	c.effects = Effects{}
+	return e
+}
+
+// Lead says who leads which shard. Only what differs from the call before
+// counts: a controller that sent a start is believed over an old view.
+func (c *Core) Lead(view map[banyan.ShardID]banyan.NodeID) {
+	for shard, node := range view {
+		if c.view[shard] != node {
+			c.leaders[shard] = node
+		}
+	}
+	for shard := range c.view {
+		if _, ok := view[shard]; !ok {
+			delete(c.leaders, shard)
+		}
+	}
+	c.view = view
+	for _, a := range c.held() {
+		if owner := c.owner(a); owner != nil && owner.node != a.from {
+			owner.hello = true
+		}
+	}
+	c.grant()
+}
+
+// Connect says that a stream to a controller is open; its first message will
+// be a Hello.
+func (c *Core) Connect(node banyan.NodeID) {
+	c.Disconnect(node)
+	c.controllers = append(c.controllers, &controller{node: node, hello: true, jobs: map[banyan.JobID]*peerv1.JobHeader{}})
+	slices.SortFunc(c.controllers, func(a, b *controller) int { return cmp.Compare(a.node, b.node) })
+	c.grant()
+}
+
+// Disconnect says that the stream to a controller is gone. What it started goes on.
+func (c *Core) Disconnect(node banyan.NodeID) {
+	c.controllers = slices.DeleteFunc(c.controllers, func(x *controller) bool { return x.node == node })
+	for _, a := range c.held() {
+		if a.from == node {
+			a.from = 0
+		}
+	}
+	for _, a := range c.results {
+		if a.sentTo == node {
+			a.sentTo = 0
+		}
+	}
+	c.grant()
+}
+
+// Receive takes a controller's message. An error means that the stream is no
+// good and must be closed and opened anew.
+func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessage) error {
+	from := c.controller(node)
+	if from == nil {
+		return nil
+	}
+	from.demand = int(m.GetDemand())
+	for _, k := range m.GetRecorded() {
+		c.unwanted(keyOf(k))
+	}
+	for _, k := range m.GetUnknown() {
+		c.unwanted(keyOf(k))
+	}
+	for _, k := range m.GetStop() {
+		c.stop(now, keyOf(k))
+	}
+	err := from.learn(m.GetJobs())
+	for _, s := range m.GetStart() {
+		if err == nil {
+			err = c.accept(now, from, s)
+		}
+	}
+	c.fill(now)
+	return err
+}
+
+// learn keeps job headers for the life of the stream.
+func (x *controller) learn(jobs []*peerv1.JobHeader) error {
+	for _, j := range jobs {
+		if len(x.jobs) >= banyan.WorkerJobsMax {
+			return banyan.Errorf(banyan.Exhausted, "%s has sent %d jobs over one stream (WorkerJobsMax): opening a new one", x.node, len(x.jobs))
+		}
+		x.jobs[banyan.JobID(j.GetJobId())] = j
+	}
+	return nil
+}
+
+func (c *Core) accept(now int64, from *controller, s *peerv1.Attempt) error {
+	k := keyOf(s.GetKey())
+	if c.attempts[k] != nil {
+		return nil
+	}
+	job := from.jobs[k.Job]
+	if job.GetSpec() == nil || s.GetKey().GetTask() > job.GetTasks() {
+		return banyan.Errorf(banyan.Invalid, "%s started task %d of job %s without saying what the job is: opening a new stream", from.node, k.Task, k.Job)
+	}
+	if c.draining || c.stopped || len(c.waiting) >= banyan.WorkerBacklogMax+len(c.slots) {
+		from.rejected = append(from.rejected, k)
+		return nil
+	}
+	a := &attempt{key: k, shard: c.shardOf([]byte(k.Job)), from: from.node, msg: s, job: job, since: now}
+	c.leaders[a.shard] = from.node
+	c.attempts[k] = a
+	c.waiting = append(c.waiting, a)
+	return nil
+}
+
+// stop cancels on behalf of the job: the result says so.
+func (c *Core) stop(now int64, k Key) {
+	a := c.attempts[k]
+	switch {
+	case a == nil || a.result != nil:
+	case a.slot > 0:
+		c.kill(a)
+	default:
+		c.unqueue(a)
+		a.finish(&banyanv1.TaskResult{
+			Task: k.Task, Attempt: a.msg.GetTry(), Node: uint64(c.node),
+			State: banyanv1.TaskState_TASK_STATE_CANCELED, Error: "canceled before it began",
+		})
+		c.results = append(c.results, a)
+	}
+}
+
+// unwanted forgets an attempt, killing it if it runs.
+func (c *Core) unwanted(k Key) {
+	a := c.attempts[k]
+	switch {
+	case a == nil:
+	case a.slot > 0:
+		a.dropped = true
+		c.kill(a)
+	default:
+		c.unqueue(a)
+		c.forget(a)
+	}
+}
+
+// Finish says how a started attempt ended. A nil result hands it back: it was
+// killed because this worker stops, and somebody else has to do it.
+func (c *Core) Finish(now int64, k Key, result *banyanv1.TaskResult) {
+	a := c.attempts[k]
+	if a == nil || a.slot == 0 {
+		return
+	}
+	c.slots[a.slot-1], a.slot = nil, 0
+	if !a.killed {
+		c.pace.ended(now, now-a.since)
+	}
+	switch {
+	case a.dropped:
+		c.forget(a)
+	case result == nil:
+		c.reject(a)
+	default:
+		a.finish(result)
+		c.results = append(c.results, a)
+	}
+	c.fill(now)
+}
+
+// Drain stops taking attempts, or takes them again. What runs goes on to its end.
+func (c *Core) Drain(on bool) {
+	c.draining = on
+	if on {
+		c.rejectWaiting(0)
+	}
+	c.grant()
+}
+
+// Stop ends the worker: it takes nothing more, what waits is handed back and
+// what runs is killed, to be handed back by Finish.
+func (c *Core) Stop() {
+	c.stopped = true
+	c.rejectWaiting(0)
+	for _, a := range c.slots {
+		if a != nil {
+			c.kill(a)
+		}
+	}
+	c.grant()
+}
+
+// Tick lets time pass; a few times in 100 ms will do.
+func (c *Core) Tick(now int64) {
+	for _, a := range c.results {
+		if a.sentTo != 0 && now-a.sentAt >= resultAgain {
+			a.sentTo = 0
+		}
+	}
+	for _, a := range c.held() {
+		if x := c.owner(a); x != nil && a.from != x.node && now-x.helloAt >= helloAgain {
+			x.hello = true
+		}
+	}
+	if c.busy() && now-c.pace.moved >= stuckAfter {
+		c.rejectWaiting(c.pace.ahead(now, len(c.slots), true))
+	}
+	c.pace.now = now
+	c.grant()
+}
+
+// fill starts what fits into free slots.
+func (c *Core) fill(now int64) {
+	for i := 0; i < len(c.waiting) && !c.stopped; {
+		slot := slices.Index(c.slots, nil)
+		if slot < 0 {
+			break
+		}
+		a := c.waiting[i]
+		if limit := int(a.job.GetSpec().GetPerNodeMax()); limit > 0 && c.runningOf(a.key.Job) >= limit {
+			i++
+			continue
+		}
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+		c.slots[slot] = a
+		a.slot, a.since = slot+1, now
+		c.pace.moved = now
+		c.effects.Start = append(c.effects.Start, Start{Key: a.key, Slot: a.slot, Attempt: a.msg, Job: a.job})
+	}
+	c.pace.now = now
+	c.grant()
+}
+
+func (c *Core) runningOf(job banyan.JobID) int {
+	n := 0
+	for _, a := range c.slots {
+		if a != nil && a.key.Job == job {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *Core) busy() bool { return !slices.Contains(c.slots, nil) }
+
+// rejectWaiting hands back what waits beyond keep, the newest first.
+func (c *Core) rejectWaiting(keep int) {
+	for i := len(c.waiting) - 1; i >= keep; i-- {
+		if a := c.waiting[i]; c.owner(a) != nil {
+			c.waiting = slices.Delete(c.waiting, i, i+1)
+			c.reject(a)
+		}
+	}
+}
+
+// reject hands an attempt back to whoever leads its job. With no stream there
+// it is enough that the next Hello does not claim it.
+func (c *Core) reject(a *attempt) {
+	if x := c.owner(a); x != nil {
+		x.rejected = append(x.rejected, a.key)
+	}
+	c.forget(a)
+}
+
+func (c *Core) kill(a *attempt) {
+	if !a.killed {
+		a.killed = true
+		c.effects.Stop = append(c.effects.Stop, a.key)
+	}
+}
+
+func (c *Core) unqueue(a *attempt) {
+	if i := slices.Index(c.waiting, a); i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+	}
+}
+
+func (c *Core) forget(a *attempt) {
+	delete(c.attempts, a.key)
+	if i := slices.Index(c.results, a); i >= 0 {
+		c.results = slices.Delete(c.results, i, i+1)
+	}
+}
+
+func (a *attempt) finish(r *banyanv1.TaskResult) {
+	a.result = r
+	a.bytes = 256 + len(r.GetStdout().GetInline()) + len(r.GetStderr().GetInline()) + len(r.GetError()) +
+		32*(len(r.GetStdout().GetChunks())+len(r.GetStderr().GetChunks()))
+	for _, f := range r.GetReturned() {
+		a.bytes += 32 + len(f.GetPath()) + 34*len(f.GetChunks())
+	}
+	a.msg, a.job = nil, nil
+}
+
+// held is what waits and runs.
+func (c *Core) held() []*attempt {
+	held := make([]*attempt, 0, len(c.slots)+len(c.waiting))
+	for _, a := range c.slots {
+		if a != nil {
+			held = append(held, a)
+		}
+	}
+	return append(held, c.waiting...)
+}
+
+// Holds counts what waits, runs, and is finished but not recorded.
+func (c *Core) Holds() (waiting, running, unrecorded int) {
+	for _, a := range c.slots {
+		if a != nil {
+			running++
+		}
+	}
+	return len(c.waiting), running, len(c.results)
+}
+
+// owner is the connected controller that an attempt belongs to, nil for none.
+func (c *Core) owner(a *attempt) *controller {
+	if x := c.controller(c.leaders[a.shard]); x != nil {
+		return x
+	}
+	return c.controller(a.from)
+}
+
+func (c *Core) controller(node banyan.NodeID) *controller {
+	for _, x := range c.controllers {
+		if x.node == node {
+			return x
+		}
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package worker
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// inherited is what tasks get of this process's environment by default: what
+// programs need to find their way, and nothing that may be a secret.
+func inherited() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		k, _, _ := strings.Cut(kv, "=")
+		switch strings.ToUpper(k) {
+		case "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM",
+			"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES",
+			"SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP",
+			"USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMFILES", "PROGRAMDATA", "NUMBER_OF_PROCESSORS":
+			env = append(env, kv)
+		default:
+			if strings.HasPrefix(k, "LC_") {
+				env = append(env, kv)
+			}
+		}
+	}
+	return env
+}
+
+// environment is the job's, over the node's, under what is true of this attempt.
+func (w *Worker) environment(s Start, spec *banyanv1.JobSpec, dir, traceparent string) []string {
+	seq, slot := strconv.FormatUint(uint64(s.Key.Task)+1, 10), strconv.Itoa(s.Slot)
+	own := [...][2]string{
+		{"BANYAN_JOB", string(s.Key.Job)},
+		{"BANYAN_TASK", seq},
+		{"BANYAN_ATTEMPT", strconv.FormatUint(uint64(s.Attempt.GetTry()), 10)},
+		{"BANYAN_NODE", w.cfg.Node.String()},
+		{"BANYAN_SLOT", slot},
+		{"PARALLEL_SEQ", seq},
+		{"PARALLEL_JOBSLOT", slot},
+		{"PWD", dir},
+		{"TRACEPARENT", traceparent},
+	}
+	isOwn := func(k string) bool {
+		for _, kv := range own {
+			if kv[0] == k {
+				return true
+			}
+		}
+		return k == "OLDPWD"
+	}
+	env := make([]string, 0, len(own)+len(spec.GetEnv())+len(w.env))
+	for _, kv := range own {
+		if kv[1] != "" {
+			env = append(env, kv[0]+"="+kv[1])
+		}
+	}
+	for k, v := range spec.GetEnv() {
+		if !isOwn(k) {
+			env = append(env, k+"="+v)
+		}
+	}
+	for _, kv := range w.env {
+		k, _, _ := strings.Cut(kv, "=")
+		if _, set := spec.GetEnv()[k]; !set && !isOwn(k) {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
