@@ -25,7 +25,7 @@ const (
 	WatchQueueMax        = 4096
 	WatchQueueBytesMax   = 8 << 20
 	ReadsMax             = 65_536
-	DedupWindowMax       = 16_384
+	DedupWindowMax       = 65_536
 	HistoryRevisionsMax  = 100_000
 	DeleteRowsMax        = 10_000
 	DisplacedBytesMax    = 32 << 20
@@ -64,6 +64,7 @@ const (
 	NodesMax             = 1000
 	ShardsMax            = 256
 	RequestBytesMax      = 8 << 20
+	CallsMax             = 20_000
 	LogCacheBytesMax     = 32 << 20
 )
 
@@ -121,5 +122,6 @@ var Limits = []Limit{
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
+	{"CallsMax", CallsMax, "calls", "answered by one node at once, streams included; more are told to come again"},
 	{"LogCacheBytesMax", LogCacheBytesMax, "bytes", "of recent log entries kept in memory on one node; older ones are read from disk"},
 }

@@ -59,7 +59,7 @@ func Setup(ctx context.Context, service string) (shutdown func(context.Context) 
 	}, nil
 }
 
-// Span is a piece of work that is timed.
+// Span is a piece of work that is timed. The zero Span is none.
 type Span struct{ s oteltrace.Span }
 
 // Start begins a span, the child of the one in ctx. Whoever starts it ends it.
@@ -78,7 +78,7 @@ func StartServer(ctx context.Context, name string) (context.Context, Span) {
 
 // Set adds attributes to the span.
 func (s Span) Set(attrs ...slog.Attr) {
-	if len(attrs) == 0 || !s.s.IsRecording() {
+	if len(attrs) == 0 || s.s == nil || !s.s.IsRecording() {
 		return
 	}
 	for _, a := range attrs {
@@ -103,6 +103,9 @@ func keyValue(a slog.Attr) attribute.KeyValue {
 
 // End ends the span; an error marks it as failed.
 func (s Span) End(err error) {
+	if s.s == nil {
+		return
+	}
 	if err != nil && s.s.IsRecording() {
 		s.s.SetStatus(codes.Error, err.Error())
 	}

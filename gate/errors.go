@@ -1,0 +1,97 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	"banyan"
+	"banyan/api/banyan/peer/v1/peerv1connect"
+	"banyan/api/wire"
+	"banyan/obs"
+
+	"connectrpc.com/connect"
+)
+
+// Status gives the status code that a kind of error has outside; package wire
+// holds the table, so that clients read the same one.
+func Status(k banyan.Kind) connect.Code { return wire.Code(k) }
+
+// ClientInterceptor makes a generated client return *banyan.Error with the kind
+// and the leader that the other side gave.
+func ClientInterceptor() connect.Interceptor { return wire.ClientInterceptor() }
+
+// httpStatus is for callers that speak plain HTTP, and only for what the
+// middleware itself refuses.
+func httpStatus(k banyan.Kind) int {
+	switch k {
+	case banyan.Unauthenticated:
+		return http.StatusUnauthorized
+	case banyan.PermissionDenied:
+		return http.StatusForbidden
+	case banyan.Exhausted:
+		return http.StatusTooManyRequests
+	}
+	return http.StatusInternalServerError
+}
+
+// edge stands between Connect and the layers: a span for each call, errors with
+// their kind, faults of ours logged in full and shown bare.
+type edge struct {
+	node banyan.NodeID
+	log  *slog.Logger
+	peer bool // nodes are shown all
+}
+
+func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+		ctx, span := obs.StartServer(ctx, strings.TrimPrefix(req.Spec().Procedure, "/"))
+		defer func() {
+			err = e.answer(ctx, req.Spec(), recover(), err)
+			span.End(err)
+		}()
+		return next(ctx, req)
+	}
+}
+
+func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
+		var span obs.Span
+		if conn.Spec().Procedure != peerv1connect.PeerWorkProcedure { // lasts as long as the worker
+			ctx, span = obs.StartServer(ctx, strings.TrimPrefix(conn.Spec().Procedure, "/"))
+		}
+		defer func() {
+			err = e.answer(ctx, conn.Spec(), recover(), err)
+			span.End(err)
+		}()
+		return next(ctx, conn)
+	}
+}
+
+func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// answer gives the error its form for the wire. Its result is nil only without
+// an error or a panic.
+func (e *edge) answer(ctx context.Context, spec connect.Spec, panicked any, err error) error {
+	if panicked != nil {
+		if panicked == http.ErrAbortHandler {
+			panic(panicked)
+		}
+		err = fmt.Errorf("panic: %v\n%s", panicked, debug.Stack())
+	}
+	if err == nil {
+		return nil
+	}
+	ce := wire.Encode(err)
+	if ce.Code() != connect.CodeInternal || (e.peer && panicked == nil) {
+		return ce
+	}
+	ref := banyan.NewRequestID().String()[:8]
+	e.log.ErrorContext(ctx, "a call failed by a fault of this node", "call", spec.Procedure, "ref", ref, "err", err)
+	return wire.Encode(&banyan.Error{Kind: banyan.Internal, Msg: fmt.Sprintf("node %v failed to answer: its log has the reason under ref=%s", e.node, ref)})
+}
