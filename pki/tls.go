@@ -69,7 +69,8 @@ func clientTLS(a authority, cert func() (*tls.Certificate, error), now func() ti
 }
 
 // PinnedTLS is for callers that have a join token and no certificate yet: it
-// accepts a node whose chain holds the authority of this fingerprint.
+// accepts a node whose chain holds the authority of this fingerprint. It offers
+// HTTP/2: in an http.Transport, set ForceAttemptHTTP2.
 func PinnedTLS(fingerprintHex string) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,9 +13,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
-
-// firstByteTimeout bounds how long a caller may say nothing at all.
-const firstByteTimeout = 5 * time.Second
 
 // tlsHandshakeRecord is the first byte of every TLS connection.
 const tlsHandshakeRecord = 0x16
@@ -68,7 +64,7 @@ func (t *Transport) accept() {
 func (t *Transport) admit(conn net.Conn) (*accepted, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || len(t.conns) >= banyan.ConnectionsMax {
+	if t.closed || len(t.conns) >= t.connectionsMax {
 		return nil, false
 	}
 	t.conns[conn] = struct{}{}
@@ -83,7 +79,7 @@ func (t *Transport) admit(conn net.Conn) (*accepted, bool) {
 // connections that it hands to the HTTP server or to OnStream.
 func (t *Transport) serve(c *accepted) {
 	var first [1]byte
-	err := c.SetDeadline(time.Now().Add(firstByteTimeout))
+	err := c.SetDeadline(time.Now().Add(t.patience))
 	if err == nil {
 		_, err = io.ReadFull(c.Conn, first[:])
 	}
@@ -97,7 +93,7 @@ func (t *Transport) serve(c *accepted) {
 	}
 	c.first = first[:]
 	conn := tls.Server(c, t.config.Keeper.ServerTLS(protocolNode, protocolGossip, "h2", "http/1.1"))
-	err = c.SetDeadline(time.Now().Add(helloTimeout))
+	err = c.SetDeadline(time.Now().Add(t.patience))
 	if err == nil {
 		err = conn.HandshakeContext(t.ctx)
 	}
@@ -238,11 +234,3 @@ func (l *httpListener) Close() error {
 }
 
 func (l *httpListener) Addr() net.Addr { return l.addr }
-
-// hostOnly strips the port of an address, if it has one.
-func hostOnly(addr string) string {
-	if host, _, err := net.SplitHostPort(addr); err == nil {
-		return host
-	}
-	return strings.Trim(addr, "[]")
-}

@@ -20,7 +20,7 @@ func (t *Transport) dialTLS(ctx context.Context, addr string, protocols ...strin
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	ctx, cancel := context.WithTimeout(ctx, t.patience)
 	defer cancel()
 	conn := tls.Client(raw, t.config.Keeper.ClientTLS(protocols...))
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -45,7 +45,7 @@ func (t *Transport) converseWith(ctx context.Context, addr, protocol string) (*c
 		return nil, err
 	}
 	var conv *conversation
-	if err = conn.SetDeadline(time.Now().Add(helloTimeout)); err == nil {
+	if err = conn.SetDeadline(time.Now().Add(t.patience)); err == nil {
 		if conv, err = greet(conn, t.own); err == nil {
 			err = conn.SetDeadline(time.Time{})
 		}
@@ -107,7 +107,11 @@ func (t *Transport) newHTTPClient() *http.Client {
 
 // dialHTTP dials the host of a URL: a node, or an address.
 func (t *Transport) dialHTTP(ctx context.Context, addr string) (*tls.Conn, error) {
-	node, err := banyan.ParseNodeID(hostOnly(addr))
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	node, err := banyan.ParseNodeID(host)
 	named := err == nil
 	if named {
 		if addr, err = t.resolve(node); err != nil {

@@ -5,14 +5,10 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"net"
-	"time"
 
 	"banyan"
 	"banyan/pki"
 )
-
-// helloTimeout bounds a TLS handshake and the exchange of hellos.
-const helloTimeout = 5 * time.Second
 
 // hello says who is at one end of a conversation.
 type hello struct {
@@ -111,7 +107,7 @@ func greet(conn *tls.Conn, own hello) (*conversation, error) {
 	if _, err := conn.Write(own.encode()); err != nil {
 		return nil, err
 	}
-	c := &conversation{Conn: conn, in: bufio.NewReaderSize(conn, readBufferBytes)}
+	c := &conversation{Conn: conn, in: bufio.NewReader(conn)}
 	typ, payload, err := readFrame(c.in, nil, helloBytesMax)
 	if err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func (p *peer) run() {
 			p.t.log.Warn("cannot reach a node", "node", p.node, "error", err)
 		}
 		// Whether it is gone is still open only while it is thought to run.
-		wanted = p.boot.Load() != 0
+		wanted = p.boot.Load() != 0 && !banyan.IsKind(err, banyan.NotFound)
 		if !p.sleep(backoff/2 + rand.N(backoff)) {
 			return
 		}

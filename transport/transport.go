@@ -37,7 +37,11 @@ const (
 	protocolGossip = "banyan-gossip/1"
 )
 
-const readBufferBytes = 64 << 10
+const (
+	readBufferBytes = 16 << 10 // as much as one TLS record holds
+	// helloTimeout bounds each of: the first byte, the handshake and hellos.
+	helloTimeout = 5 * time.Second
+)
 
 // Config says how a node is reached and how it reaches others.
 type Config struct {
@@ -47,7 +51,7 @@ type Config struct {
 	// Resolve says where a node listens (host:port). It must not block and may
 	// not call the transport.
 	Resolve func(banyan.NodeID) (string, bool)
-	Logger  *slog.Logger
+	Logger  *slog.Logger // nil: none
 }
 
 // Handlers receive what arrives. Each is called from several goroutines, in
@@ -74,6 +78,9 @@ type Transport struct {
 	http     *httpListener
 	calls    *http.Client
 	bulk     *http.Client
+
+	patience       time.Duration // helloTimeout; shorter in tests
+	connectionsMax int           // banyan.ConnectionsMax; fewer in tests
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -104,6 +111,12 @@ func Listen(c Config) (*Transport, error) {
 		http:     newHTTPListener(listener.Addr()),
 		peers:    map[banyan.NodeID]*peer{},
 		conns:    map[net.Conn]struct{}{},
+
+		patience:       helloTimeout,
+		connectionsMax: banyan.ConnectionsMax,
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.calls, t.bulk = t.newHTTPClient(), t.newHTTPClient()
