@@ -168,11 +168,11 @@ func (a *Applier) machine(shard banyan.ShardID) (*machine, error) {
 // Load tells the hub where the shards on the disk stand. Call it once, first.
 func (a *Applier) Load() error {
 	for _, shard := range a.store.Shards() {
-		m, err := mvcc.Open(a.store.Shard(shard).Latest())
+		revision, err := mvcc.RevisionOf(a.store.Shard(shard).Latest())
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", shard, err)
 		}
-		a.hub.Reset(shard, m.Revision())
+		a.hub.Reset(shard, revision)
 	}
 	return nil
 }

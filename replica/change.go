@@ -93,18 +93,23 @@ func (g *group) reconfigure(voters, learners []uint64, done func(error)) error {
 // promotable refuses new voters that would not be able to vote for what is
 // committed: each must have been a learner here and have caught up.
 func (g *group) promotable(voters []uint64) error {
-	var err error
-	last := g.commit
-	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
-		if slices.Contains(g.conf.GetVoters(), id) || !slices.Contains(voters, id) || err != nil {
-			return
+	for _, id := range voters {
+		if !slices.Contains(g.conf.GetVoters(), id) && !g.follows(id) {
+			return banyan.Errorf(banyan.Unavailable, "%v is not caught up with shard %d: promote it later", banyan.NodeID(id), g.shard)
 		}
-		if pr.State != tracker.StateReplicate || pr.Match+caughtUpEntries < last {
-			err = banyan.Errorf(banyan.Unavailable, "%v is not caught up with shard %d (it has %d of %d entries): promote it later",
-				banyan.NodeID(id), g.shard, pr.Match, last)
+	}
+	return nil
+}
+
+// follows says whether a replica has nearly all that is committed, and is
+// being sent the rest.
+func (g *group) follows(id uint64) (ok bool) {
+	g.rn.WithProgress(func(other uint64, _ raft.ProgressType, pr progress) {
+		if other == id {
+			ok = pr.State == tracker.StateReplicate && pr.Match+caughtUpEntries >= g.commit
 		}
 	})
-	return err
+	return ok
 }
 
 // planChange lists what turns conf into the wanted configuration.
@@ -193,6 +198,8 @@ func (c *Core) TransferLeader(shard banyan.ShardID, to banyan.NodeID, done func(
 		done(banyan.Errorf(banyan.Invalid, "%v is no voter of shard %d: leadership can only go to one of %v", to, shard, nodeIDs(g.conf.GetVoters())))
 	case g.transfer != nil && g.transfer.to != uint64(to):
 		done(banyan.Errorf(banyan.Unavailable, "shard %d is being handed to %v: try again", shard, banyan.NodeID(g.transfer.to)))
+	case !g.follows(uint64(to)):
+		done(banyan.Errorf(banyan.Unavailable, "%v is not caught up with shard %d: hand over later, or to another", to, shard))
 	default:
 		if g.transfer == nil {
 			g.transfer = &transfer{to: uint64(to)}
