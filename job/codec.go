@@ -97,8 +97,8 @@ type Meta struct {
 }
 
 // EncodeResult encodes a recorded result. The input and the revision are left
-// out: they are known from other rows.
-func EncodeResult(m Meta, r *banyanv1.TaskResult) []byte {
+// out: they are known from other rows. It fails on text that is not UTF-8.
+func EncodeResult(m Meta, r *banyanv1.TaskResult) ([]byte, error) {
 	b := []byte{version, byte(m.State)}
 	b = binary.AppendUvarint(b, uint64(m.Node))
 	b = binary.AppendUvarint(b, uint64(m.Repeats))
@@ -106,10 +106,7 @@ func EncodeResult(m Meta, r *banyanv1.TaskResult) []byte {
 	r.Input, r.Revision = nil, 0
 	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, r)
 	r.Input, r.Revision = input, revision
-	if err != nil {
-		panic("job: a result cannot be encoded: " + err.Error())
-	}
-	return b
+	return b, err
 }
 
 // DecodeMeta reads only what stands before a result, and gives the rest.

@@ -108,7 +108,10 @@ func TestResultsComeBackAsTheyWere(t *testing.T) {
 		Stdout: &banyanv1.Output{Bytes: 2, Inline: []byte("ab")}, Input: &banyanv1.Input{Columns: []string{"in"}}, Revision: 9,
 	}
 	meta := Meta{State: r.State, Node: 4, Repeats: 300}
-	b := EncodeResult(meta, r)
+	b, err := EncodeResult(meta, r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if r.Input == nil || r.Revision != 9 {
 		t.Error("encoding changed the result")
 	}
@@ -172,7 +175,8 @@ func TestNewerFormatsAreRefused(t *testing.T) {
 func FuzzRows(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 0})
 	f.Add(EncodeFailure(Failure{Count: 3}))
-	f.Add(EncodeResult(Meta{State: 3, Node: 1 << 40}, &banyanv1.TaskResult{Task: 1}))
+	result, _ := EncodeResult(Meta{State: 3, Node: 1 << 40}, &banyanv1.TaskResult{Task: 1})
+	f.Add(result)
 	f.Add(EncodeHeader(&banyanv1.Job{Id: string(id), Spec: &banyanv1.JobSpec{}}))
 	var c Chunker
 	c.Add(&banyanv1.Input{Columns: []string{"a", "b"}})

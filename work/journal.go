@@ -1,0 +1,70 @@
+package work
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+
+	"banyan"
+)
+
+// journal is the order in which a job's results were recorded: four bytes a
+// task, and one mark a revision. The then step is not in it.
+type journal struct {
+	tasks []uint32
+	marks []mark
+}
+
+// mark says that the tasks from at on were recorded at rev.
+type mark struct {
+	rev banyan.Revision
+	at  int
+}
+
+// entry is one recorded result while a journal is rebuilt.
+type entry struct {
+	rev  banyan.Revision
+	task uint32
+}
+
+// newJournal orders results read from their rows.
+func newJournal(entries []entry) *journal {
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Or(cmp.Compare(a.rev, b.rev), cmp.Compare(a.task, b.task)) })
+	j := &journal{tasks: make([]uint32, 0, len(entries))}
+	for _, e := range entries {
+		j.add(e.rev, e.task)
+	}
+	return j
+}
+
+// add notes a result; revisions do not go back.
+func (j *journal) add(rev banyan.Revision, task uint32) {
+	if len(j.marks) == 0 || j.marks[len(j.marks)-1].rev != rev {
+		j.marks = append(j.marks, mark{rev, len(j.tasks)})
+	}
+	j.tasks = append(j.tasks, task)
+}
+
+// after gives the place of the first result recorded after rev.
+func (j *journal) after(rev banyan.Revision) int {
+	i := sort.Search(len(j.marks), func(i int) bool { return j.marks[i].rev > rev })
+	if i == len(j.marks) {
+		return len(j.tasks)
+	}
+	return j.marks[i].at
+}
+
+// complete gives the last revision all of whose results are before a place, or 0.
+func (j *journal) complete(at int) banyan.Revision {
+	i := sort.Search(len(j.marks), func(i int) bool {
+		end := len(j.tasks)
+		if i+1 < len(j.marks) {
+			end = j.marks[i+1].at
+		}
+		return end > at
+	})
+	if i == 0 {
+		return 0
+	}
+	return j.marks[i-1].rev
+}
