@@ -2,204 +2,21 @@ package replica
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
 	"banyan/mvcc"
 	"banyan/store"
+	"banyan/store/simdisk"
 )
-
-// mesh is several Hosts in one process; messages are calls.
-type mesh struct {
-	t     testing.TB
-	mu    sync.RWMutex
-	hosts map[banyan.NodeID]*meshNode
-}
-
-type meshNode struct {
-	*Host
-	store  *store.Store
-	cancel context.CancelFunc
-	ended  chan error
-}
-
-func newMesh(t testing.TB) *mesh { return &mesh{t: t, hosts: map[banyan.NodeID]*meshNode{}} }
-
-func (m *mesh) at(id banyan.NodeID) *meshNode {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.hosts[id]
-}
-
-func memStore(t testing.TB) *store.Store {
-	t.Helper()
-	st, err := store.Open("db", store.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// add starts a host over st.
-func (m *mesh) add(id banyan.NodeID, st *store.Store) *meshNode {
-	m.t.Helper()
-	level := slog.LevelWarn
-	if os.Getenv("REPLICA_TEST_LOG") != "" {
-		level = slog.LevelDebug
-	}
-	h, err := New(Config{
-		Node: id, Store: st,
-		Send: func(to banyan.NodeID, shard banyan.ShardID, msg *raftpb.Message) {
-			if n := m.at(to); n != nil {
-				n.Step(shard, msg)
-			}
-		},
-		SendSnapshot: func(ctx context.Context, to banyan.NodeID, shard banyan.ShardID, msg *raftpb.Message, v *store.View) error {
-			n := m.at(to)
-			if n == nil {
-				return errors.New("down")
-			}
-			rows, err := allRows(v)
-			if err != nil {
-				return err
-			}
-			return n.ReceiveSnapshot(ctx, shard, msg, rows)
-		},
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("node", uint64(id)),
-	})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	n := &meshNode{Host: h, store: st, cancel: cancel, ended: make(chan error, 1)}
-	m.mu.Lock()
-	m.hosts[id] = n
-	m.mu.Unlock()
-	go func() { n.ended <- h.Run(ctx) }()
-	m.t.Cleanup(func() { m.stop(id) })
-	return n
-}
-
-// stop ends a host and closes its store.
-func (m *mesh) stop(id banyan.NodeID) {
-	n := m.at(id)
-	if n == nil {
-		return
-	}
-	m.mu.Lock()
-	delete(m.hosts, id)
-	m.mu.Unlock()
-	n.cancel()
-	if err := <-n.ended; err != nil {
-		m.t.Errorf("host %v: %v", id, err)
-	}
-	if err := n.store.Close(); err != nil {
-		m.t.Errorf("store of %v: %v", id, err)
-	}
-}
-
-func allRows(v mvcc.Reader) (Rows, error) {
-	var keys, values [][]byte
-	err := v.Scan(nil, nil, func(k, val []byte) bool {
-		keys, values = append(keys, append([]byte{}, k...)), append(values, append([]byte{}, val...))
-		return true
-	})
-	i := 0
-	return func() ([]byte, []byte, error) {
-		if i == len(keys) {
-			return nil, nil, io.EOF
-		}
-		i++
-		return keys[i-1], values[i-1], nil
-	}, err
-}
-
-func put(key, value string) *mvcc.Command {
-	return &mvcc.Command{
-		Request: banyan.NewRequestID(),
-		Muts:    []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(key), Value: []byte(value)}},
-	}
-}
-
-func deadline(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// awaitLeaders waits until the host leads the shards.
-func awaitLeaders(t testing.TB, h *Host, shards int) {
-	t.Helper()
-	feed := h.Leadership()
-	defer feed.Close()
-	led := map[banyan.ShardID]bool{}
-	for len(led) < shards {
-		ls, err := feed.Next(deadline(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, l := range ls {
-			if l.Leading {
-				led[l.Shard] = true
-			}
-		}
-	}
-}
-
-// grow makes the shards of hosts[0] three-voter shards.
-func (m *mesh) grow(shards int, ids ...banyan.NodeID) {
-	m.t.Helper()
-	ctx := deadline(m.t)
-	first := m.at(ids[0])
-	var wg sync.WaitGroup
-	for s := range banyan.ShardID(shards) {
-		wg.Go(func() {
-			if err := first.Reconfigure(ctx, s, ids[:1], ids[1:]); err != nil {
-				m.t.Errorf("learners of shard %d: %v", s, err)
-			}
-			for {
-				err := first.Reconfigure(ctx, s, ids, nil)
-				if err == nil {
-					return
-				}
-				if !banyan.IsKind(err, banyan.Unavailable) || ctx.Err() != nil {
-					m.t.Errorf("voters of shard %d: %v", s, err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
-func threeHosts(t testing.TB, shards int) *mesh {
-	t.Helper()
-	m := newMesh(t)
-	st := memStore(t)
-	ids := make([]banyan.ShardID, shards)
-	for i := range ids {
-		ids[i] = banyan.ShardID(i)
-	}
-	if err := st.Bootstrap(ids, 1); err != nil {
-		t.Fatal(err)
-	}
-	m.add(1, st)
-	m.add(2, memStore(t))
-	m.add(3, memStore(t))
-	awaitLeaders(t, m.at(1).Host, shards)
-	m.grow(shards, 1, 2, 3)
-	return m
-}
 
 func TestOneNodeLeadsAtOnce(t *testing.T) {
 	m := newMesh(t)
@@ -225,30 +42,394 @@ func TestOneNodeLeadsAtOnce(t *testing.T) {
 	}
 }
 
-func TestGrowAndFailOver(t *testing.T) {
-	m := threeHosts(t, 3)
-	ctx := deadline(t)
-	for i := range 10 {
-		if _, err := m.at(1).Propose(ctx, 1, put(fmt.Sprint("k", i), "v")); err != nil {
-			t.Fatal(err)
+// anywhere proposes a command at whoever leads, again and again under the same
+// request id, as clients do.
+func (m *mesh) anywhere(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	for id := banyan.NodeID(1); ; id = id%3 + 1 {
+		if n := m.at(id); n != nil {
+			res, err := n.Propose(ctx, shard, cmd)
+			switch banyan.KindOf(err) {
+			case banyan.NotLeader, banyan.Unavailable, banyan.Stale:
+			default:
+				return res, err
+			}
 		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return noResult, ctx.Err()
+		}
+	}
+}
+
+// kill stops a node and lets the others notice.
+func (m *mesh) kill(id banyan.NodeID) {
+	m.stop(id)
+	for other := range banyan.NodeID(4) {
+		if n := m.at(other); n != nil {
+			n.PeerLost(id)
+		}
+	}
+}
+
+// increment adds 1 to a counter by compare-and-swap and returns what it wrote.
+func (m *mesh) increment(ctx context.Context, shard banyan.ShardID, key []byte) (uint64, error) {
+	for id := banyan.NodeID(1); ; id = id%3 + 1 {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		n := m.at(id)
+		if n == nil || n.ReadIndex(ctx, shard) != nil {
+			continue
+		}
+		row, err := n.Get(shard, key)
+		if err != nil {
+			continue // it was stopped
+		}
+		var now uint64
+		var mod banyan.Revision
+		if row != nil {
+			now, mod = binary.BigEndian.Uint64(row.Value), row.Mod
+		}
+		cmd := put(string(key), string(binary.BigEndian.AppendUint64(nil, now+1)))
+		cmd.Conds = []mvcc.Cond{{Key: key, Test: mvcc.ModEquals, Mod: mod}}
+		res, err := m.anywhere(ctx, shard, cmd)
+		if err != nil || res.OK {
+			return now + 1, err
+		}
+	}
+}
+
+// Counters lose and repeat nothing, and watchers on every node see each change
+// once and in order, while leaders die.
+func TestNothingIsLostOrDoubled(t *testing.T) {
+	const shards, clients, each = 2, 8, 60
+	m := threeHosts(t, shards)
+	ctx := deadline(t)
+	stores := map[banyan.NodeID]*store.Store{}
+	watched := make([]chan []uint64, 0)
+	for _, id := range []banyan.NodeID{2, 3} {
+		stores[id] = m.at(id).store
+		for shard := range banyan.ShardID(shards) {
+			w, err := m.at(id).Watch(shard, []byte("counter"), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := make(chan []uint64, 1)
+			watched = append(watched, out)
+			go func() { out <- follow(ctx, w, clients*each/shards) }()
+		}
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	wrote := map[banyan.ShardID][]uint64{}
+	for c := range clients {
+		shard := banyan.ShardID(c % shards)
+		wg.Go(func() {
+			for range each {
+				v, err := m.increment(ctx, shard, []byte("counter"))
+				if err != nil {
+					t.Errorf("increment: %v", err)
+					return
+				}
+				mu.Lock()
+				wrote[shard] = append(wrote[shard], v)
+				if n := len(wrote[0]) + len(wrote[1]); n == clients*each/3 {
+					wg.Go(func() { m.kill(1) })
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	want := make([]uint64, clients*each/shards)
+	for i := range want {
+		want[i] = uint64(i + 1)
+	}
+	for shard, got := range wrote {
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("shard %d: the counter took %v", shard, got)
+		}
+	}
+	for i, out := range watched {
+		if got := <-out; !slices.Equal(got, want) {
+			t.Errorf("watcher %d saw %v", i, got)
+		}
+	}
+}
+
+// follow collects the values of n events.
+func follow(ctx context.Context, w *Watcher, n int) (values []uint64) {
+	defer w.Close()
+	for len(values) < n {
+		events, _, err := w.Next(ctx)
+		if err != nil {
+			return values
+		}
+		for _, e := range events {
+			values = append(values, binary.BigEndian.Uint64(e.Row.Value))
+		}
+	}
+	return values
+}
+
+// lonely is a leader whose messages go nowhere: it commits nothing.
+func lonely(t *testing.T) (*mesh, *meshNode) {
+	t.Helper()
+	m := threeHosts(t, 1)
+	ctx := deadline(t)
+	if _, err := m.at(1).Propose(ctx, 0, put("a", "1")); err != nil {
+		t.Fatal(err)
+	}
+	m.stop(2)
+	m.stop(3)
+	return m, m.at(1)
+}
+
+func TestBackPressure(t *testing.T) {
+	m, n := lonely(t)
+	ctx, cancel := context.WithCancel(deadline(t))
+	defer cancel()
+	cmd := put("big", string(make([]byte, banyan.ValueBytesMax)))
+	answers := make(chan error, 100)
+	for range cap(answers) {
+		go func() {
+			_, err := n.Propose(ctx, 0, cmd)
+			answers <- err
+		}()
+	}
+	// 64 MiB may wait: of 100 commands of 1 MiB, 37 cannot.
+	for range 37 {
+		if err := <-answers; !banyan.IsKind(err, banyan.Exhausted) {
+			t.Fatalf("not refused: %v", err)
+		}
+	}
+	m.stop(1) // answers the rest
+	for range cap(answers) - 37 {
+		if err := <-answers; !banyan.IsKind(err, banyan.Unavailable) || !IsUncertain(err) {
+			t.Fatalf("not told that the outcome is unknown: %v", err)
+		}
+	}
+}
+
+func TestWaitersAreAnswered(t *testing.T) {
+	m, n := lonely(t)
+	ctx := deadline(t)
+	answers := make(chan error, 8)
+	w, err := n.Watch(0, nil, nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(f func() error) { go func() { answers <- f() }() }
+	ask(func() error { _, err := n.Propose(ctx, 0, put("b", "1")); return err })
+	ask(func() error { return n.ReadIndex(ctx, 0) })
+	ask(func() error { return n.Reconfigure(ctx, 0, []banyan.NodeID{1}, nil) })
+	ask(func() error { _, _, err := w.Next(ctx); return err })
+	if _, err := n.Statuses(ctx); err != nil {
+		t.Fatal(err)
 	}
 	m.stop(1)
-	began := time.Now()
-	m.at(2).PeerLost(1)
-	m.at(3).PeerLost(1)
-	for {
-		_, err := m.at(2).Propose(ctx, 1, put("after", "v"))
-		if err == nil {
-			break
+	ask(func() error { _, err := n.Propose(ctx, 0, put("c", "1")); return err })
+	ask(func() error { _, err := n.Statuses(ctx); return err })
+	for range 6 {
+		if err := <-answers; !banyan.IsKind(err, banyan.Unavailable) && !banyan.IsKind(err, banyan.NotLeader) {
+			t.Errorf("answered: %v", err)
 		}
-		if _, err = m.at(3).Propose(ctx, 1, put("after", "v")); err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
+	}
+}
+
+func TestNoRequestIDNoRetry(t *testing.T) {
+	m, n := lonely(t)
+	cmd := put("b", "1")
+	cmd.Request = banyan.RequestID{}
+	answer := make(chan error, 1)
+	go func() { _, err := n.Propose(deadline(t), 0, cmd); answer <- err }()
+	for n.waiting() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	t.Logf("failover took %v", time.Since(began))
+	m.stop(1)
+	if err := <-answer; !banyan.IsKind(err, banyan.Timeout) {
+		t.Fatalf("a router would send it again: %v", err)
+	}
+}
+
+func (n *meshNode) waiting() int64 { return n.slot(0).proposals.Load() }
+
+// A disk that fails ends the host with its error, and nothing it could not
+// write is acknowledged.
+func TestDiskFailure(t *testing.T) {
+	disk := simdisk.New(1)
+	kv, err := disk.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.New(kv, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Bootstrap([]banyan.ShardID{0}, 1); err != nil {
+		t.Fatal(err)
+	}
+	h, err := New(Config{Node: 1, Store: st, Send: func(banyan.NodeID, banyan.ShardID, *raftpb.Message) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(context.Background()) }()
+	awaitLeaders(t, h, 1)
+	broken := errors.New("broken")
+	disk.Inject(func(op simdisk.Op) error {
+		if op == simdisk.Sync {
+			return broken
+		}
+		return nil
+	})
+	if _, err := h.Propose(deadline(t), 0, put("a", "1")); !banyan.IsKind(err, banyan.Unavailable) {
+		t.Errorf("proposal: %v", err)
+	}
+	if err := <-ended; !errors.Is(err, broken) || !errors.Is(err, store.ErrFatal) {
+		t.Errorf("the host ended with %v", err)
+	}
+}
+
+// A learner that is added under load catches up by snapshot and log.
+func TestSnapshotUnderLoad(t *testing.T) {
+	m := newMesh(t)
+	st := memStore(t)
+	if err := st.Bootstrap([]banyan.ShardID{0}, 1); err != nil {
+		t.Fatal(err)
+	}
+	one := m.add(1, st)
+	awaitLeaders(t, one.Host, 1)
+	ctx := deadline(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for c := range 4 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := one.Propose(ctx, 0, put(fmt.Sprintf("k%d-%d", c, i), "v")); err != nil {
+					t.Errorf("propose: %v", err)
+					return
+				}
+			}
+		})
+	}
+	m.add(2, memStore(t))
+	m.add(3, memStore(t))
+	m.grow(1, 1, 2, 3)
+	close(stop)
+	wg.Wait()
+	if _, err := one.Propose(ctx, 0, put("last", "v")); err != nil {
+		t.Fatal(err)
+	}
+	s, err := one.Status(ctx, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := rowsOf(t, one)
+	for id := banyan.NodeID(2); id <= 3; id++ {
+		w, err := m.at(id).Watch(0, []byte("last"), nil, s.Revision-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.Next(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := rowsOf(t, m.at(id)); got != want {
+			t.Errorf("replica %v differs: %d bytes of rows, want %d", id, len(got), len(want))
+		}
+	}
+}
+
+func rowsOf(t *testing.T, n *meshNode) string {
+	t.Helper()
+	v, err := n.View(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	var b []byte
+	if err := v.Scan(nil, nil, func(k, val []byte) bool {
+		b = fmt.Appendf(b, "%q=%q\n", k, val)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestLeadershipFeed(t *testing.T) {
+	b := newBoard()
+	early := b.subscribe()
+	b.post([]Leadership{{1, 2, true}, {2, 2, true}})
+	late := b.subscribe()
+	b.post([]Leadership{{1, 2, false}, {1, 4, true}, {2, 2, false}})
+	for name, f := range map[string]*LeadershipFeed{"early": early, "late": late} {
+		got, err := f.Next(deadline(t))
+		if want := []Leadership{{1, 4, true}, {2, 2, false}}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if got, err := f.Next(ctx); !banyan.IsKind(err, banyan.Canceled) {
+			t.Errorf("%s: told twice: %v, %v", name, got, err)
+		}
+		f.Close()
+	}
+}
+
+// A watcher that does not read falls back to history and misses nothing.
+func TestSlowWatcher(t *testing.T) {
+	m := newMesh(t)
+	st := memStore(t)
+	if err := st.Bootstrap([]banyan.ShardID{0}, 1); err != nil {
+		t.Fatal(err)
+	}
+	n := m.add(1, st)
+	awaitLeaders(t, n.Host, 1)
+	ctx := deadline(t)
+	w, err := n.Watch(0, nil, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok, err := w.TryNext(); ok || err != nil {
+		t.Fatal("something before anything happened")
+	}
+	muts := make([]mvcc.Mutation, 1000)
+	for i := range muts {
+		muts[i] = mvcc.Mutation{Op: mvcc.Put, Key: fmt.Appendf(nil, "k%04d", i), Value: []byte("v")}
+	}
+	const commands = banyan.WatchQueueMax/1000 + 2
+	for range commands {
+		if _, err := n.Propose(ctx, 0, &mvcc.Command{Request: banyan.NewRequestID(), Muts: muts}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.topic.mu.Lock()
+	if w.live || len(w.queue) > 0 {
+		t.Error("the queue is longer than its bound")
+	}
+	w.topic.mu.Unlock()
+	seen := 0
+	for seen < commands*len(muts) {
+		events, _, err := w.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if want := banyan.Revision(seen/len(muts) + 1); e.Row.Mod != want {
+				t.Fatalf("event %d is of revision %d", seen, e.Row.Mod)
+			}
+			seen++
+		}
+	}
+	if _, _, ok, err := w.TryNext(); ok || err != nil {
+		t.Error("more events than changes", err)
+	}
 }
