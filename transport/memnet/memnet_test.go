@@ -40,7 +40,9 @@ func TestNetwork(t *testing.T) {
 			got = nil
 		}
 		two := n.Start(2, transport.Handlers{
-			OnRaft:   func(from banyan.NodeID, s banyan.ShardID, m *raftpb.Message) { note("raft %s %d %d", from, s, m.GetTerm()) },
+			OnRaft: func(from banyan.NodeID, s banyan.ShardID, m *raftpb.Message) {
+				note("raft %s %d %d", from, s, m.GetTerm())
+			},
 			OnPacket: func(from banyan.NodeID, b []byte) { note("packet %s %s", from, b) },
 			OnStream: func(from banyan.NodeID, c net.Conn) { fmt.Fprintf(c, "hi %s", from); c.Close() },
 			OnLost:   func(id banyan.NodeID) { note("lost %s", id) },
