@@ -83,10 +83,16 @@ func (c *capture) writer() (*os.File, error) {
 	return os.NewFile(uintptr(fd), c.name), nil
 }
 
+// small says whether the file may be kept for a later attempt.
+func (c *capture) small() bool {
+	from, size, err := c.span()
+	return err == nil && from+size <= captureReuseMax
+}
+
 // reset makes the file ready for the next attempt; false if it must not serve again.
 func (c *capture) reset() bool {
 	from, size, err := c.span()
-	if err != nil || from != c.base && size > 0 || from+size > captureReuseMax {
+	if err != nil || from != c.base && size > 0 {
 		return false
 	}
 	fd := c.read.Fd()

@@ -53,6 +53,9 @@ func (c *capture) span() (from, size int64, err error) {
 	return 0, st.Size(), nil
 }
 
+// small says whether the file may be kept for a later attempt.
+func (c *capture) small() bool { return false }
+
 // reset makes the file ready for the next attempt; false if it must not serve again.
 func (c *capture) reset() bool { return false }
 

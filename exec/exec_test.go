@@ -262,6 +262,7 @@ func TestEscapedWriter(t *testing.T) {
 	if !res.OK() {
 		t.Fatalf("%+v", res)
 	}
+	sh(t, r, "true", 0) // output files take turns
 	p := open(t, r, "")
 	defer p.Release()
 	g, err := os.OpenFile(gate, os.O_WRONLY, 0)
@@ -393,7 +394,7 @@ func TestKilledNode(t *testing.T) {
 // The ceiling of BenchmarkRun is BenchmarkBare: go test -bench . -benchtime 2000x
 func BenchmarkBare(b *testing.B) {
 	two(b, func() {
-		if _, err := exec.Command("/bin/true").Output(); err != nil {
+		if _, err := exec.Command("/bin/true", "x").Output(); err != nil {
 			b.Error(err)
 		}
 	})
@@ -404,7 +405,7 @@ func BenchmarkRun(b *testing.B) {
 	env := os.Environ()
 	two(b, func() {
 		p := open(b, r, "")
-		if res := r.Run(context.Background(), p, Command{Args: []string{"/bin/true"}, Env: env}); !res.OK() {
+		if res := r.Run(context.Background(), p, Command{Args: []string{"/bin/true", "x"}, Env: env}); !res.OK() {
 			b.Error(res)
 		}
 		p.Release()

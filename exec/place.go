@@ -15,7 +15,8 @@ type Place struct {
 	own     string // path of the own directory; "": none made yet
 	handle  *os.File
 	info    os.FileInfo // of own when it was made
-	out     [2]*capture
+	out     [2]*capture // stdout, stderr
+	rest    [2]*capture // what the attempt before wrote to, for the next one
 	refs    atomic.Int32
 }
 
@@ -79,7 +80,7 @@ func (p *Place) Release() {
 		return
 	}
 	for i, c := range p.out {
-		if c != nil && !c.reset() {
+		if c != nil && !c.small() {
 			c.close()
 			p.out[i] = nil
 		}
@@ -90,9 +91,16 @@ func (p *Place) Release() {
 	p.runner.give(p)
 }
 
-// ready makes what is missing: output files, and an empty directory.
+// ready makes what is missing: output files, and an empty directory. Output
+// files take turns: just after an attempt a process that another goroutine is
+// starting may for an instant hold the file open, as it holds everything.
 func (p *Place) ready() error {
 	for i := range p.out {
+		p.out[i], p.rest[i] = p.rest[i], p.out[i]
+		if p.out[i] != nil && !p.out[i].reset() {
+			p.out[i].close()
+			p.out[i] = nil
+		}
 		if p.out[i] == nil {
 			c, err := newCapture(p.runner.cfg.Dir)
 			if err != nil {
@@ -150,12 +158,12 @@ func (p *Place) dropDir() {
 }
 
 func (p *Place) destroy() {
-	for i, c := range p.out {
+	for _, c := range append(p.out[:], p.rest[:]...) {
 		if c != nil {
 			c.close()
 		}
-		p.out[i] = nil
 	}
+	p.out, p.rest = [2]*capture{}, [2]*capture{}
 	if p.own != "" {
 		p.dropDir()
 	}
