@@ -41,9 +41,13 @@ func hopped(ctx context.Context) bool { return ctx.Value(hopKey{}) != nil }
 // Operator wraps a door for calls from within the process: there is no
 // certificate, the caller is the operator. Never give it to a listener.
 func Operator(h http.Handler) http.Handler {
+	return As(pki.Subject{Kind: pki.User, Name: "operator"}, h)
+}
+
+// As is Operator with another caller, such as the node itself.
+func As(who pki.Subject, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := context.WithValue(r.Context(), callerKey{}, pki.Subject{Kind: pki.User, Name: "operator"})
-		h.ServeHTTP(w, r.WithContext(ctx))
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
 	})
 }
 

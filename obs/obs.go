@@ -1,25 +1,20 @@
-// Package obs makes spans and logs: the one place that knows OpenTelemetry.
+// Package obs makes spans and logs: the one place that knows OpenTelemetry. Its
+// exporter is apart, in obs/otlp, so that the SDK does not carry it.
 //
-// Without an exporter (see Setup) a span costs next to nothing, yet a W3C trace
+// Without an exporter a span costs next to nothing, yet a W3C trace
 // context that comes in still goes out again, to other nodes and to tasks.
 package obs
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
-	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/sdk/resource"
-	"go.opentelemetry.io/otel/sdk/trace"
 	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
@@ -28,36 +23,9 @@ const (
 	// command line, get the trace context.
 	TraceparentEnv = "TRACEPARENT"
 
-	header   = "Traceparent"
-	tracer   = "banyan"
-	flushMax = 3 * time.Second // given to the last spans at shutdown
+	header = "Traceparent"
+	tracer = "banyan"
 )
-
-// Setup starts the export of spans over OTLP/HTTP if the standard environment
-// asks for it with OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT), and does
-// nothing otherwise. The other OTEL_ variables mean what they mean everywhere.
-// shutdown sends what is left and waits for at most three seconds. Call Setup
-// once per process, from its composition root.
-func Setup(ctx context.Context, service string) (shutdown func(context.Context) error, err error) {
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
-		return func(context.Context) error { return nil }, nil
-	}
-	exporter, err := otlptracehttp.New(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot export traces to OTEL_EXPORTER_OTLP_ENDPOINT: %w", err)
-	}
-	res, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", service)), resource.WithHost(), resource.WithProcessPID(), resource.WithFromEnv())
-	if err != nil {
-		return nil, fmt.Errorf("cannot describe this process for traces: %w", err)
-	}
-	provider := trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(res))
-	otel.SetTracerProvider(provider)
-	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, flushMax)
-		defer cancel()
-		return provider.Shutdown(ctx)
-	}, nil
-}
 
 // Span is a piece of work that is timed. The zero Span is none.
 type Span struct{ s oteltrace.Span }
