@@ -161,6 +161,22 @@ func (g *group) reconfigured() {
 	ch.done(nil)
 }
 
+// jointTicks is how long a joint configuration may last before it is looked at.
+const jointTicks = 5
+
+// leaveJoint makes up for an automatic step out of a joint configuration that
+// raft dropped because leadership was being handed over: it tries that only
+// when an entry is applied, and there may be none for long.
+func (g *group) leaveJoint() {
+	if !g.announced || !joint(g.conf) {
+		g.inJoint = 0
+		return
+	}
+	if g.inJoint++; g.inJoint%jointTicks == 0 {
+		_ = g.rn.ProposeConfChange(&raftpb.ConfChangeV2{}) // dropped again: until next time
+	}
+}
+
 // confAfter is the configuration that cc makes of cs. An error means that cc
 // does not fit and must be passed over, by every replica alike.
 func confAfter(cs *raftpb.ConfState, cc *raftpb.ConfChangeV2) (*raftpb.ConfState, error) {

@@ -125,6 +125,7 @@ func (c *Core) Tick() {
 	for _, g := range c.order {
 		if g.removal == nil {
 			g.rn.Tick()
+			g.leaveJoint()
 			g.touch()
 		}
 	}

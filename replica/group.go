@@ -49,6 +49,7 @@ type group struct {
 	destroy  bool // the removal has been handed to the disk
 	change   *change
 	transfer *transfer
+	inJoint  int // ticks
 
 	campaignAt   time.Duration
 	campaignStep time.Duration

@@ -104,6 +104,11 @@ func (p *peer) start() {
 
 // crash is a loss of power; with all, everything that was not synced is lost.
 func (p *peer) crash(all bool) {
+	for _, g := range p.core.groups {
+		if g.incoming != nil {
+			g.incoming.done(errors.New("connection lost")) // as the sender sees it
+		}
+	}
 	if all {
 		p.disk.LoseTail()
 	} else {
