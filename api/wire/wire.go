@@ -90,14 +90,20 @@ func Encode(err error) *connect.Error {
 // Decode gives what Encode was given: a *banyan.Error with its kind, message
 // and leader. An error that did not come from the other side (refused, broken
 // off) is Unavailable unless the context ended. nil, io.EOF and errors that
-// have a kind stay as they are.
+// have a kind stay as they are, but for what Connect wrapped around them.
 func Decode(err error) error {
-	var e *banyan.Error
-	if err == nil || errors.Is(err, io.EOF) || errors.As(err, &e) {
+	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
+	var e *banyan.Error
 	var ce *connect.Error
-	if !errors.As(err, &ce) {
+	wrapped := errors.As(err, &ce)
+	switch {
+	case errors.As(err, &e) && wrapped:
+		return e
+	case e != nil:
+		return err
+	case !wrapped:
 		return &banyan.Error{Kind: localKind(err, connect.CodeUnavailable), Err: err}
 	}
 	out := &banyan.Error{Msg: ce.Message(), Kind: kindOf(ce.Code())}

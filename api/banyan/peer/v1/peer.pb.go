@@ -1770,11 +1770,12 @@ func (x *Finished) GetResult() *v1.TaskResult {
 type ControllerMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*Attempt             `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
-	Stop          []*AttemptKey          `protobuf:"bytes,2,rep,name=stop,proto3" json:"stop,omitempty"`         // cancel: kill, and report it canceled
-	Recorded      []*AttemptKey          `protobuf:"bytes,3,rep,name=recorded,proto3" json:"recorded,omitempty"` // results now durable; the worker may forget them
-	Jobs          []*JobHeader           `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty"`         // specs of the jobs that start refers to, sent once per stream
-	Demand        uint32                 `protobuf:"varint,5,opt,name=demand,proto3" json:"demand,omitempty"`    // attempts waiting for credit, over all jobs here
-	Unknown       []*AttemptKey          `protobuf:"bytes,6,rep,name=unknown,proto3" json:"unknown,omitempty"`   // claimed, but of no job here that wants them: kill and forget
+	Stop          []*AttemptKey          `protobuf:"bytes,2,rep,name=stop,proto3" json:"stop,omitempty"`                          // cancel: kill, and report it canceled
+	Recorded      []*AttemptKey          `protobuf:"bytes,3,rep,name=recorded,proto3" json:"recorded,omitempty"`                  // results now durable; the worker may forget them
+	Jobs          []*JobHeader           `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty"`                          // specs of the jobs that start refers to, sent once per stream
+	Demand        uint32                 `protobuf:"varint,5,opt,name=demand,proto3" json:"demand,omitempty"`                     // attempts waiting for credit, over all jobs here
+	Unknown       []*AttemptKey          `protobuf:"bytes,6,rep,name=unknown,proto3" json:"unknown,omitempty"`                    // claimed, but of no job here that wants them: kill and forget
+	SayHello      bool                   `protobuf:"varint,7,opt,name=say_hello,json=sayHello,proto3" json:"say_hello,omitempty"` // this node has taken shards over: send a Hello again, now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1849,6 +1850,13 @@ func (x *ControllerMessage) GetUnknown() []*AttemptKey {
 		return x.Unknown
 	}
 	return nil
+}
+
+func (x *ControllerMessage) GetSayHello() bool {
+	if x != nil {
+		return x.SayHello
+	}
+	return false
 }
 
 type JobHeader struct {
@@ -2164,14 +2172,15 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x05leads\x18\x05 \x03(\rR\x05leads\"g\n" +
 	"\bFinished\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12-\n" +
-	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xa7\x02\n" +
+	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xc4\x02\n" +
 	"\x11ControllerMessage\x12-\n" +
 	"\x05start\x18\x01 \x03(\v2\x17.banyan.peer.v1.AttemptR\x05start\x12.\n" +
 	"\x04stop\x18\x02 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x04stop\x126\n" +
 	"\brecorded\x18\x03 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\brecorded\x12-\n" +
 	"\x04jobs\x18\x04 \x03(\v2\x19.banyan.peer.v1.JobHeaderR\x04jobs\x12\x16\n" +
 	"\x06demand\x18\x05 \x01(\rR\x06demand\x124\n" +
-	"\aunknown\x18\x06 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\aunknown\"`\n" +
+	"\aunknown\x18\x06 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\aunknown\x12\x1b\n" +
+	"\tsay_hello\x18\a \x01(\bR\bsayHello\"`\n" +
 	"\tJobHeader\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12\x14\n" +
