@@ -1,0 +1,180 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"banyan"
+	"banyan/obs"
+
+	"connectrpc.com/connect"
+)
+
+const (
+	callMax     = 30 * time.Second // a call whose context has no deadline
+	patienceMin = 3 * time.Second  // with one node, before another is asked too
+	patienceMax = 15 * time.Second
+	reachMax    = 5 * time.Second // until a cluster of which no node can be reached counts as gone
+	backoffMin  = 10 * time.Millisecond
+	backoffMax  = 500 * time.Millisecond
+)
+
+// unary makes a call that is safe to repeat, at the leader of partition if
+// that is not nil and known, and at other nodes until one answers.
+func unary[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) (*Res, error) {
+	var res *Res
+	err := c.try(ctx, partition, patienceMin, func(ctx context.Context, n *node) error {
+		msg := connect.NewRequest(req)
+		obs.ToHeader(ctx, msg.Header())
+		reply, err := method(n, ctx, msg)
+		if err == nil {
+			res = reply.Msg
+		}
+		return err
+	})
+	return res, err
+}
+
+// try calls once with a node at a time, in rounds over all of them, until it
+// succeeds, fails for good, or the time is over. patience is how long it waits
+// for one node before it asks another too, at first.
+func (c *Client) try(ctx context.Context, partition []byte, patience time.Duration, once func(context.Context, *node) error) error {
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	started := time.Now()
+	answered := false
+	leader := c.leaderOf(partition)
+	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
+		var last error
+		for n := range c.everyone(leader) {
+			err := c.tryAt(ctx, n, patience, once)
+			if err == nil {
+				c.preferred.Store(n)
+				return nil
+			}
+			last = err
+			answered = answered || !unreachable(err)
+			if !passes(err) {
+				return err
+			}
+			if ctx.Err() != nil {
+				return c.nobody(ctx, last)
+			}
+			c.learn()
+			if hint := c.hinted(err); hint != nil && hint != n {
+				leader = hint
+				break // the next round starts with it
+			}
+		}
+		if !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
+			return c.nobody(ctx, last)
+		}
+		patience = max(patience, min(2*patience, patienceMax))
+		if known := c.leaderOf(partition); known != nil {
+			leader = known
+		}
+	}
+}
+
+// tryAt waits for one node only so long, for it may hang.
+func (c *Client) tryAt(ctx context.Context, n *node, patience time.Duration, once func(context.Context, *node) error) error {
+	if c.single {
+		return once(ctx, n)
+	}
+	attempt, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return once(attempt, n)
+}
+
+// keep holds a stream open: when it breaks off it is opened again, at another
+// node, until once succeeds, fails for good, ctx ends, or nothing was heard for
+// callMax. once calls heard for each message.
+func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx context.Context, n *node, heard func()) error) error {
+	last := time.Now()
+	wait := backoffMin
+	for {
+		for n := range c.everyone(c.leaderOf(partition)) {
+			attempt, cancel := context.WithCancel(ctx)
+			err := once(attempt, n, func() {
+				last, wait = time.Now(), backoffMin
+			})
+			cancel()
+			switch {
+			case err == nil || !passes(err):
+				return err
+			case ctx.Err() != nil || time.Since(last) > callMax || (c.single && banyan.IsKind(err, banyan.Timeout)):
+				return c.nobody(ctx, err)
+			}
+			c.learn()
+		}
+		if !pause(ctx, wait) {
+			return c.nobody(ctx, ctx.Err())
+		}
+		wait = min(2*wait, backoffMax)
+	}
+}
+
+// passes says whether an error may be gone at another node or a moment later.
+func passes(err error) bool {
+	switch banyan.KindOf(err) {
+	case banyan.NotLeader, banyan.Unavailable, banyan.Timeout, banyan.Stale:
+		return true
+	}
+	return false
+}
+
+// unreachable says that an error came from this side: no node has answered.
+// What a node answered has a message and no cause.
+func unreachable(err error) bool {
+	var e *banyan.Error
+	return errors.As(err, &e) && e.Kind == banyan.Unavailable && e.Err != nil
+}
+
+// hinted gives the node that a NotLeader points to, if its address is known.
+func (c *Client) hinted(err error) *node {
+	var e *banyan.Error
+	t := c.topology.Load()
+	if t == nil || !errors.As(err, &e) || e.Kind != banyan.NotLeader {
+		return nil
+	}
+	if addr, ok := t.addresses[e.Leader]; ok {
+		return c.nodeAt(addr)
+	}
+	return nil
+}
+
+// nobody is the error when the time was over; last is what was heard last.
+func (c *Client) nobody(ctx context.Context, last error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
+	case c.single || !unreachable(last):
+		return &banyan.Error{Kind: banyan.Timeout, Msg: "not done in the time given", Err: last}
+	}
+	var addrs []string
+	for _, n := range c.known() {
+		addrs = append(addrs, n.addr)
+	}
+	return &banyan.Error{Kind: banyan.Unavailable, Msg: "no node of the cluster can be reached (tried " + strings.Join(addrs, ", ") + "): check that banyan runs there", Err: last}
+}
+
+func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, callMax)
+}
+
+// pause waits; false: ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,57 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+
+	"connectrpc.com/connect"
+)
+
+// Cluster tells how the cluster is and changes who belongs to it.
+type Cluster struct{ c *Client }
+
+// Cluster gives the cluster itself.
+func (c *Client) Cluster() Cluster { return Cluster{c} }
+
+// Status says what is unhealthy and what to do about it.
+func (l Cluster) Status(ctx context.Context) (*banyanv1.StatusResponse, error) {
+	return unary(ctx, l.c, nil, &banyanv1.StatusRequest{}, clusterMethod(banyanv1connect.ClusterClient.Status))
+}
+
+// Nodes lists the nodes.
+func (l Cluster) Nodes(ctx context.Context) ([]*banyanv1.Node, error) {
+	res, err := unary(ctx, l.c, nil, &banyanv1.NodesRequest{}, clusterMethod(banyanv1connect.ClusterClient.Nodes))
+	return res.GetNodes(), err
+}
+
+// Map says where slots, shards and nodes are.
+func (l Cluster) Map(ctx context.Context) (*banyanv1.MapResponse, error) {
+	return unary(ctx, l.c, nil, &banyanv1.MapRequest{}, clusterMethod(banyanv1connect.ClusterClient.Map))
+}
+
+// Drain moves leaders and work off a node, or with undo lets it take them again.
+func (l Cluster) Drain(ctx context.Context, node banyan.NodeID, undo bool) (*banyanv1.Node, error) {
+	res, err := unary(ctx, l.c, nil, &banyanv1.DrainRequest{Node: uint64(node), Undo: undo}, clusterMethod(banyanv1connect.ClusterClient.Drain))
+	return res.GetNode(), err
+}
+
+// CreateToken makes a token with which machines may join. A try that failed may
+// leave a token behind that nobody knows; it expires.
+func (l Cluster) CreateToken(ctx context.Context, ttl time.Duration, uses int) (*banyanv1.CreateTokenResponse, error) {
+	return unary(ctx, l.c, nil, &banyanv1.CreateTokenRequest{TtlMs: ttl.Milliseconds(), Uses: uint32(uses)}, clusterMethod(banyanv1connect.ClusterClient.CreateToken))
+}
+
+// Renew has a new certificate signed for the caller's own name.
+func (l Cluster) Renew(ctx context.Context, csr []byte) (*banyanv1.RenewResponse, error) {
+	return unary(ctx, l.c, nil, &banyanv1.RenewRequest{Csr: csr}, clusterMethod(banyanv1connect.ClusterClient.Renew))
+}
+
+func clusterMethod[Req, Res any](m func(banyanv1connect.ClusterClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error) {
+	return func(n *node, ctx context.Context, req *connect.Request[Req]) (*connect.Response[Res], error) {
+		return m(n.cluster, ctx, req)
+	}
+}

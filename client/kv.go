@@ -1,0 +1,199 @@
+package client
+
+import (
+	"context"
+	"iter"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/obs"
+
+	"connectrpc.com/connect"
+)
+
+// KV reads and writes keys. Keys that share the part before their first '/'
+// are a partition: they can be listed, watched and changed together.
+type KV struct{ c *Client }
+
+// KV gives the keys of the cluster.
+func (c *Client) KV() KV { return KV{c} }
+
+// ReadOption changes how a key or a list is read.
+type ReadOption func(*banyanv1.ListRequest)
+
+// AtRevision reads the state as of a revision of the partition's shard.
+func AtRevision(r banyan.Revision) ReadOption {
+	return func(q *banyanv1.ListRequest) { q.Revision = uint64(r) }
+}
+
+// Stale reads from the nearest replica, which may be a little behind.
+func Stale() ReadOption { return func(q *banyanv1.ListRequest) { q.Stale = true } }
+
+// KeysOnly lists without values.
+func KeysOnly() ReadOption { return func(q *banyanv1.ListRequest) { q.KeysOnly = true } }
+
+// After lists only what comes behind a key.
+func After(key []byte) ReadOption { return func(q *banyanv1.ListRequest) { q.After = key } }
+
+func readOptions(options []ReadOption) *banyanv1.ListRequest {
+	q := &banyanv1.ListRequest{}
+	for _, o := range options {
+		o(q)
+	}
+	return q
+}
+
+// Get reads a key. NotFound: there is no such key.
+func (k KV) Get(ctx context.Context, key []byte, options ...ReadOption) (*banyanv1.KeyValue, error) {
+	q := readOptions(options)
+	res, err := k.Read(ctx, &banyanv1.GetRequest{Key: key, Revision: q.Revision, Stale: q.Stale})
+	if err != nil {
+		return nil, err
+	}
+	if res.Kv == nil {
+		return nil, banyan.Errorf(banyan.NotFound, "there is no key %q", key)
+	}
+	return res.Kv, nil
+}
+
+// Read is Get with the whole answer; a key that is not there is no error.
+func (k KV) Read(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetResponse, error) {
+	partition := banyan.Partition(req.Key)
+	if req.Stale {
+		partition = nil // any node has one
+	}
+	return unary(ctx, k.c, partition, req, kvMethod(banyanv1connect.KVClient.Get))
+}
+
+// Put sets a key and gives the revision of the change.
+func (k KV) Put(ctx context.Context, key, value []byte) (banyan.Revision, error) {
+	res, err := unary(ctx, k.c, banyan.Partition(key), &banyanv1.PutRequest{Key: key, Value: value, RequestId: requestID(nil)}, kvMethod(banyanv1connect.KVClient.Put))
+	return banyan.Revision(res.GetRevision()), err
+}
+
+// Delete removes a key and says whether it was there.
+func (k KV) Delete(ctx context.Context, key []byte) (bool, error) {
+	n, err := k.delete(ctx, key, false)
+	return n > 0, err
+}
+
+// DeletePrefix removes every key that starts with prefix, which must contain a
+// '/', and says how many there were.
+func (k KV) DeletePrefix(ctx context.Context, prefix []byte) (deleted uint64, err error) {
+	return k.delete(ctx, prefix, true)
+}
+
+func (k KV) delete(ctx context.Context, key []byte, prefix bool) (uint64, error) {
+	req := &banyanv1.DeleteRequest{Key: key, Prefix: prefix, RequestId: requestID(nil)}
+	res, err := unary(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Delete))
+	return res.GetDeleted(), err
+}
+
+// List gives the keys that start with prefix, in order, asking for page after
+// page. If prefix contains a '/' all are of one revision; else they are of many
+// shards, each at its own. The error, if any, comes last.
+func (k KV) List(ctx context.Context, prefix []byte, options ...ReadOption) iter.Seq2[*banyanv1.KeyValue, error] {
+	return func(yield func(*banyanv1.KeyValue, error) bool) {
+		q := readOptions(options)
+		q.Prefix = prefix
+		for {
+			page, err := k.ListPage(ctx, q)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, kv := range page.Kvs {
+				if !yield(kv, nil) {
+					return
+				}
+			}
+			if !page.More || len(page.Kvs) == 0 {
+				return
+			}
+			q.After = page.Kvs[len(page.Kvs)-1].Key
+			if !q.Stale {
+				q.Revision = page.Revision
+			}
+		}
+	}
+}
+
+// ListPage gives one page of a list.
+func (k KV) ListPage(ctx context.Context, req *banyanv1.ListRequest) (*banyanv1.ListResponse, error) {
+	var partition []byte
+	if p := banyan.Partition(req.Prefix); len(p) < len(req.Prefix) && !req.Stale {
+		partition = p
+	}
+	return unary(ctx, k.c, partition, req, kvMethod(banyanv1connect.KVClient.List))
+}
+
+// Txn makes all mutations, at one revision, if all conditions hold; the answer
+// says whether they did. All keys must be of one partition. A missing
+// request_id is filled in.
+func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.TxnResponse, error) {
+	req = &banyanv1.TxnRequest{Conditions: req.Conditions, Mutations: req.Mutations, RequestId: requestID(req.RequestId)}
+	var key []byte
+	switch {
+	case len(req.Conditions) > 0:
+		key = req.Conditions[0].GetKey()
+	case len(req.Mutations) > 0:
+		m := req.Mutations[0]
+		key = append(append(append(key, m.GetPut().GetKey()...), m.GetDelete().GetKey()...), m.GetAppend().GetPrefix()...) // one of them is set
+	}
+	return unary(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Txn))
+}
+
+// Watch calls fn with the changes of a key, or of the keys of a prefix in one
+// partition, from a revision on (0: after now), once and in order, whatever
+// becomes of the nodes. The first call, without events, says that the watch
+// stands. It ends with fn's error, ctx's, or Compacted.
+func (k KV) Watch(ctx context.Context, req *banyanv1.WatchRequest, fn func(*banyanv1.WatchResponse) error) error {
+	from := req.FromRevision
+	var own error
+	err := k.c.keep(ctx, banyan.Partition(req.Key), func(ctx context.Context, n *node, heard func()) error {
+		msg := connect.NewRequest(&banyanv1.WatchRequest{Key: req.Key, Prefix: req.Prefix, FromRevision: from})
+		obs.ToHeader(ctx, msg.Header())
+		stream, err := n.kv.Watch(ctx, msg)
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		for stream.Receive() {
+			heard()
+			m := stream.Msg()
+			from = max(from, m.Revision+1)
+			if own = fn(m); own != nil {
+				return nil
+			}
+		}
+		return brokenOff(stream.Err())
+	})
+	if own != nil {
+		return own
+	}
+	return err
+}
+
+// brokenOff makes an error of a stream that ended before its time.
+func brokenOff(err error) error {
+	if err == nil {
+		return banyan.Errorf(banyan.Unavailable, "the node ended the stream")
+	}
+	return err
+}
+
+func kvMethod[Req, Res any](m func(banyanv1connect.KVClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error) {
+	return func(n *node, ctx context.Context, req *connect.Request[Req]) (*connect.Response[Res], error) {
+		return m(n.kv, ctx, req)
+	}
+}
+
+// requestID gives id, or a new one, so that a repeated write is applied once.
+func requestID(id []byte) []byte {
+	if len(id) > 0 {
+		return id
+	}
+	fresh := banyan.NewRequestID()
+	return fresh[:]
+}

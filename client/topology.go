@@ -1,0 +1,81 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+
+	"connectrpc.com/connect"
+)
+
+const (
+	// learnAfter is how many calls a client makes before it asks where leaders
+	// are: for a few, the detour costs less than asking.
+	learnAfter = 8
+	learnMax   = 2 * time.Second
+	learnPause = 100 * time.Millisecond // between two looks
+)
+
+// topology is where leaders are, as of some moment: a hint, never more.
+type topology struct {
+	slots     []uint32
+	leaders   map[uint32]banyan.NodeID
+	addresses map[banyan.NodeID]string
+}
+
+// leaderOf gives the node to ask first about a partition, nil if unknown.
+func (c *Client) leaderOf(partition []byte) *node {
+	if partition == nil || c.single {
+		return nil
+	}
+	t := c.topology.Load()
+	if t == nil {
+		if c.routed.Add(1) == learnAfter {
+			c.learn()
+		}
+		return nil
+	}
+	if slot := banyan.SlotOf(partition); slot < len(t.slots) {
+		if addr, ok := t.addresses[t.leaders[t.slots[slot]]]; ok {
+			return c.nodeAt(addr)
+		}
+	}
+	return nil
+}
+
+// learn looks in the background where nodes and leaders are.
+func (c *Client) learn() {
+	if c.single || !c.learning.CompareAndSwap(false, true) {
+		return
+	}
+	c.jobs.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), learnMax)
+		defer cancel()
+		for n := range c.everyone(nil) {
+			reply, err := n.cluster.Map(ctx, connect.NewRequest(&banyanv1.MapRequest{}))
+			if err == nil {
+				c.topology.Store(c.toTopology(reply.Msg))
+				break
+			}
+		}
+		pause(ctx, learnPause)
+		c.learning.Store(false)
+	})
+}
+
+func (c *Client) toTopology(m *banyanv1.MapResponse) *topology {
+	t := &topology{slots: m.Slots, leaders: map[uint32]banyan.NodeID{}, addresses: map[banyan.NodeID]string{}}
+	for _, s := range m.Shards {
+		t.leaders[s.Id] = banyan.NodeID(s.Leader)
+	}
+	for _, n := range m.Nodes {
+		if n.State == "left" || n.Address == "" {
+			continue
+		}
+		t.addresses[banyan.NodeID(n.Id)] = n.Address
+		c.nodeAt(n.Address) // so that calls go on when every address given at first is gone
+	}
+	return t
+}
