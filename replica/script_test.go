@@ -63,7 +63,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) {
 		}
 	case "propose", "read", "watch", "events", "age", "reconfigure", "transfer", "remove", "readmit":
 		s.ask(t, d)
-	case "crash", "start", "fail", "hold", "release", "cut", "heal", "lost":
+	case "crash", "start", "step", "fail", "hold", "release", "cut", "heal", "lost":
 		s.fault(t, d)
 	default:
 		t.Fatalf("unknown command %s", d.Cmd)
@@ -189,10 +189,14 @@ func (s *script) fault(t *testing.T, d *datadriven.TestData) {
 			}
 			return nil
 		})
-	case "start": // node=1
+	case "start": // node=1 [nopump]
 		s.node(t, d).disk.Inject(nil)
 		s.node(t, d).restart()
-		w.pump()
+		if !d.HasArg("nopump") {
+			w.pump()
+		}
+	case "step": // node=1: one round of it alone
+		s.node(t, d).round()
 	case "hold": // node=1 disk|apply|snapshots
 		p := s.node(t, d)
 		p.holdDisk, p.holdApply, p.holdSnaps = p.holdDisk || d.HasArg("disk"), p.holdApply || d.HasArg("apply"), p.holdSnaps || d.HasArg("snapshots")
