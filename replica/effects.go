@@ -17,9 +17,8 @@ import (
 //  1. Send at once. Raft has chosen these so that they need not wait for the
 //     disk: above all the leader's MsgApp, which so travels while the leader
 //     writes; never a vote or an acknowledgement.
-//  2. Write Appends in this order, after all earlier ones (WriteAppends: one
-//     batch, one fsync for many shards). Only when that has returned, send each
-//     one's After, and tell Core.Appended.
+//  2. Write Appends in this order, after all earlier ones, and then send each
+//     one's After (Persist). When that has returned, tell Core.Appended.
 //  3. Apply Applies in this order, after all earlier ones (Applier.Apply). It
 //     may overlap with 2: raft hands out only entries that are on this disk.
 //     When that has returned, tell Core.Applied.
@@ -88,6 +87,20 @@ type Append struct {
 
 	group *group
 	self  []*raftpb.Message // raft's notes to itself, stepped by Appended
+}
+
+// Persist writes appends (WriteAppends) and only then gives send what had to
+// wait for the disk. An error is final: the process must end.
+func Persist(batch *store.Batch, appends []*Append, send func(Envelope)) error {
+	if err := WriteAppends(batch, appends); err != nil {
+		return err
+	}
+	for _, a := range appends {
+		for _, e := range a.After {
+			send(e)
+		}
+	}
+	return nil
 }
 
 // WriteAppends writes appends in order through batch, which must be empty, and
@@ -159,6 +172,27 @@ type Proposal struct {
 	// and must not block. An error of kind NotLeader, Stale or Exhausted means
 	// that nothing happened; IsUncertain tells those where it may still happen.
 	Done func(mvcc.Result, error)
+}
+
+// Prepare makes cmd a proposal of node, whose latest View v is, in v's term. A
+// cmd with a Term is for that term only. cmd is not modified or kept; Done is
+// left to the caller.
+func (v View) Prepare(node banyan.NodeID, cmd *mvcc.Command, nowMs int64) (*Proposal, error) {
+	if v.Leader != node {
+		return nil, errNotLeader(v.Shard, v.Leader)
+	}
+	own := *cmd
+	own.TimeMs = nowMs
+	if own.Term == 0 {
+		own.Term = v.Term
+	}
+	if own.Term != v.Term {
+		return nil, errStale(v.Shard, own.Term, v.Term)
+	}
+	if err := own.Validate(); err != nil {
+		return nil, err
+	}
+	return &Proposal{Data: own.Encode(nil), Term: own.Term}, nil
 }
 
 // Apply is a run of committed entries of one shard.

@@ -68,23 +68,12 @@ func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Comm
 	if s == nil {
 		return noResult, errNoReplica(shard)
 	}
-	v := s.view.Load()
-	if v.Leader != h.cfg.Node {
-		return noResult, errNotLeader(shard, v.Leader)
-	}
-	own := *cmd
-	own.TimeMs = h.cfg.NowMs()
-	if own.Term == 0 {
-		own.Term = v.Term
-	}
-	if own.Term != v.Term {
-		return noResult, errStale(shard, own.Term, v.Term)
-	}
-	if err := own.Validate(); err != nil {
+	p, err := s.view.Load().Prepare(h.cfg.Node, cmd, h.cfg.NowMs())
+	if err != nil {
 		return noResult, err
 	}
-	w := &waiter{slot: s, ready: make(chan struct{})}
-	w.Data, w.Term, w.Done = own.Encode(nil), own.Term, w.done
+	w := &waiter{Proposal: *p, slot: s, ready: make(chan struct{})}
+	w.Done = w.done
 	if err := s.reserve(len(w.Data)); err != nil {
 		return noResult, err
 	}

@@ -213,19 +213,14 @@ const (
 // write owns the disk's end of the logs.
 func (h *Host) write(context.Context) error {
 	batch := h.cfg.Store.NewBatch()
+	send := func(e Envelope) { h.cfg.Send(e.To, e.Shard, e.Message) }
 	for {
 		appends := h.appends.take(appendsAtOnce)
 		if appends == nil {
 			return nil
 		}
-		if err := WriteAppends(batch, appends); err != nil {
+		if err := Persist(batch, appends, send); err != nil {
 			return err
-		}
-		for _, a := range appends {
-			for i := range a.After {
-				e := &a.After[i]
-				h.cfg.Send(e.To, e.Shard, e.Message)
-			}
 		}
 		h.in.put(func(in *intake) { in.appended = append(in.appended, appends) })
 	}
