@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
-	banyanv1 "banyan/api/banyan/v1"
 )
 
 func (a *app) cancelCommand() *cobra.Command {
@@ -20,12 +18,12 @@ results stay. A canceled job cannot be resumed; Ctrl-C of 'run' only holds it.`,
 		Args: exactly("JOB"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withJob(cmd.Context(), args[0], func(ctx context.Context, s *session, id banyan.JobID) error {
-				r, err := s.jobs.Cancel(ctx, connect.NewRequest(&banyanv1.CancelRequest{JobId: string(id)}))
+				j, err := s.Jobs().Cancel(ctx, id)
 				if err != nil {
 					return err
 				}
-				p := r.Msg.Job.GetProgress()
-				fmt.Fprintf(a.Err, "banyan: job %s is %s, %d of %d tasks done\n", id, jobState(r.Msg.Job.GetState()), p.GetSucceeded()+p.GetFailed(), r.Msg.Job.GetTasks())
+				p := j.GetProgress()
+				fmt.Fprintf(a.Err, "banyan: job %s is %s, %d of %d tasks done\n", id, jobState(j.GetState()), p.GetSucceeded()+p.GetFailed(), j.GetTasks())
 				return nil
 			})
 		},

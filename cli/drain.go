@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
-	banyanv1 "banyan/api/banyan/v1"
 )
 
 func (a *app) drainCommand() *cobra.Command {
@@ -26,11 +24,10 @@ it runs and takes no more. With --undo it takes them again.`,
 				if err != nil {
 					return err
 				}
-				r, err := s.cluster.Drain(ctx, connect.NewRequest(&banyanv1.DrainRequest{Node: uint64(id), Undo: undo}))
+				n, err := s.Cluster().Drain(ctx, id, undo)
 				if err != nil {
 					return err
 				}
-				n := r.Msg.Node
 				_, err = fmt.Fprintf(a.Out, "%v (%s) is %s: it leads %d shards and runs %d tasks\n", id, n.GetName(), n.GetState(), n.GetLeaders(), n.GetRunning())
 				return err
 			})
@@ -42,12 +39,12 @@ it runs and takes no more. With --undo it takes them again.`,
 
 // findNode finds a node by its id, or by a name that only one has.
 func findNode(ctx context.Context, s *session, text string) (banyan.NodeID, error) {
-	r, err := s.cluster.Nodes(ctx, connect.NewRequest(&banyanv1.NodesRequest{}))
+	nodes, err := s.Cluster().Nodes(ctx)
 	if err != nil {
 		return 0, err
 	}
 	var named []banyan.NodeID
-	for _, n := range r.Msg.Nodes {
+	for _, n := range nodes {
 		if id := banyan.NodeID(n.Id); id.String() == text {
 			return id, nil
 		} else if n.Name == text {

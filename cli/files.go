@@ -109,9 +109,9 @@ func findSend(local string, found map[string]string) error {
 // of patterns say which task gets which, when any of them is a template.
 func upload(ctx context.Context, s *session, spec *banyanv1.JobSpec, files []sendFile, patterns []string) error {
 	for _, f := range files {
-		ref, err := uploadFile(ctx, s, f)
+		ref, err := s.Blobs().UploadFile(ctx, f.name, f.local)
 		if err != nil {
-			return err
+			return fmt.Errorf("--send %s: %w", f.local, err)
 		}
 		spec.Send = append(spec.Send, ref)
 	}
@@ -124,23 +124,6 @@ func upload(ctx context.Context, s *session, spec *banyanv1.JobSpec, files []sen
 		}
 	}
 	return nil
-}
-
-func uploadFile(ctx context.Context, s *session, f sendFile) (*banyanv1.FileRef, error) {
-	file, err := os.Open(f.local)
-	if err != nil {
-		return nil, banyan.Errorf(banyan.NotFound, "--send %s cannot be read: %w: give a file that is there", f.local, unwrapPath(err))
-	}
-	defer file.Close()
-	st, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	chunks, size, err := s.writeBlob(ctx, file)
-	if err != nil {
-		return nil, fmt.Errorf("--send %s: %w", f.local, err)
-	}
-	return &banyanv1.FileRef{Path: f.name, Mode: uint32(st.Mode().Perm()), Size: size, Chunks: chunks}, nil
 }
 
 // download brings files back below dir. With missing it leaves those alone that
@@ -175,7 +158,7 @@ func (s *session) downloadFile(ctx context.Context, local string, ref *banyanv1.
 	if err != nil {
 		return fail(err)
 	}
-	err = s.readChunks(ctx, ref.Chunks, tmp)
+	err = s.Blobs().Download(ctx, ref.Chunks, tmp)
 	if err == nil {
 		err = tmp.Chmod(fs.FileMode(ref.Mode).Perm() | 0o600)
 	}

@@ -3,11 +3,9 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"time"
-
-	"connectrpc.com/connect"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -17,19 +15,11 @@ import (
 type follow struct {
 	job  banyan.JobID
 	show showFlags
-	seen bitmap // results recorded before: they are not printed, their files are fetched
-	mute bool   // results are neither printed nor fetched
-	then bool   // the job has a then step: its files come back, not those of the tasks
-	on   func(*banyanv1.FollowResponse)
+	seen bitmap                               // results recorded before: they are not printed, their files are fetched
+	mute bool                                 // results are neither printed nor fetched
+	then bool                                 // the job has a then step: its files come back, not those of the tasks
+	on   func(*banyanv1.FollowResponse) error // told of every message; its error ends the following
 }
-
-// Follow is opened again when the node that answered is lost: at once, then
-// with growing pauses, for as long as reconnectMax without an answer.
-const (
-	reconnectFirst = 50 * time.Millisecond
-	reconnectPause = time.Second
-	reconnectMax   = 2 * time.Minute
-)
 
 // follow prints a job's results and progress until it has ended, and gives the
 // error that makes the process exit as the job ended. The first signal holds
@@ -49,7 +39,7 @@ func (a *app) follow(sig *interrupts, s *session, f follow) error {
 		held = true
 		hold, stop := sig.untilFirst(context.Background())
 		defer stop()
-		_, holdErr = s.jobs.Hold(hold, connect.NewRequest(&banyanv1.HoldRequest{JobId: string(f.job)}))
+		_, holdErr = s.Jobs().Hold(hold, f.job)
 		if hold.Err() != nil {
 			a.leave(exitInterrupted)
 		}
@@ -107,7 +97,6 @@ type follower struct {
 	bar  progressBar
 	keep *order
 
-	after    uint64 // revision up to which results have come
 	got      bitmap
 	state    banyanv1.JobState
 	progress *banyanv1.Progress
@@ -116,67 +105,26 @@ type follower struct {
 }
 
 func (a *app) newFollower(s *session, f follow) *follower {
-	fw := &follower{follow: f, app: a, s: s, out: bufio.NewWriterSize(a.Out, 64<<10), errs: bufio.NewWriterSize(a.Err, 16<<10), nodes: map[uint64]string{}}
-	fw.p = &printer{out: fw.out, err: fw.errs, tag: f.show.tag, json: f.show.format.json(), chunks: s.readChunks}
-	fw.bar = a.newProgress(f.show.progress)
+	fw := &follower{follow: f, app: a, s: s, bar: a.newProgress(f.show.progress), nodes: map[uint64]string{}}
+	fw.out = bufio.NewWriterSize(fw.bar.through(a.Out), 64<<10)
+	fw.errs = bufio.NewWriterSize(fw.bar.through(a.Err), 16<<10)
+	fw.p = &printer{out: fw.out, err: fw.errs, tag: f.show.tag, json: f.show.format.json(), chunks: s.Blobs().Download}
 	if f.show.keep {
 		fw.keep = &order{quiet: f.seen, emit: fw.emit, reread: fw.reread}
 	}
 	return fw
 }
 
-// run reads the stream until the job ended or is held.
+// errHeld ends the following of a job that is held: its stream would not end.
+var errHeld = errors.New("the job is held")
+
+// run follows the job until it has ended or is held.
 func (f *follower) run(ctx context.Context) error {
-	pause := time.Duration(0)
-	last := f.app.now()
-	for {
-		before := f.after
-		err := f.stream(ctx)
-		if ended(f.state) || f.state == banyanv1.JobState_JOB_STATE_HELD || ctx.Err() != nil {
-			return err
-		}
-		if f.after != before {
-			last, pause = f.app.now(), 0
-		}
-		if err != nil && (f.s.local || !passing(err)) {
-			return err
-		}
-		if f.app.now().Sub(last) > reconnectMax {
-			return banyan.Errorf(banyan.Unavailable, "job %s cannot be followed: %w: it goes on in the cluster, 'banyan wait%s %s' waits for it", f.job, err, f.s.hint, f.job)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
-		pause = min(max(2*pause, reconnectFirst), reconnectPause)
+	err := f.s.Jobs().Follow(ctx, f.job, 0, func(m *banyanv1.FollowResponse) error { return f.take(ctx, m) })
+	if errors.Is(err, errHeld) {
+		return nil
 	}
-}
-
-// passing says whether an error may go away by itself.
-func passing(err error) bool {
-	switch banyan.KindOf(err) {
-	case banyan.Unavailable, banyan.NotLeader, banyan.Stale, banyan.Timeout:
-		return true
-	}
-	return false
-}
-
-func (f *follower) stream(ctx context.Context) error {
-	st, err := f.s.jobs.Follow(ctx, connect.NewRequest(&banyanv1.FollowRequest{JobId: string(f.job), AfterRevision: f.after}))
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-	for st.Receive() {
-		if err := f.take(ctx, st.Msg()); err != nil {
-			return err
-		}
-		if ended(f.state) || f.state == banyanv1.JobState_JOB_STATE_HELD {
-			return nil
-		}
-	}
-	return st.Err()
+	return err
 }
 
 // take handles one message: results first, then the progress that counts them.
@@ -190,7 +138,6 @@ func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 		}
 		f.got.set(r.Task)
 	}
-	f.after = max(f.after, m.Revision)
 	if m.State != banyanv1.JobState_JOB_STATE_UNSPECIFIED {
 		f.state = m.State
 	}
@@ -202,10 +149,15 @@ func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 		f.notice(m.Progress.Nodes)
 	}
 	if f.on != nil {
-		f.on(m)
+		if err := f.on(m); err != nil {
+			return err
+		}
 	}
 	if err := f.flush(); err != nil {
 		return err
+	}
+	if f.state == banyanv1.JobState_JOB_STATE_HELD {
+		return errHeld
 	}
 	if m.Progress != nil && !ended(f.state) {
 		f.bar.show(m.Progress)
@@ -239,11 +191,8 @@ func (f *follower) emit(ctx context.Context, r *banyanv1.TaskResult) error {
 const rereadMax = 1000
 
 func (f *follower) reread(ctx context.Context, from uint32) ([]*banyanv1.TaskResult, error) {
-	r, err := f.s.jobs.Tasks(ctx, connect.NewRequest(&banyanv1.TasksRequest{JobId: string(f.job), From: from, Limit: rereadMax}))
-	if err != nil {
-		return nil, err
-	}
-	return r.Msg.Results, nil
+	r, err := f.s.Jobs().Tasks(ctx, &banyanv1.TasksRequest{JobId: string(f.job), From: from, Limit: rereadMax})
+	return r.GetResults(), err
 }
 
 // notice tells when a node's state changed while the job runs.
@@ -262,12 +211,8 @@ func (f *follower) notice(nodes []*banyanv1.NodeProgress) {
 	}
 }
 
-// flush writes what was printed, with the progress out of its way.
+// flush writes what was printed.
 func (f *follower) flush() error {
-	if f.out.Buffered() == 0 && f.errs.Buffered() == 0 {
-		return nil
-	}
-	f.bar.clear()
 	if err := f.out.Flush(); err != nil {
 		return banyan.Errorf(banyan.Internal, "standard output cannot be written: %w: 'banyan logs%s %s' shows the rest", err, f.s.hint, f.job)
 	}

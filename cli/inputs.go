@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 )
 
 // source is one input source of a job, as on GNU parallel's command line.
@@ -208,6 +209,17 @@ func (in *inputs) all() iter.Seq[[]string] {
 				at[i] = 0
 			}
 			if i < 0 {
+				return
+			}
+		}
+	}
+}
+
+// messages is all, as a job takes them.
+func (in *inputs) messages() iter.Seq[*banyanv1.Input] {
+	return func(yield func(*banyanv1.Input) bool) {
+		for row := range in.all() {
+			if !yield(&banyanv1.Input{Columns: row}) {
 				return
 			}
 		}

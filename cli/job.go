@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -59,7 +58,7 @@ func (a *app) jobShowCommand() *cobra.Command {
 }
 
 func (a *app) showJob(ctx context.Context, s *session, id banyan.JobID, f format, limit int, failedOnly bool) error {
-	got, err := s.jobs.Get(ctx, connect.NewRequest(&banyanv1.GetJobRequest{JobId: string(id)}))
+	j, err := s.Jobs().Get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -68,13 +67,13 @@ func (a *app) showJob(ctx context.Context, s *session, id banyan.JobID, f format
 		return err
 	}
 	if f.json() {
-		out := jobShowJSON{jobJSON: newJobJSON(got.Msg.Job), Results: []resultJSON{}}
+		out := jobShowJSON{jobJSON: newJobJSON(j), Results: []resultJSON{}}
 		for _, r := range results {
 			out.Results = append(out.Results, newResultJSON(r))
 		}
 		return writeJSON(a.Out, out)
 	}
-	return a.printJob(got.Msg.Job, results, s.hint)
+	return a.printJob(j, results, s.hint)
 }
 
 // failuresFirst gives up to limit results: failed ones, then running, then others.
@@ -83,10 +82,8 @@ func failuresFirst(ctx context.Context, s *session, id banyan.JobID, limit int, 
 	page := func(req *banyanv1.TasksRequest) error {
 		req.JobId = string(id)
 		req.Limit = uint32(limit)
-		r, err := s.jobs.Tasks(ctx, connect.NewRequest(req))
-		if err == nil {
-			all = append(all, r.Msg.Results...)
-		}
+		r, err := s.Jobs().Tasks(ctx, req)
+		all = append(all, r.GetResults()...)
 		return err
 	}
 	if limit == 0 {

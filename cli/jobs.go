@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -71,7 +70,7 @@ func newJobJSON(j *banyanv1.Job) jobJSON {
 
 func (a *app) jobsCommand() *cobra.Command {
 	var f format
-	var limit uint32
+	var limit int
 	cmd := &cobra.Command{
 		Use:   "jobs",
 		Short: "List jobs, newest first",
@@ -87,19 +86,16 @@ func (a *app) jobsCommand() *cobra.Command {
 			return a.printJobs(f, jobs, more)
 		},
 	}
-	cmd.Flags().Uint32VarP(&limit, "limit", "n", 20, "list at most `N` jobs")
+	cmd.Flags().IntVarP(&limit, "limit", "n", 20, "list at most `N` jobs")
 	f.add(cmd.Flags())
 	return cmd
 }
 
 // listJobs lists the jobs of the cluster, or of all lanes.
-func (a *app) listJobs(ctx context.Context, limit uint32) (jobs []*banyanv1.Job, more bool, err error) {
+func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, more bool, err error) {
 	list := func(ctx context.Context, s *session) error {
-		r, err := s.jobs.List(ctx, connect.NewRequest(&banyanv1.ListJobsRequest{Limit: limit}))
-		if err == nil {
-			jobs = append(jobs, r.Msg.Jobs...)
-			more = more || r.Msg.More
-		}
+		js, m, err := s.Jobs().List(ctx, limit)
+		jobs, more = append(jobs, js...), more || m
 		return err
 	}
 	local, err := a.meansLocal()
@@ -107,7 +103,8 @@ func (a *app) listJobs(ctx context.Context, limit uint32) (jobs []*banyanv1.Job,
 		return nil, false, err
 	}
 	if !local {
-		return jobs, more, errors.Join(a.with(ctx, need{}, list))
+		err := a.with(ctx, need{}, list)
+		return jobs, more, err
 	}
 	for _, n := range a.lanes().used() {
 		ln, err := a.lanes().take(n)
@@ -127,7 +124,7 @@ func (a *app) listJobs(ctx context.Context, limit uint32) (jobs []*banyanv1.Job,
 		}
 	}
 	slices.SortFunc(jobs, func(a, b *banyanv1.Job) int { return strings.Compare(b.Id, a.Id) })
-	if limit > 0 && len(jobs) > int(limit) {
+	if limit > 0 && len(jobs) > limit {
 		jobs, more = jobs[:limit], true
 	}
 	return jobs, more, nil

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/client"
 )
 
 // kvJSON is a key as -o json prints it.
@@ -55,11 +55,6 @@ partition: keys of one partition can be listed, watched and changed together.`,
 // sees the same ones.
 func kvNeed() need { return need{embedded: true, slots: 1, first: true} }
 
-func requestID() []byte {
-	id := banyan.NewRequestID()
-	return id[:]
-}
-
 func (a *app) kvGetCommand() *cobra.Command {
 	var f format
 	var stale, raw bool
@@ -73,21 +68,21 @@ func (a *app) kvGetCommand() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
-				r, err := s.kv.Get(ctx, connect.NewRequest(&banyanv1.GetRequest{Key: []byte(args[0]), Revision: revision, Stale: stale}))
+				r, err := s.KV().Read(ctx, &banyanv1.GetRequest{Key: []byte(args[0]), Revision: revision, Stale: stale})
 				if err != nil {
 					return err
 				}
-				if r.Msg.Kv == nil {
+				if r.Kv == nil {
 					return banyan.Errorf(banyan.NotFound, "there is no key %q: 'banyan kv list' lists those there are", args[0])
 				}
 				if f.json() {
-					return writeJSON(a.Out, newKVJSON(r.Msg.Kv))
+					return writeJSON(a.Out, newKVJSON(r.Kv))
 				}
 				end := "\n"
 				if raw {
 					end = ""
 				}
-				_, err = fmt.Fprintf(a.Out, "%s%s", r.Msg.Kv.Value, end)
+				_, err = fmt.Fprintf(a.Out, "%s%s", r.Kv.Value, end)
 				return err
 			})
 		},
@@ -118,11 +113,11 @@ func (a *app) kvPutCommand() *cobra.Command {
 				return banyan.Errorf(banyan.Exhausted, "the value of %q is longer than %d bytes: store a larger thing as a file", args[0], banyan.ValueBytesMax)
 			}
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
-				r, err := s.kv.Put(ctx, connect.NewRequest(&banyanv1.PutRequest{Key: []byte(args[0]), Value: value, RequestId: requestID()}))
+				revision, err := s.KV().Put(ctx, []byte(args[0]), value)
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.Out, "revision %d\n", r.Msg.Revision)
+				_, err = fmt.Fprintf(a.Out, "revision %d\n", revision)
 				return err
 			})
 		},
@@ -137,11 +132,19 @@ func (a *app) kvDelCommand() *cobra.Command {
 		Args:  exactly("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
-				r, err := s.kv.Delete(ctx, connect.NewRequest(&banyanv1.DeleteRequest{Key: []byte(args[0]), Prefix: prefix, RequestId: requestID()}))
+				var n uint64
+				var err error
+				if prefix {
+					n, err = s.KV().DeletePrefix(ctx, []byte(args[0]))
+				} else if was, e := s.KV().Delete(ctx, []byte(args[0])); was {
+					n, err = 1, e
+				} else {
+					err = e
+				}
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.Out, "deleted %d\n", r.Msg.Deleted)
+				_, err = fmt.Fprintf(a.Out, "deleted %d\n", n)
 				return err
 			})
 		},
@@ -162,8 +165,16 @@ func (a *app) kvListCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
-			req := &banyanv1.ListRequest{Prefix: []byte(strings.Join(args, "")), KeysOnly: keys, Stale: stale}
-			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error { return a.kvList(ctx, s, req, f, limit) })
+			var options []client.ReadOption
+			if keys {
+				options = append(options, client.KeysOnly())
+			}
+			if stale {
+				options = append(options, client.Stale())
+			}
+			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
+				return a.kvList(ctx, s, strings.Join(args, ""), f, limit, options, keys)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&keys, "keys", false, "keys only")
@@ -173,24 +184,20 @@ func (a *app) kvListCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) kvList(ctx context.Context, s *session, req *banyanv1.ListRequest, f format, limit int) error {
-	for left := limit; ; {
-		req.Limit = uint32(min(left, banyan.ListRowsMax))
-		r, err := s.kv.List(ctx, connect.NewRequest(req))
+func (a *app) kvList(ctx context.Context, s *session, prefix string, f format, limit int, options []client.ReadOption, keys bool) error {
+	n := 0
+	for kv, err := range s.KV().List(ctx, []byte(prefix), options...) {
 		if err != nil {
 			return err
 		}
-		for _, kv := range r.Msg.Kvs {
-			if err := a.printKV(kv, f, req.KeysOnly, false); err != nil {
-				return err
-			}
-			req.After = kv.Key
+		if err := a.printKV(kv, f, keys, false); err != nil {
+			return err
 		}
-		left -= len(r.Msg.Kvs)
-		if !r.Msg.More || len(r.Msg.Kvs) == 0 || limit > 0 && left <= 0 {
-			return nil
+		if n++; n == limit {
+			break
 		}
 	}
+	return nil
 }
 
 // printKV prints a key and its value on one line, escaped where they would not fit.
@@ -229,19 +236,15 @@ func (a *app) kvWatchCommand() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
-				st, err := s.kv.Watch(ctx, connect.NewRequest(&banyanv1.WatchRequest{Key: []byte(args[0]), Prefix: prefix, FromRevision: from}))
-				if err != nil {
-					return err
-				}
-				defer st.Close()
-				for st.Receive() {
-					for _, e := range st.Msg().Events {
+				req := &banyanv1.WatchRequest{Key: []byte(args[0]), Prefix: prefix, FromRevision: from}
+				return s.KV().Watch(ctx, req, func(m *banyanv1.WatchResponse) error {
+					for _, e := range m.Events {
 						if err := a.printEvent(e, f); err != nil {
 							return err
 						}
 					}
-				}
-				return st.Err()
+					return nil
+				})
 			})
 		},
 	}

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	banyanv1 "banyan/api/banyan/v1"
@@ -42,7 +41,7 @@ makes a key of PREFIX and the next number of its sequence.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			req := &banyanv1.TxnRequest{RequestId: requestID()}
+			req := &banyanv1.TxnRequest{}
 			for _, text := range conditions {
 				c, err := parseCondition(text)
 				if err != nil {
@@ -70,12 +69,12 @@ makes a key of PREFIX and the next number of its sequence.`,
 }
 
 func (a *app) txn(ctx context.Context, s *session, req *banyanv1.TxnRequest, f format, conditions []string) error {
-	r, err := s.kv.Txn(ctx, connect.NewRequest(req))
+	r, err := s.KV().Txn(ctx, req)
 	if err != nil {
 		return err
 	}
-	out := txnJSON{Succeeded: r.Msg.Succeeded, Revision: r.Msg.Revision, Sequences: r.Msg.Sequences}
-	if i := int(r.Msg.FailedCondition); !out.Succeeded && i < len(conditions) {
+	out := txnJSON{Succeeded: r.Succeeded, Revision: r.Revision, Sequences: r.Sequences}
+	if i := int(r.FailedCondition); !out.Succeeded && i < len(conditions) {
 		out.FailedCondition = conditions[i]
 	}
 	switch {

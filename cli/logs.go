@@ -5,7 +5,6 @@ import (
 	"io"
 	"strconv"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -61,13 +60,13 @@ func taskIndex(ctx context.Context, s *session, id banyan.JobID, text string) (u
 	if text != "then" && (err != nil || n == 0) {
 		return 0, usage("bad task %q: give its number from 1, or then", text)
 	}
-	r, err := s.jobs.Get(ctx, connect.NewRequest(&banyanv1.GetJobRequest{JobId: string(id)}))
+	j, err := s.Jobs().Get(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	tasks := r.Msg.Job.GetTasks()
+	tasks := j.GetTasks()
 	switch {
-	case text == "then" && r.Msg.Job.GetSpec().GetThen() == nil:
+	case text == "then" && j.GetSpec().GetThen() == nil:
 		return 0, banyan.Errorf(banyan.NotFound, "job %s has no --then step: give the number of a task, 1 to %d", id, tasks)
 	case text == "then":
 		return tasks, nil
@@ -79,35 +78,28 @@ func taskIndex(ctx context.Context, s *session, id banyan.JobID, text string) (u
 
 // taskLog copies one task's output.
 func taskLog(ctx context.Context, s *session, req *banyanv1.LogsRequest, w streams) error {
-	st, err := s.jobs.Logs(ctx, connect.NewRequest(req))
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-	for st.Receive() {
+	return s.Jobs().Logs(ctx, req, func(m *banyanv1.LogsResponse) error {
 		to := w.out
-		if st.Msg().Stderr {
+		if m.Stderr {
 			to = w.err
 		}
-		if _, err := to.Write(st.Msg().Data); err != nil {
-			return err
-		}
-	}
-	return st.Err()
+		_, err := to.Write(m.Data)
+		return err
+	})
 }
 
 // allLogs prints the output of all finished tasks, and of the then step.
 func allLogs(ctx context.Context, s *session, id banyan.JobID, w streams, tag bool) error {
-	p := &printer{out: w.out, err: w.err, tag: tag, chunks: s.readChunks}
+	p := &printer{out: w.out, err: w.err, tag: tag, chunks: s.Blobs().Download}
 	err := s.eachResult(ctx, &banyanv1.TasksRequest{JobId: string(id)}, func(r *banyanv1.TaskResult) error {
 		return p.result(ctx, r, false)
 	})
 	if err != nil {
 		return err
 	}
-	r, err := s.jobs.Get(ctx, connect.NewRequest(&banyanv1.GetJobRequest{JobId: string(id)}))
-	if err != nil || r.Msg.Job.GetThenResult() == nil {
+	j, err := s.Jobs().Get(ctx, id)
+	if err != nil || j.GetThenResult() == nil {
 		return err
 	}
-	return p.result(ctx, r.Msg.Job.ThenResult, true)
+	return p.result(ctx, j.ThenResult, true)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 
+	"banyan/client"
 	"banyan/server"
 )
 
@@ -28,7 +29,12 @@ func (a *app) startLane(ctx context.Context, ln *lane, slots int, hint string) (
 	}
 	select {
 	case <-srv.Ready():
-		return &session{services: inProcess(srv.Handler()), local: true, hint: hint, lane: ln, stop: stop}, nil
+		cl, err := client.Open(client.Config{Transport: client.InProcess(srv.Handler())})
+		if err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		closeAll := func() error { return errors.Join(cl.Close(), stop()) }
+		return &session{Client: cl, local: true, hint: hint, lane: ln, stop: closeAll}, nil
 	case err := <-ended:
 		cancel()
 		return nil, errors.Join(err, ln.release())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -49,11 +48,11 @@ func (a *app) nodesCommand() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
-				r, err := s.cluster.Nodes(ctx, connect.NewRequest(&banyanv1.NodesRequest{}))
+				nodes, err := s.Cluster().Nodes(ctx)
 				if err != nil {
 					return err
 				}
-				return a.printNodes(f, r.Msg.Nodes)
+				return a.printNodes(f, nodes)
 			})
 		},
 	}

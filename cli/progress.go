@@ -19,6 +19,9 @@ import (
 type progressBar interface {
 	show(*banyanv1.Progress)
 	clear() // takes what is shown off the screen
+	// through gives the writer for output that may share the screen; it takes
+	// the progress out of its way.
+	through(w io.Writer) io.Writer
 }
 
 // When progress begins to be shown, and how often plain lines come.
@@ -65,6 +68,8 @@ type silent struct{}
 func (silent) show(*banyanv1.Progress) {}
 func (silent) clear()                  {}
 
+func (silent) through(w io.Writer) io.Writer { return w }
+
 // plain writes a line now and then, and nothing for short jobs.
 type plain struct {
 	w    io.Writer
@@ -81,6 +86,8 @@ func (p *plain) show(m *banyanv1.Progress) {
 }
 
 func (p *plain) clear() {}
+
+func (p *plain) through(w io.Writer) io.Writer { return w }
 
 // figures gives the words of a progress, such as "12 of 40 done".
 func figures(m *banyanv1.Progress) []string {
@@ -121,7 +128,30 @@ type bar struct {
 	start time.Time
 	width func() int
 	color bool
-	lines int // on the screen now
+	lines int  // on the screen now
+	mid   bool // output stopped in the middle of a line
+}
+
+// through takes the bar away before output comes, and watches where that leaves
+// the cursor: the bar must not be drawn into an unfinished line.
+func (b *bar) through(w io.Writer) io.Writer {
+	if !isTerminal(w) {
+		return w
+	}
+	return &screen{w, b}
+}
+
+type screen struct {
+	w io.Writer
+	b *bar
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		s.b.clear()
+		s.b.mid = p[len(p)-1] != '\n'
+	}
+	return s.w.Write(p)
 }
 
 func (b *bar) clear() {
@@ -148,6 +178,9 @@ func (b *bar) show(m *banyanv1.Progress) {
 	}
 	// One write, so that a terminal never shows half of it.
 	text := strings.Join(lines, "\x1b[K\n") + "\x1b[K\n\x1b[J"
+	if b.mid {
+		text, b.mid = "\n"+text, false
+	}
 	if b.lines > 0 {
 		text = fmt.Sprintf("\r\x1b[%dA", b.lines) + text
 	}

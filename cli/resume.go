@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -50,7 +49,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 		return err
 	}
 	defer s.close()
-	got, err := s.jobs.Get(ctx, connect.NewRequest(&banyanv1.GetJobRequest{JobId: string(id)}))
+	j, err := s.Jobs().Get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -58,11 +57,11 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 	if err != nil {
 		return err
 	}
-	if _, err := s.jobs.Resume(ctx, connect.NewRequest(&banyanv1.ResumeRequest{JobId: string(id), RetryFailed: retryFailed})); err != nil {
+	if _, err := s.Jobs().Resume(ctx, id, retryFailed); err != nil {
 		return err
 	}
 	cancel()
-	return a.follow(sig, s, follow{job: id, show: show, seen: seen, then: got.Msg.Job.GetSpec().GetThen() != nil})
+	return a.follow(sig, s, follow{job: id, show: show, seen: seen, then: j.GetSpec().GetThen() != nil})
 }
 
 // recorded gives the tasks that have a result, without those that are to be
@@ -81,18 +80,18 @@ func recorded(ctx context.Context, s *session, id banyan.JobID, retryFailed bool
 // eachResult pages through a job's results.
 func (s *session) eachResult(ctx context.Context, req *banyanv1.TasksRequest, fn func(*banyanv1.TaskResult) error) error {
 	for {
-		r, err := s.jobs.Tasks(ctx, connect.NewRequest(req))
+		r, err := s.Jobs().Tasks(ctx, req)
 		if err != nil {
 			return err
 		}
-		for _, t := range r.Msg.Results {
+		for _, t := range r.Results {
 			if err := fn(t); err != nil {
 				return err
 			}
 		}
-		if !r.Msg.More || r.Msg.Next <= req.From {
+		if !r.More || r.Next <= req.From {
 			return nil
 		}
-		req.From = r.Msg.Next
+		req.From = r.Next
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -251,6 +250,9 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if err := setWorkDir(f, spec, s.local); err != nil {
 		return err
 	}
+	if s.local {
+		inherit(spec, os.Environ())
+	}
 	if err := upload(ctx, s, spec, files, f.send); err != nil {
 		return err
 	}
@@ -258,7 +260,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if err := s.place(id); err != nil {
 		return err
 	}
-	if err := submit(ctx, s, id, spec, in.all()); err != nil {
+	if _, err := s.Jobs().Submit(ctx, id, spec, in.messages()); err != nil {
 		return err
 	}
 	if f.detach {
@@ -281,35 +283,4 @@ func setWorkDir(f *runFlags, spec *banyanv1.JobSpec, local bool) error {
 		return usage("bad --workdir %q: on a cluster it is an absolute path, there on every node", spec.WorkDir)
 	}
 	return err
-}
-
-// submitBatchBytes keeps the messages of a submission well below banyan.RequestBytesMax.
-const submitBatchBytes = 1 << 20
-
-// submit stores the job; when it returns nil the job is durable.
-func submit(ctx context.Context, s *session, id banyan.JobID, spec *banyanv1.JobSpec, rows iter.Seq[[]string]) error {
-	stream := s.jobs.Submit(ctx)
-	req := &banyanv1.SubmitRequest{JobId: string(id), Spec: spec}
-	bytes := 0
-	var sendErr error
-	for row := range rows {
-		req.Inputs = append(req.Inputs, &banyanv1.Input{Columns: row})
-		for _, c := range row {
-			bytes += len(c) + 8
-		}
-		if bytes >= submitBatchBytes {
-			if sendErr = stream.Send(req); sendErr != nil {
-				break
-			}
-			req, bytes = &banyanv1.SubmitRequest{}, 0
-		}
-	}
-	if sendErr == nil && (bytes > 0 || req.Spec != nil || len(req.Inputs) > 0) {
-		sendErr = stream.Send(req)
-	}
-	// A failed Send only says that the stream ended: the answer says why.
-	if _, err := stream.CloseAndReceive(); err != nil {
-		return err
-	}
-	return sendErr
 }

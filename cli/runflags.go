@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
-
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 )
@@ -82,6 +80,27 @@ func parseEnv(list []string, lookup func(string) string) (map[string]string, err
 	return env, nil
 }
 
+// inherit gives the tasks of a node inside this command the user's environment,
+// as GNU parallel does, under what --env says. Variables are taken, in their
+// order, as long as there is room for them in a job.
+func inherit(spec *banyanv1.JobSpec, environ []string) {
+	if spec.Env == nil {
+		spec.Env = map[string]string{}
+	}
+	room := banyan.EnvBytesMax
+	for k, v := range spec.Env {
+		room -= len(k) + len(v)
+	}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		if _, given := spec.Env[k]; given || k == "" || len(k)+len(v) > room {
+			continue
+		}
+		spec.Env[k] = v
+		room -= len(k) + len(v)
+	}
+}
+
 // parallelism is what -j says: a number, or percents of the cores.
 type parallelism struct {
 	number  int // 0: as many as a node has slots
@@ -132,12 +151,12 @@ func (p parallelism) perNodeMax(ctx context.Context, s *session) (uint32, error)
 	if p.most || p.percent == 100 {
 		return 0, nil
 	}
-	r, err := s.cluster.Nodes(ctx, connect.NewRequest(&banyanv1.NodesRequest{}))
+	nodes, err := s.Cluster().Nodes(ctx)
 	if err != nil {
 		return 0, err
 	}
 	slots := 0
-	for _, n := range r.Msg.Nodes {
+	for _, n := range nodes {
 		if slots != 0 && int(n.Slots) != slots {
 			return 0, usage("-j %d%%: the nodes differ in slots (%d and %d): give a number", p.percent, slots, n.Slots)
 		}

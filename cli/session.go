@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"banyan"
+	"banyan/client"
 	"banyan/pki"
 )
 
@@ -24,7 +25,7 @@ type need struct {
 
 // session is an open way to a cluster.
 type session struct {
-	services
+	*client.Client
 	local bool
 	hint  string // the flags, with a blank before them, that lead a later command here
 	lane  *lane
@@ -50,26 +51,26 @@ func (s *session) place(id banyan.JobID) error {
 // open finds the cluster: --local, --context, BANYAN_CONTEXT, the lane that
 // knows the job, the current context, and at last a node of its own.
 func (a *app) open(ctx context.Context, n need) (*session, error) {
+	dir, err := a.configDir()
+	if err != nil {
+		return nil, err
+	}
 	switch {
 	case a.target.local:
 		return a.openLocal(ctx, n, " --local")
 	case a.target.context != "":
-		return a.openContext(a.target.context, " --context "+a.target.context)
+		return openContext(dir, a.target.context, " --context "+a.target.context)
 	case a.Env("BANYAN_CONTEXT") != "":
-		return a.openContext(a.Env("BANYAN_CONTEXT"), "")
+		return openContext(dir, a.Env("BANYAN_CONTEXT"), "")
 	case n.job != "" && a.lanes().knows(n.job):
 		return a.openLocal(ctx, n, "")
-	}
-	dir, err := a.configDir()
-	if err != nil {
-		return nil, err
 	}
 	name, err := pki.CurrentContext(dir)
 	if err != nil {
 		return nil, err
 	}
 	if name != "" {
-		return a.openContext(name, "")
+		return openContext(dir, name, "")
 	}
 	if n.embedded {
 		return a.openLocal(ctx, n, "")
@@ -77,20 +78,20 @@ func (a *app) open(ctx context.Context, n need) (*session, error) {
 	return nil, banyan.Errorf(banyan.NotFound, "there is no cluster to ask: 'banyan up' starts one here, --context names another, --local uses a node inside the command")
 }
 
-func (a *app) openContext(name, hint string) (*session, error) {
-	dir, err := a.configDir()
-	if err != nil {
-		return nil, err
-	}
+func openContext(dir, name, hint string) (*session, error) {
 	c, err := pki.LoadContext(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	cl, err := dial(c)
+	cfg, err := client.FromContext(c)
 	if err != nil {
 		return nil, err
 	}
-	return &session{services: cl, hint: hint}, nil
+	cl, err := client.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &session{Client: cl, hint: hint, stop: cl.Close}, nil
 }
 
 // configDir is where contexts are kept.

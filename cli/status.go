@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -81,16 +80,16 @@ func (a *app) statusCommand() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
-				r, err := s.cluster.Status(ctx, connect.NewRequest(&banyanv1.StatusRequest{}))
+				m, err := s.Cluster().Status(ctx)
 				if err != nil {
 					return err
 				}
 				if f.json() {
-					err = writeJSON(a.Out, newStatusJSON(r.Msg))
+					err = writeJSON(a.Out, newStatusJSON(m))
 				} else {
-					err = a.printStatus(r.Msg)
+					err = a.printStatus(m)
 				}
-				if err == nil && len(r.Msg.Problems) > 0 {
+				if err == nil && len(m.Problems) > 0 {
 					err = &exit{code: exitError}
 				}
 				return err

@@ -5,25 +5,23 @@ import (
 	"fmt"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"banyan"
-	banyanv1 "banyan/api/banyan/v1"
 )
 
 // tokenJSON is what 'token -o json' prints.
 type tokenJSON struct {
 	Token    string `json:"token"`
 	ExpireMs int64  `json:"expire_ms"`
-	Uses     uint32 `json:"uses"`
+	Uses     int    `json:"uses"`
 	Address  string `json:"address"`
 }
 
 func (a *app) tokenCommand() *cobra.Command {
 	var f format
 	var ttl time.Duration
-	var uses uint32
+	var uses int
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Make a token that lets other machines join",
@@ -35,27 +33,27 @@ machine knows whom it talks to.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			if ttl < time.Second || uses == 0 || uses > banyan.TokenUsesMax {
+			if ttl < time.Second || uses < 1 || uses > banyan.TokenUsesMax {
 				return usage("bad --ttl %v or --uses %d: give a second or more, and 1 to %d uses", ttl, uses, banyan.TokenUsesMax)
 			}
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
-				r, err := s.cluster.CreateToken(ctx, connect.NewRequest(&banyanv1.CreateTokenRequest{TtlMs: ttl.Milliseconds(), Uses: uses}))
+				r, err := s.Cluster().CreateToken(ctx, ttl, uses)
 				if err != nil {
 					return err
 				}
 				if f.json() {
-					return writeJSON(a.Out, tokenJSON{r.Msg.Token, r.Msg.ExpireMs, uses, r.Msg.Address})
+					return writeJSON(a.Out, tokenJSON{r.Token, r.ExpireMs, uses, r.Address})
 				}
 				if isTerminal(a.Out) {
-					fmt.Fprintf(a.Err, "Good for %d uses until %s. On the other machine:\n\n  banyan join %s --token TOKEN\n\n", uses, time.UnixMilli(r.Msg.ExpireMs).Format("2006-01-02 15:04"), r.Msg.Address)
+					fmt.Fprintf(a.Err, "Good for %d uses until %s. On the other machine:\n\n  banyan join %s --token TOKEN\n\n", uses, time.UnixMilli(r.ExpireMs).Format("2006-01-02 15:04"), r.Address)
 				}
-				_, err = fmt.Fprintln(a.Out, r.Msg.Token)
+				_, err = fmt.Fprintln(a.Out, r.Token)
 				return err
 			})
 		},
 	}
 	cmd.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long it may be used, such as 10m or 24h (`TIME`)")
-	cmd.Flags().Uint32Var(&uses, "uses", 1, "let in `N` machines with it")
+	cmd.Flags().IntVar(&uses, "uses", 1, "let in `N` machines with it")
 	f.add(cmd.Flags())
 	return cmd
 }

@@ -87,7 +87,7 @@ func (a *app) serve(ctx context.Context, c server.Config) error {
 	go func() { ended <- srv.Run(run) }()
 	select {
 	case <-srv.Ready():
-		fmt.Fprintf(a.Out, "node %v (%s) of cluster %s is up at %s\n", srv.Node(), srv.Name(), srv.Cluster(), srv.Address())
+		fmt.Fprintf(a.Out, "node %v of cluster %s is up at %s\n", srv.Node(), srv.Cluster(), srv.Address())
 	case err := <-ended:
 		return stopped(err)
 	}
