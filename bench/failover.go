@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"sync"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/client"
+)
+
+// benchFailover kills the node that leads everything and runs tasks, again and
+// again: how long until a write succeeds and until the next task completes,
+// and is every result there exactly once.
+func benchFailover(ctx context.Context, args []string) error {
+	kills := 50
+	if err := parse("failover", args, func(fs *flag.FlagSet) { fs.IntVar(&kills, "kills", kills, "kills") }); err != nil {
+		return err
+	}
+	dir, clean, err := scratch()
+	if err != nil {
+		return err
+	}
+	defer clean()
+	bin, err := buildBanyan(ctx, dir)
+	if err != nil {
+		return err
+	}
+	own, err := startNodes(ctx, bin, dir, 3)
+	if own != nil {
+		defer own.Close()
+	}
+	if err != nil {
+		return err
+	}
+	c, err := own.client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var writes, tasks []time.Duration
+	var total tally
+	for i := range kills {
+		w, t, one, err := killOnce(ctx, own, c, i%3)
+		if err != nil {
+			return fmt.Errorf("kill %d: %w", i+1, err)
+		}
+		writes, tasks = append(writes, w), append(tasks, t)
+		total.lost += one.lost
+		total.twice += one.twice
+		total.repeated += one.repeated
+	}
+	fmt.Printf("kill -9 of the node that leads every shard and runs tasks, %d times, three nodes on loopback\n\n", kills)
+	fmt.Println("| | median | p90 | p99 | most |\n|---|--:|--:|--:|--:|")
+	for _, row := range []struct {
+		name string
+		took []time.Duration
+	}{{"until a write succeeds", writes}, {"until the next task completes", tasks}} {
+		fmt.Printf("| %s | %.0f ms | %.0f ms | %.0f ms | %.0f ms |\n", row.name, ms(median(row.took)), ms(quantile(row.took, 0.9)), ms(quantile(row.took, 0.99)), ms(quantile(row.took, 1)))
+	}
+	fmt.Printf("\nresults lost: %d, results recorded twice: %d, attempts repeated: %d\n", total.lost, total.twice, total.repeated)
+	return nil
+}
+
+type tally struct{ lost, twice, repeated int }
+
+// failoverTasks is how many tasks the job of one kill has.
+const failoverTasks = 120
+
+func killOnce(ctx context.Context, own *nodes, c *client.Client, victim int) (write, task time.Duration, sum tally, err error) {
+	if err := gatherLeaders(ctx, own, victim); err != nil {
+		return 0, 0, sum, err
+	}
+	id, err := submitJob(ctx, c, []string{"sleep", "0.05"}, failoverTasks)
+	if err != nil {
+		return 0, 0, sum, err
+	}
+	var (
+		wg     sync.WaitGroup
+		killed = make(chan time.Time, 1)
+		seen   = map[uint32]int{}
+		at     time.Time
+	)
+	var writeErr error
+	wg.Go(func() {
+		when, ok := <-killed
+		if !ok {
+			return
+		}
+		write, writeErr = writeEverywhere(ctx, c, when)
+	})
+	err = c.Jobs().Follow(ctx, id, 0, func(m *banyanv1.FollowResponse) error {
+		for _, r := range m.Results {
+			seen[r.Task]++
+		}
+		if len(m.Results) > 0 && !at.IsZero() && task == 0 {
+			task = time.Since(at)
+		}
+		if len(seen) >= failoverTasks/4 && at.IsZero() {
+			own.kill(victim)
+			at = time.Now()
+			killed <- at
+		}
+		if m.Progress != nil {
+			sum.repeated = int(m.Progress.Repeated)
+		}
+		return nil
+	})
+	close(killed)
+	wg.Wait()
+	for _, n := range seen {
+		sum.twice += n - 1
+	}
+	sum.lost = failoverTasks - len(seen)
+	if err == nil {
+		err = writeErr
+	}
+	if err == nil {
+		err = own.restart(ctx, victim)
+	}
+	return write, task, sum, err
+}
+
+// writeEverywhere puts a key into every data shard and tells how long after
+// the kill the last of them succeeded.
+func writeEverywhere(ctx context.Context, c *client.Client, killed time.Time) (time.Duration, error) {
+	done := map[int]bool{}
+	for i := 0; len(done) < 8; i++ {
+		key := fmt.Sprintf("probe%d", i)
+		shard := banyan.SlotOf([]byte(key)) % 8
+		if done[shard] {
+			continue
+		}
+		if _, err := c.KV().Put(ctx, []byte(key), []byte("x")); err != nil {
+			return 0, err
+		}
+		done[shard] = true
+	}
+	return time.Since(killed), nil
+}
+
+// gatherLeaders makes one node lead every shard: the others are drained for a moment.
+func gatherLeaders(ctx context.Context, own *nodes, i int) error {
+	if err := own.wait(ctx, func(s status) bool {
+		for _, n := range s.Nodes {
+			if n.State != "alive" && n.State != "draining" {
+				return false
+			}
+		}
+		return len(s.Nodes) == 3
+	}); err != nil {
+		return err
+	}
+	for k := range own.ids {
+		if k != i {
+			if _, err := own.output(ctx, "drain", own.ids[k]); err != nil {
+				return err
+			}
+		}
+	}
+	err := own.wait(ctx, func(s status) bool {
+		for _, sh := range s.Shards {
+			if sh.Leader != own.ids[i] {
+				return false
+			}
+		}
+		return len(s.Shards) > 0
+	})
+	if err != nil {
+		return err
+	}
+	for k := range own.ids {
+		if k != i {
+			if _, err := own.output(ctx, "drain", "--undo", own.ids[k]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+// Command bench measures Banyan beside its peers: every figure comes from one
+// interleaved run on one machine, as medians and ratios, because machines are
+// shared and noisy. It is a module of its own so that peers' clients stay out
+// of the product's dependencies.
+//
+//	cd bench && go run . tasks      # 2,000 × /bin/true, two slots
+//	cd bench && go run . cold       # one task, process start to exit
+//	cd bench && go run . submit     # 20,000 tasks: acceptance and memory
+//	cd bench && go run . puts       # three nodes beside a three-node etcd
+//	cd bench && go run . failover   # kill -9 of the node that leads everything
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+var commands = map[string]func(context.Context, []string) error{
+	"tasks":    benchTasks,
+	"cold":     benchCold,
+	"submit":   benchSubmit,
+	"puts":     benchPuts,
+	"failover": benchFailover,
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|failover [flags]; see the package comment")
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](ctx, os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(name string, args []string, define func(*flag.FlagSet)) error {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	define(fs)
+	return fs.Parse(args)
+}
+
+// buildBanyan builds the product as it is shipped and gives the binary's path.
+func buildBanyan(ctx context.Context, dir string) (string, error) {
+	bin := filepath.Join(dir, "banyan")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "banyan/cmd/banyan")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	return bin, cmd.Run()
+}
+
+// scratch is a directory for one benchmark, and what removes it.
+func scratch() (string, func(), error) {
+	dir, err := os.MkdirTemp("", "banyan-bench-")
+	return dir, func() { _ = os.RemoveAll(dir) }, err
+}
+
+func median[T int | int64 | float64 | time.Duration](v []T) T { return quantile(v, 0.5) }
+
+// quantile gives the smallest value that at least q of all do not exceed.
+func quantile[T int | int64 | float64 | time.Duration](v []T, q float64) T {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	i := int(q*float64(len(s))+0.999999) - 1
+	return s[min(max(i, 0), len(s)-1)]
+}
