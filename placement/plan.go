@@ -55,6 +55,7 @@ type Step struct {
 	Voters   []banyan.NodeID
 	Learners []banyan.NodeID
 	Why      string
+	Balance  bool // can wait: nothing is wrong, only uneven
 }
 
 type planner struct {
@@ -268,7 +269,7 @@ func (p *planner) balance(s Shard) (Step, bool) {
 		return Step{}, false
 	}
 	p.moveLeader(s.Leader, to)
-	return Step{Transfer: to, Why: "its leader leads more than its share"}, true
+	return Step{Transfer: to, Balance: true, Why: "its leader leads more than its share"}, true
 }
 
 func (p *planner) moveLeader(from, to banyan.NodeID) {
