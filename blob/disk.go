@@ -251,6 +251,11 @@ func (d *Disk) ensure(sub string) error {
 	if err := d.fs.MkdirAll(path, 0o700); err != nil {
 		return d.failed("create", path, err)
 	}
+	if len(d.made) == 0 { // the first since opening: dir itself may be new
+		if err := d.syncDir(d.fs.PathDir(d.dir)); err != nil {
+			return err
+		}
+	}
 	if err := d.syncDir(d.dir); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,7 +140,8 @@ func pause(ctx context.Context, d time.Duration) {
 
 // spread writes to the first want nodes at once, and to the next in rank for
 // each that fails. It returns when want copies are made, nobody is left to ask,
-// or most copies are made and the rest are late.
+// most copies are made and the rest are late, or other nodes are alive than
+// ranked says.
 func (r *Replicated) spread(ctx context.Context, ranked []banyan.NodeID, want int, h banyan.Hash, data []byte) (copies int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	results := make(chan error, len(ranked))
@@ -156,6 +158,8 @@ func (r *Replicated) spread(ctx context.Context, ranked []banyan.NodeID, want in
 		flying++
 		go func() { results <- r.putAt(ctx, to, h, data) }()
 	}
+	look := time.NewTicker(retryPause)
+	defer look.Stop()
 	var late <-chan time.Time
 	for {
 		for next < len(ranked) && copies+flying < want {
@@ -179,9 +183,15 @@ func (r *Replicated) spread(ctx context.Context, ranked []banyan.NodeID, want in
 			}
 		case <-late:
 			return copies, err
+		case <-look.C:
+			if now, _ := r.plan(h); !slices.Equal(now, ranked) {
+				return copies, cmp.Or(err, errNodesChanged)
+			}
 		}
 	}
 }
+
+var errNodesChanged = errors.New("nodes came or went meanwhile")
 
 func (r *Replicated) putAt(ctx context.Context, to banyan.NodeID, h banyan.Hash, data []byte) error {
 	var err error
