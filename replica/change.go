@@ -177,6 +177,32 @@ func (g *group) leaveJoint() {
 	}
 }
 
+// shedStalled hands leadership away from a disk that has stopped answering:
+// without it this node can acknowledge nothing, while its heartbeats, which need
+// no disk, would keep the others from electing one of them.
+func (g *group) shedStalled() {
+	if g.appends == 0 {
+		return
+	}
+	g.stalled++
+	if !g.leader || g.stalled%g.core.cfg.ElectionTicks != 0 {
+		return
+	}
+	var best, match uint64
+	for _, id := range g.conf.GetVoters() {
+		g.rn.WithProgress(func(other uint64, _ raft.ProgressType, pr progress) {
+			if other == id && id != uint64(g.core.cfg.Node) && pr.State == tracker.StateReplicate && pr.Match >= match {
+				best, match = id, pr.Match
+			}
+		})
+	}
+	if best == 0 {
+		return
+	}
+	g.core.cfg.Logger.Warn("the disk does not answer: handing leadership over", "shard", g.shard, "to", best)
+	g.rn.TransferLeader(best)
+}
+
 // confAfter is the configuration that cc makes of cs. An error means that cc
 // does not fit and must be passed over, by every replica alike.
 func confAfter(cs *raftpb.ConfState, cc *raftpb.ConfChangeV2) (*raftpb.ConfState, error) {

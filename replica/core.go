@@ -47,7 +47,8 @@ const (
 // does follows from those calls, the Store and crypto/rand.Reader, from which
 // raft draws election timeouts.
 //
-// One goroutine uses it.
+// One goroutine uses it. Its methods panic with a *StorageError if the Store
+// cannot be read.
 type Core struct {
 	cfg    CoreConfig
 	now    time.Duration
@@ -77,7 +78,8 @@ func NewCore(cfg CoreConfig) (*Core, error) {
 	return c, nil
 }
 
-func (c *Core) open(shard banyan.ShardID) (*group, error) {
+func (c *Core) open(shard banyan.ShardID) (_ *group, err error) {
+	defer caught(&err)
 	st := c.cfg.Store.Shard(shard)
 	applied, _ := st.Applied()
 	first, err := st.FirstIndex()
@@ -88,7 +90,7 @@ func (c *Core) open(shard banyan.ShardID) (*group, error) {
 		ID:                        uint64(c.cfg.Node),
 		ElectionTick:              c.cfg.ElectionTicks,
 		HeartbeatTick:             c.cfg.HeartbeatTicks,
-		Storage:                   st,
+		Storage:                   storage{st},
 		Applied:                   applied,
 		AsyncStorageWrites:        true,
 		MaxSizePerMsg:             messageBytesMax,
@@ -126,6 +128,7 @@ func (c *Core) Tick() {
 		if g.removal == nil {
 			g.rn.Tick()
 			g.leaveJoint()
+			g.shedStalled()
 			g.touch()
 		}
 	}
@@ -137,7 +140,7 @@ func (c *Core) Tick() {
 func (c *Core) Step(shard banyan.ShardID, m *raftpb.Message) {
 	from, self := m.GetFrom(), uint64(c.cfg.Node)
 	if !stepped(m.GetType()) || m.GetTo() != self || from == raft.None || from == self {
-		c.cfg.Logger.Warn("dropped a raft message that is not for this replica",
+		c.cfg.Logger.Debug("dropped a raft message that is not for this replica",
 			"shard", shard, "type", m.GetType().String(), "from", from, "to", m.GetTo())
 		return
 	}
@@ -228,6 +231,7 @@ func (c *Core) Process(eff *Effects) {
 func (c *Core) Appended(a *Append) {
 	g := a.group
 	g.appends--
+	g.stalled = 0
 	g.touch()
 	if a.destroy {
 		c.removed(g)

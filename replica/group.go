@@ -29,6 +29,7 @@ type group struct {
 	appliedTerm uint64
 	appends     int // handed out, not yet acknowledged
 	applies     int
+	stalled     int // ticks since the disk last finished something of this shard, if it has any
 
 	truncated  uint64
 	truncating bool

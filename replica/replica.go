@@ -72,6 +72,10 @@ type Host struct {
 // New opens the replicas that are in the store.
 func New(cfg Config) (*Host, error) {
 	cfg.setDefaults()
+	if cfg.Node == 0 || cfg.TickMs < 1 || cfg.HeartbeatTicks < 1 || cfg.ElectionTicks <= cfg.HeartbeatTicks {
+		return nil, banyan.Errorf(banyan.Invalid, "replica: node %d, ticks of %d ms, heartbeats each %d, elections after %d: all must be positive, and elections take longer than heartbeats",
+			cfg.Node, cfg.TickMs, cfg.HeartbeatTicks, cfg.ElectionTicks)
+	}
 	core, err := NewCore(CoreConfig{
 		Node: cfg.Node, Store: cfg.Store,
 		ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: cfg.HeartbeatTicks,
@@ -136,7 +140,9 @@ func (h *Host) Run(ctx context.Context) error {
 	for range SnapshotSendsMax {
 		worker(h.sendSnapshots)
 	}
-	h.loop(ctx)
+	if err := h.loop(ctx); err != nil {
+		cancel(err)
+	}
 	close(h.stopped)
 	h.hub.Stop()
 	h.appends.close()
@@ -155,7 +161,8 @@ func (h *Host) Run(ctx context.Context) error {
 func (h *Host) clock() time.Duration { return time.Since(h.start) }
 
 // loop owns the Core.
-func (h *Host) loop(ctx context.Context) {
+func (h *Host) loop(ctx context.Context) (err error) {
+	defer caught(&err)
 	tick := time.NewTicker(time.Duration(h.cfg.TickMs) * time.Millisecond)
 	defer tick.Stop()
 	timer := time.NewTimer(0)
@@ -166,7 +173,7 @@ func (h *Host) loop(ctx context.Context) {
 		ticked := false
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-h.in.wake:
 		case <-timer.C:
 		case <-tick.C:

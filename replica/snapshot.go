@@ -72,12 +72,15 @@ func SnapshotMessage(m *raftpb.Message, view *store.View) *raftpb.Message {
 
 // ReceiveSnapshot takes a shard's state from another node: m, and rows until
 // it gives io.EOF. It returns when the state is installed on the disk, or was
-// not needed (nil both). Rows must not be used by the caller before it returns.
+// not needed (nil both); then it may not have read all rows.
 func (h *Host) ReceiveSnapshot(ctx context.Context, shard banyan.ShardID, m *raftpb.Message, rows Rows) error {
 	if !h.receive(shard) {
 		return banyan.Errorf(banyan.Unavailable, "shard %d is taking in another snapshot", shard)
 	}
 	defer h.received(shard)
+	if applied, _ := h.cfg.Store.Shard(shard).Applied(); applied >= max(m.GetSnapshot().GetMetadata().GetIndex(), 1) {
+		return nil
+	}
 	stage, err := h.cfg.Store.Stage(shard)
 	if err != nil {
 		return err
