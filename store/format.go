@@ -21,7 +21,6 @@ const rowVersion = 1
 //
 //	00                        format
 //	01                        identity
-//	02                        closing mark
 //	'l' shard index           log entry
 //	'm' shard kind            what is known of a replica
 //	's' shard generation key  state row
@@ -30,7 +29,6 @@ const rowVersion = 1
 const (
 	prefixFormat   = 0x00
 	prefixIdentity = 0x01
-	prefixClosed   = 0x02
 	prefixLog      = 'l'
 	prefixMeta     = 'm'
 	prefixState    = 's'

@@ -20,7 +20,7 @@ type KV interface {
 	Snapshot() (KVSnapshot, error)
 	// Size is the number of bytes on disk, roughly.
 	Size() int64
-	// Close releases everything. What was committed without sync may be lost.
+	// Close makes everything that was committed durable and releases the rest.
 	Close() error
 }
 

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"runtime"
+	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -25,36 +24,35 @@ const (
 
 	cacheBytesDefault = 16 << 20
 	memTableBytes     = 32 << 20 // the upper bound; Pebble starts at 256 KiB
+	manifestBytes     = 4 << 20  // then Pebble starts a new one
 	arenaBytes        = 16 << 10 // values a batch has read
 )
 
-// pebbleKV implements KV. Pebble reports some failures by Logger.Fatalf and by
-// panics; engineStop carries them out of the goroutine that asked.
+// pebbleKV implements KV. The disk's first failure is final: stopFS reports it
+// and never gives it to Pebble, which would panic in places, try again for ever
+// in others and in some carry on. What Pebble is asked to write therefore runs
+// beside the caller, who leaves when stopped is closed; what hangs then ends
+// with the process.
 type pebbleKV struct {
-	dir     string
-	db      *pebble.DB
-	lock    *pebble.Lock
-	fail    func(error) // stops the Store; any goroutine
-	fatal   func(error) // Options.Fatal
-	opening atomic.Bool
-	broken  atomic.Bool
+	dir  string
+	fs   vfs.FS
+	db   *pebble.DB
+	lock *pebble.Lock
+	fail func(error) // stops the Store; any goroutine
 
-	// mu covers the part of a commit that writes to the log and the memtable,
-	// so that no other commit is inside Pebble's pipeline when one fails there:
-	// it would wait for ever. Waiting for the disk is outside.
-	mu sync.Mutex
+	stopOnce sync.Once
+	stopped  chan struct{} // closed at the first failure
+	why      error         // set before stopped is closed
 }
 
 var _ KV = (*pebbleKV)(nil)
 
-type engineStop struct{ err error }
-
 func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error) {
-	k := &pebbleKV{dir: dir, fail: fail, fatal: o.Fatal}
+	k := &pebbleKV{dir: dir, fs: o.FS, fail: fail, stopped: make(chan struct{})}
 	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, k.explain("create", err)
 	}
-	if err := k.inspect(o.FS); err != nil {
+	if err := k.inspect(); err != nil {
 		return nil, err
 	}
 	if k.lock, err = pebble.LockDirectory(dir, o.FS); err != nil {
@@ -64,42 +62,63 @@ func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error
 		return nil, banyan.Errorf(banyan.Unavailable,
 			"%s is in use by another banyan process: stop that one, or give another directory with --dir: %w", dir, err)
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			stop, ok := r.(engineStop)
-			if !ok {
-				panic(r)
-			}
-			err = k.explain("open", stop.err)
+	p := k.options(o)
+	err = k.beside("open", func() error {
+		db, err := pebble.Open(dir, p)
+		if k.db = db; err != nil && !fromOS(err) {
+			return errors.Join(pebble.ErrCorruption, err)
 		}
-		if err != nil {
-			k.lock.Close()
-		}
-	}()
-	k.opening.Store(true)
-	k.db, err = pebble.Open(dir, k.options(o))
-	k.opening.Store(false)
+		return err
+	})
 	if err != nil {
-		return nil, k.explain("open", err)
+		k.lock.Close()
+		return nil, err
 	}
 	return k, nil
 }
 
-// inspect looks at the directory without changing it.
-func (k *pebbleKV) inspect(f vfs.FS) error {
-	desc, err := pebble.Peek(k.dir, f)
-	if err != nil {
-		return k.explain("look at", err)
-	}
-	if desc.Exists {
-		if desc.FormatMajorVersion > engineFormat {
-			return banyan.Errorf(banyan.TooNew,
-				"the store in %s has engine format %d, this binary (%s) knows %d: start the newer banyan that wrote it",
-				k.dir, desc.FormatMajorVersion, banyan.Version, engineFormat)
+// fromOS tells errors of the operating system from Pebble's about what it read.
+func fromOS(err error) bool {
+	var path *fs.PathError
+	var link *os.LinkError
+	var call *os.SyscallError
+	return !errors.Is(err, fs.ErrNotExist) && (errors.As(err, &path) || errors.As(err, &link) || errors.As(err, &call))
+}
+
+// beside runs fn, which writes, and waits for it or for the disk to fail.
+func (k *pebbleKV) beside(what string, fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return k.explain(what, err)
 		}
 		return nil
+	case <-k.stopped:
+		return k.why
 	}
-	names, err := f.List(k.dir)
+}
+
+// inspect looks at the directory without changing it.
+func (k *pebbleKV) inspect() error {
+	tooNew := func(what any) error {
+		return banyan.Errorf(banyan.TooNew,
+			"the store in %s has a newer engine format (%v), this binary (%s) knows %d: start the newer banyan that wrote it",
+			k.dir, what, banyan.Version, engineFormat)
+	}
+	desc, err := pebble.Peek(k.dir, k.fs)
+	switch {
+	case err != nil && strings.Contains(err.Error(), "unknown format major version"):
+		return tooNew(err)
+	case err != nil:
+		return k.explain("look at", err)
+	case desc.Exists && desc.FormatMajorVersion > engineFormat:
+		return tooNew(desc.FormatMajorVersion)
+	case desc.Exists:
+		return k.checkSeal(desc.ManifestFilename)
+	}
+	names, err := k.fs.List(k.dir)
 	if err != nil {
 		return k.explain("look at", err)
 	}
@@ -128,18 +147,21 @@ func (k *pebbleKV) options(o Options) *pebble.Options {
 		o.CacheBytes = cacheBytesDefault
 	}
 	p := &pebble.Options{
-		FS:                          o.FS,
+		FS:                          stopFS{o.FS, k},
 		Lock:                        k.lock,
-		Logger:                      engineLog{k, o.Logger},
+		Logger:                      engineLog{o.Logger},
 		FormatMajorVersion:          engineFormat,
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                memTableBytes,
 		MemTableStopWritesThreshold: 4,
 		L0StopWritesThreshold:       32,
+		MaxManifestFileSize:         manifestBytes,
 		DisableTableStats:           true,
 	}
-	// A disk that fails once is not trusted again, also where Pebble would retry.
-	p.EventListener = &pebble.EventListener{BackgroundError: func(err error) { k.stop("write to", err) }}
+	p.EventListener = &pebble.EventListener{
+		BackgroundError: k.hang, // else Pebble tries again at once, for ever
+		DataCorruption:  func(info pebble.DataCorruptionInfo) { k.stop("read", info.Details) },
+	}
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
@@ -148,10 +170,19 @@ func (k *pebbleKV) options(o Options) *pebble.Options {
 
 // stop makes a failure of the disk final.
 func (k *pebbleKV) stop(what string, err error) error {
-	k.broken.Store(true)
 	err = k.explain(what, err)
-	k.fail(err)
+	k.stopOnce.Do(func() {
+		k.why = err
+		k.fail(err)
+		close(k.stopped)
+	})
 	return err
+}
+
+// hang stops the store and does not return to Pebble.
+func (k *pebbleKV) hang(err error) {
+	k.stop("write to", err)
+	select {}
 }
 
 func (k *pebbleKV) explain(what string, err error) error {
@@ -214,17 +245,15 @@ func (k *pebbleKV) Size() int64 { return int64(k.db.Metrics().DiskSpaceUsage()) 
 
 func (k *pebbleKV) Snapshot() (KVSnapshot, error) { return pebbleSnapshot{k, k.db.NewSnapshot()}, nil }
 
-// Close after a failure leaves Pebble as it is: parts of it may wait for ever
-// for what failed. The process is expected to end.
+// Close brings everything out of Pebble's log into tables and seals the
+// directory, so that damage done to it while it is closed shows: at the end of
+// a log damage and a write cut short look the same.
+//
+// After a failure Pebble and its lock stay as they are until the process ends.
 func (k *pebbleKV) Close() error {
-	if k.broken.Load() {
-		return nil
-	}
-	err := errors.Join(k.db.Close(), k.lock.Close())
-	if err != nil {
-		return k.explain("close", err)
-	}
-	return nil
+	return k.beside("close", func() error {
+		return errors.Join(k.db.Flush(), k.db.Close(), k.seal(), k.lock.Close())
+	})
 }
 
 type pebbleSnapshot struct {
@@ -287,72 +316,38 @@ func (b *pebbleBatch) DeleteRange(lo, hi []byte) {
 	}
 }
 
-func (b *pebbleBatch) Commit(sync bool) (err error) {
-	defer b.Close()
+func (b *pebbleBatch) Commit(sync bool) error {
+	pb := b.b
+	b.b = nil
 	if b.err != nil {
 		return b.k.stop("write to", b.err)
 	}
-	if b.b.Empty() {
-		// Pebble takes an empty batch for nothing to do; sync promises what came before.
+	if pb.Empty() {
 		if !sync {
-			return nil
+			return pb.Close()
 		}
-		if err := b.b.LogData(nil, nil); err != nil {
+		// Pebble takes an empty batch for nothing to do; sync promises what came before.
+		if err := pb.LogData(nil, nil); err != nil {
 			return b.k.stop("write to", err)
 		}
 	}
-	if err := b.apply(sync); err != nil {
-		return b.k.stop("write to", err)
-	}
-	if sync {
-		if err := b.b.SyncWait(); err != nil {
+	return b.k.beside("write to", func() error {
+		if err := pb.Commit(&pebble.WriteOptions{Sync: sync}); err != nil {
 			return b.k.stop("write to", err)
 		}
-	}
-	return nil
+		return pb.Close()
+	})
 }
 
-func (b *pebbleBatch) apply(sync bool) (err error) {
-	b.k.mu.Lock()
-	defer b.k.mu.Unlock()
-	if b.k.broken.Load() {
-		return errors.New("an earlier write failed")
-	}
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case engineStop:
-			err = r.err
-		case runtime.Error:
-			panic(r)
-		case error: // Pebble panics with the error of its log writer
-			err = r
-		default:
-			panic(r)
-		}
-		if err != nil {
-			b.k.broken.Store(true)
-		}
-	}()
-	if sync {
-		return b.k.db.ApplyNoSyncWait(b.b, pebble.Sync)
-	}
-	return b.k.db.Apply(b.b, pebble.NoSync)
-}
-
-// Close keeps its hands off a batch that Pebble may still hold after a failure.
 func (b *pebbleBatch) Close() {
-	if b.b != nil && !b.k.broken.Load() {
+	if b.b != nil {
 		b.b.Close()
+		b.b = nil
 	}
-	b.b = nil
 }
 
 // engineLog routes Pebble's messages to debug.
-type engineLog struct {
-	k   *pebbleKV
-	log *slog.Logger
-}
+type engineLog struct{ log *slog.Logger }
 
 func (l engineLog) Infof(format string, args ...any) {
 	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
@@ -360,21 +355,7 @@ func (l engineLog) Infof(format string, args ...any) {
 
 func (l engineLog) Errorf(format string, args ...any) { l.Infof(format, args...) }
 
-// Fatalf does not return: Pebble would carry on as if what failed had worked,
-// and delete the log that holds what it could not write.
+// Fatalf is how Pebble ends when it finds itself broken.
 func (l engineLog) Fatalf(format string, args ...any) {
-	err := fmt.Errorf(format, args...)
-	for _, a := range args {
-		if cause, ok := a.(error); ok {
-			err = cause
-		}
-	}
-	if l.k.opening.Load() || strings.HasPrefix(format, "pebble: fatal commit error") {
-		panic(engineStop{err})
-	}
-	err = l.k.stop("write to", err)
-	if l.k.fatal != nil {
-		l.k.fatal(err)
-	}
-	panic(err)
+	panic("pebble: " + fmt.Sprintf(format, args...))
 }

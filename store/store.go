@@ -33,11 +33,6 @@ type Options struct {
 	FS         vfs.FS       // the real file system if nil
 	Logger     *slog.Logger // silent if nil
 	CacheBytes int64        // block cache; 16 MiB if 0
-
-	// Fatal is called when the disk fails under work in the background that
-	// nobody waits for. It must not return: say so and end the process. If nil
-	// or if it returns, the process panics.
-	Fatal func(error)
 }
 
 // Identity says whose data a store holds.
@@ -51,6 +46,8 @@ type Store struct {
 	kv    KV
 	log   *slog.Logger
 	fatal atomic.Pointer[error]
+
+	failed chan struct{} // closed when fatal is set
 
 	replicas atomic.Int32 // len(shards)
 	mu       sync.Mutex
@@ -68,7 +65,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{log: o.Logger}
+	s := &Store{log: o.Logger, failed: make(chan struct{})}
 	kv, err := openPebble(dir, o, func(err error) { s.fail(err) })
 	if err != nil {
 		return nil, err
@@ -82,7 +79,7 @@ func New(kv KV, log *slog.Logger) (*Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return (&Store{log: log}).start(kv)
+	return (&Store{log: log, failed: make(chan struct{})}).start(kv)
 }
 
 func (s *Store) start(kv KV) (*Store, error) {
@@ -95,16 +92,7 @@ func (s *Store) start(kv KV) (*Store, error) {
 
 // Close closes the store after the last batch, view and stage are done.
 func (s *Store) Close() error {
-	var err error
-	if s.Err() == nil {
-		// A record after the last one that matters: the KV can tell damage to
-		// its log from a write cut short only before the end.
-		b := s.kv.NewBatch()
-		key := []byte{prefixClosed}
-		b.Set(key, finishRow(key, startRow(nil)))
-		err = s.commit(b, true)
-	}
-	return errors.Join(err, s.kv.Close())
+	return s.kv.Close()
 }
 
 // Err is the error that stopped the store (it wraps ErrFatal), or nil.
@@ -115,10 +103,16 @@ func (s *Store) Err() error {
 	return nil
 }
 
+// Failed is closed when the store stops; Err then says why. End the process:
+// work in the background, or a call that was not a write, may never return.
+func (s *Store) Failed() <-chan struct{} { return s.failed }
+
 // fail stops the store for good and gives the error that stopped it first.
 func (s *Store) fail(err error) error {
 	wrapped := fmt.Errorf("%w: %w", ErrFatal, err)
-	s.fatal.CompareAndSwap(nil, &wrapped)
+	if s.fatal.CompareAndSwap(nil, &wrapped) {
+		close(s.failed)
+	}
 	return s.Err()
 }
 

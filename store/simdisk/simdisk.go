@@ -255,15 +255,22 @@ func (k *KV) Size() int64 {
 	return k.d.bytes
 }
 
-// Close implements store.KV. What was not synced stays, and may still be lost
-// by a Crash of the machine.
+// Close implements store.KV.
 func (k *KV) Close() error {
 	k.d.mu.Lock()
 	defer k.d.mu.Unlock()
-	if k.d.kv == k {
-		k.d.kv = nil
+	if k.d.kv != k {
+		return nil
 	}
-	return nil
+	err := k.broken
+	if err == nil && len(k.d.tail) > 0 {
+		err = k.ask(Sync)
+	}
+	if err == nil {
+		k.d.settle()
+	}
+	k.d.kv = nil
+	return err
 }
 
 type snapshot struct {

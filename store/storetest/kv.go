@@ -293,6 +293,7 @@ func testModel(t *testing.T, seed uint64, m Machine) {
 	if err := kv.Close(); err != nil {
 		t.Fatal(err)
 	}
+	m.Crash() // Close was in time
 	kv = m.Open(t)
 	defer kv.Close()
 	if got, want := show(t, kv, nil, nil), render(model); got != want {

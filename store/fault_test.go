@@ -1,0 +1,415 @@
+package store_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"banyan"
+	"banyan/store"
+	"banyan/store/simdisk"
+	"banyan/store/storetest"
+)
+
+var errDisk = errors.New("injected: the disk failed")
+
+// life is what a node does to its store, one step after the other; each waits
+// for the disk when synced says so.
+type life struct {
+	s            *store.Store
+	open         func() (*store.Store, error)
+	done, synced atomic.Int32
+}
+
+func (l *life) ready(id banyan.ShardID, from, to uint64, value []byte, sync bool) error {
+	b := l.s.NewBatch()
+	b.Append(id, storetest.Entries(2, from, to))
+	b.SetHardState(id, storetest.HardState(2, 1, to))
+	b.State(id).Set(fmt.Appendf(nil, "row%d", to), value)
+	b.SetApplied(id, to, 2)
+	if from%3 == 0 {
+		b.Truncate(id, from-1)
+	}
+	return b.Commit(sync)
+}
+
+func (l *life) reopen() error {
+	if err := l.s.Close(); err != nil {
+		return err
+	}
+	s, err := l.open()
+	if err == nil {
+		l.s = s
+	}
+	return err
+}
+
+func (l *life) install() error {
+	st, err := l.s.Stage(2)
+	if err != nil {
+		return err
+	}
+	for i := range 12 { // more than Pebble's first memtable: it is flushed in the background
+		if err := st.Put(fmt.Appendf(nil, "staged%02d", i), noise(i, 30<<10)); err != nil {
+			return err
+		}
+	}
+	return st.Install(50, 2, &raftpb.ConfState{Voters: []uint64{1, 2}}, nil)
+}
+
+func noise(seed, n int) []byte {
+	b := make([]byte, n)
+	rng := rand.NewPCG(uint64(seed), 0)
+	for i := 0; i+8 <= n; i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], rng.Uint64())
+	}
+	return b
+}
+
+type lifeStep struct {
+	sync bool
+	do   func(l *life) error
+}
+
+func lifeSteps() []lifeStep {
+	small := []byte("value")
+	return []lifeStep{
+		{true, func(l *life) error { return l.s.SetIdentity(store.Identity{Cluster: "c", Node: 1}) }},
+		{true, func(l *life) error { return l.s.Bootstrap([]banyan.ShardID{1, 2, 3}, 1) }},
+		{true, func(l *life) error { return l.ready(1, 11, 13, small, true) }},
+		{false, func(l *life) error { return l.ready(1, 14, 14, small, false) }},
+		{true, func(l *life) error { return l.ready(2, 11, 11, noise(1, 70<<10), true) }},
+		{true, (*life).reopen},
+		{true, func(l *life) error { return l.ready(2, 12, 15, noise(2, 200<<10), true) }},
+		{false, func(l *life) error { return l.ready(3, 11, 11, small, false) }},
+		{true, (*life).install},
+		{true, func(l *life) error { b := l.s.NewBatch(); b.Destroy(3); return b.Commit(true) }},
+		{false, func(l *life) error { return l.ready(1, 15, 18, small, false) }},
+		{true, (*life).reopen},
+		{true, func(l *life) error { return l.ready(2, 51, 52, small, true) }},
+	}
+}
+
+// live runs the steps on what open gives until one fails. done counts those
+// that succeeded, synced is the first state that must survive a crash.
+func (l *life) live(dumps func(string)) (err error) {
+	if l.s, err = l.open(); err != nil {
+		return err
+	}
+	for _, step := range lifeSteps() {
+		if err := step.do(l); err != nil {
+			return err
+		}
+		l.done.Add(1)
+		if step.sync {
+			l.synced.Store(l.done.Load())
+		}
+		if dumps != nil {
+			d, err := storetest.Dump(l.s)
+			if err != nil {
+				return err
+			}
+			dumps(d)
+		}
+	}
+	return l.s.Close()
+}
+
+// expected gives the dumps before the first and after each step of a life
+// without faults.
+func expected(t *testing.T) []string {
+	t.Helper()
+	dumps := []string{emptyDump}
+	d := simdisk.New(0)
+	if err := (&life{open: simOpen(d)}).live(func(s string) { dumps = append(dumps, s) }); err != nil {
+		t.Fatal(err)
+	}
+	return dumps
+}
+
+const emptyDump = "identity { n0} false\n"
+
+func simOpen(d *simdisk.Disk) func() (*store.Store, error) {
+	return func() (*store.Store, error) {
+		kv, err := d.Open()
+		if err != nil {
+			return nil, err
+		}
+		return store.New(kv, nil)
+	}
+}
+
+// survives checks a store opened after the crash of a life: it is as one step
+// left it, none that was acknowledged with sync is lost, and it can be written.
+func (l *life) survives(t *testing.T, n int, s *store.Store, want []string) {
+	t.Helper()
+	got, err := storetest.Dump(s)
+	if err != nil {
+		t.Fatalf("operation %d failed, then: %v", n, err)
+	}
+	done, synced := int(l.done.Load()), int(l.synced.Load())
+	last := min(done+1, len(want)-1) // the step that failed may be there
+	if !slices.Contains(want[synced:last+1], got) {
+		t.Fatalf("operation %d failed in step %d, %d was synced; after the crash\n%.2000s", n, done, synced, got)
+	}
+	b := s.NewBatch()
+	b.SetHardState(9, storetest.HardState(7, 1, 0))
+	if err := b.Commit(true); err != nil {
+		t.Fatalf("operation %d failed, then: %v", n, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSimdiskFailsNthOperation(t *testing.T) {
+	want := expected(t)
+	for n := 1; ; n++ {
+		d := simdisk.New(uint64(n))
+		count := 0
+		d.Inject(func(simdisk.Op) error {
+			if count++; count == n {
+				return errDisk
+			}
+			return nil
+		})
+		l := &life{open: simOpen(d)}
+		err := l.live(nil)
+		if count < n {
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d operations", n-1)
+			return
+		}
+		d.Inject(nil)
+		d.Crash()
+		s, err := simOpen(d)()
+		if err != nil {
+			t.Fatalf("operation %d failed, then: %v", n, err)
+		}
+		l.survives(t, n, s, want)
+	}
+}
+
+// TestPebbleFailsNthOperation lets the n-th change to the file system fail, and
+// with it all that follow, as a broken disk does.
+func TestPebbleFailsNthOperation(t *testing.T) {
+	want := expected(t)
+	for n := 1; ; n++ {
+		l, after := failFrom(t, n)
+		if after == nil {
+			t.Logf("%d operations", n-1)
+			return
+		}
+		s, err := store.Open(dir, store.Options{FS: after, Logger: quiet})
+		if err != nil && l.done.Load() == 0 {
+			continue // power was lost before Pebble had made its directory; nothing was acknowledged
+		}
+		if err != nil {
+			t.Fatalf("operation %d failed in step %d, then: %v", n, l.done.Load(), err)
+		}
+		l.survives(t, n, s, want)
+	}
+}
+
+// failFrom runs a life on a disk that breaks at its n-th change and gives what
+// is on it after the crash, nil if the life was over before.
+func failFrom(t *testing.T, n int) (*life, vfs.FS) {
+	fs := vfs.NewCrashableMem()
+	rng := rand.New(rand.NewPCG(uint64(n), 6))
+	var count atomic.Int64
+	broken := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && count.Add(1) >= int64(n) {
+			return errDisk
+		}
+		return nil
+	}))
+	l := &life{open: func() (*store.Store, error) {
+		return store.Open(dir, store.Options{FS: broken, Logger: quiet})
+	}}
+	err := l.live(nil)
+	if count.Load() < int64(n) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, nil
+	}
+	return l, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+}
+
+// TestSyncFailureIsFinal: after an fsync that failed nothing is acknowledged.
+func TestSyncFailureIsFinal(t *testing.T) {
+	d := simdisk.New(1)
+	s, err := simOpen(d)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail := true
+	d.Inject(func(op simdisk.Op) error {
+		if op == simdisk.Sync && fail {
+			fail = false
+			return errDisk
+		}
+		return nil
+	})
+	for range 2 {
+		err := s.Bootstrap([]banyan.ShardID{1}, 1)
+		if !errors.Is(err, store.ErrFatal) || !errors.Is(err, errDisk) {
+			t.Fatalf("after the failed sync: %v", err)
+		}
+	}
+	if len(s.Shards()) != 0 {
+		t.Fatal("what was not acknowledged is visible")
+	}
+	if err := s.SetIdentity(store.Identity{Cluster: "c", Node: 1}); !errors.Is(err, store.ErrFatal) {
+		t.Fatalf("a later write: %v", err)
+	}
+	if _, err := s.Stage(1); !errors.Is(err, store.ErrFatal) {
+		t.Fatalf("a later stage: %v", err)
+	}
+	if err := s.Err(); !errors.Is(err, store.ErrFatal) {
+		t.Fatalf("Err: %v", err)
+	}
+}
+
+func TestSimdiskFull(t *testing.T) {
+	d := simdisk.New(1)
+	s, err := simOpen(d)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bootstrap([]banyan.ShardID{1}, 1); err != nil {
+		t.Fatal(err)
+	}
+	want, _ := storetest.Dump(s)
+	d.SetCapacity(s.Size() + 100)
+	l := &life{s: s}
+	if err := l.ready(1, 11, 12, make([]byte, 200), true); !banyan.IsKind(err, banyan.Exhausted) || !errors.Is(err, store.ErrFatal) {
+		t.Fatalf("a full disk: %v", err)
+	}
+	d.LoseTail()
+	d.SetCapacity(0)
+	if s, err = simOpen(d)(); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := storetest.Dump(s); got != want {
+		t.Fatalf("after the disk was full\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestFlippedByte: damage done to a closed store is found, or does not matter.
+func TestFlippedByte(t *testing.T) {
+	fs := vfs.NewMem()
+	open := func() (*store.Store, error) { return store.Open(dir, store.Options{FS: fs, Logger: quiet}) }
+	s, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &life{s: s, open: open}
+	if err := s.Bootstrap([]banyan.ShardID{1, 2, 3}, 1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(12) {
+		if err := l.ready(1, 11+i, 11+i, noise(int(i), 100), true); err != nil {
+			t.Fatal(err)
+		}
+		if i%4 == 3 {
+			if err := l.reopen(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want, err := storetest.Dump(l.s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := fs.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(names)
+	rng := rand.New(rand.NewPCG(1, 7))
+	found, harmless := 0, 0
+	for _, name := range names {
+		size := len(readFile(t, fs, name))
+		for range min(size, 40) {
+			at := rng.IntN(size)
+			err := flipped(t, fs, name, at, want)
+			switch {
+			case err == nil:
+				harmless++
+			case banyan.IsKind(err, banyan.Corrupt), banyan.IsKind(err, banyan.TooNew):
+				found++
+			default:
+				t.Errorf("%s, byte %d: no clear refusal: %v", name, at, err)
+			}
+		}
+	}
+	t.Logf("%d found, %d harmless", found, harmless)
+	if found < 50 {
+		t.Errorf("only %d of %d damages found", found, found+harmless)
+	}
+}
+
+func readFile(t *testing.T, fs vfs.FS, name string) []byte {
+	t.Helper()
+	f, err := fs.Open(fs.PathJoin(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// flipped opens a copy in which one byte is wrong.
+func flipped(t *testing.T, fs vfs.FS, name string, at int, want string) error {
+	t.Helper()
+	damaged := vfs.NewMem()
+	if _, err := vfs.Clone(fs, damaged, dir, dir); err != nil {
+		t.Fatal(err)
+	}
+	b := bytes.Clone(readFile(t, fs, name))
+	b[at] ^= 0x55
+	f, err := damaged.Create(damaged.PathJoin(dir, name), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Write(b)
+	f.Close()
+	s, err := store.Open(dir, store.Options{FS: damaged, Logger: quiet})
+	if err != nil {
+		return err
+	}
+	dumped := make(chan error, 1)
+	go func() {
+		got, err := storetest.Dump(s)
+		if err == nil && got != want {
+			t.Errorf("%s, byte %d of %d: silently wrong", name, at, len(b))
+		}
+		dumped <- errors.Join(err, s.Close())
+	}()
+	select {
+	case err := <-dumped:
+		return err
+	case <-s.Failed(): // Pebble found it in the background
+		return s.Err()
+	}
+}
