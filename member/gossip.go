@@ -24,9 +24,8 @@ const (
 	gossipPort = 1
 )
 
-const (
-	packetsMax = 1024 // arrived and not yet looked at; more are dropped
-)
+// packetsMax is how many packets may have arrived and not been looked at; more are dropped.
+const packetsMax = 1024
 
 func gossipIP(realm string, id uint64) net.IP {
 	return binary.BigEndian.AppendUint64([]byte(realm), id)
@@ -45,8 +44,8 @@ type wire struct {
 	list    *List
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	done    chan struct{}
-	close   func()
+	ctx     context.Context // ends with Run or Close: no more streams
+	cancel  context.CancelFunc
 
 	mu    sync.Mutex
 	seeds map[uint64]string // addresses being joined
@@ -60,10 +59,9 @@ func newWire(l *List) *wire {
 		list:    l,
 		packets: make(chan *memberlist.Packet, packetsMax),
 		streams: make(chan net.Conn),
-		done:    make(chan struct{}),
 		seeds:   map[uint64]string{},
 	}
-	w.close = sync.OnceFunc(func() { close(w.done) })
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
 }
 
@@ -110,27 +108,39 @@ func (w *wire) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, err
 }
 
 func (w *wire) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
 	realm, id := target(addr)
-	if realm == realmSeed {
-		w.mu.Lock()
-		seed := w.seeds[id]
-		w.mu.Unlock()
-		conn, _, err := w.list.config.Network.DialStream(ctx, seed)
-		return conn, err
-	}
 	node := banyan.NodeID(id)
 	where, ok := w.list.Addr(node)
-	if realm != realmNode || !ok {
+	if realm == realmSeed {
+		w.mu.Lock()
+		where, ok = w.seeds[id]
+		w.mu.Unlock()
+	}
+	if !ok {
 		return nil, banyan.Errorf(banyan.NotFound, "no address is known for node %s", node)
 	}
+	ctx, cancel := context.WithTimeout(w.ctx, timeout)
+	defer cancel()
 	conn, who, err := w.list.config.Network.DialStream(ctx, where)
-	if err == nil && who != node {
+	if err != nil {
+		return nil, err
+	}
+	if realm == realmNode && who != node {
 		_ = conn.Close()
 		return nil, banyan.Errorf(banyan.Unavailable, "%s is node %s, not node %s", where, who, node)
 	}
-	return conn, err
+	return &stream{Conn: conn, unhook: context.AfterFunc(w.ctx, func() { _ = conn.Close() })}, nil
+}
+
+// stream ends with the wire, so that nobody waits for the other end.
+type stream struct {
+	net.Conn
+	unhook func() bool
+}
+
+func (s *stream) Close() error {
+	s.unhook()
+	return s.Conn.Close()
 }
 
 func (w *wire) DialAddressTimeout(addr memberlist.Address, timeout time.Duration) (net.Conn, error) {
@@ -142,7 +152,7 @@ func (w *wire) PacketCh() <-chan *memberlist.Packet { return w.packets }
 func (w *wire) StreamCh() <-chan net.Conn { return w.streams }
 
 func (w *wire) Shutdown() error {
-	w.close()
+	w.cancel()
 	return nil
 }
 
@@ -151,6 +161,10 @@ func (w *wire) Shutdown() error {
 type logWriter struct{ log *slog.Logger }
 
 func (w logWriter) Write(b []byte) (int, error) {
-	w.log.Debug(strings.TrimSpace(string(b)))
+	line := string(b)
+	if _, message, ok := strings.Cut(line, "memberlist: "); ok { // date, level, prefix
+		line = message
+	}
+	w.log.Debug("gossip: " + strings.TrimSpace(line))
 	return len(b), nil
 }

@@ -10,8 +10,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
-	"log"
 	"log/slog"
 	"net"
 	"slices"
@@ -154,8 +152,7 @@ func (l *List) memberlistConfig() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	c.Name = l.config.Node.String()
 	c.Transport = l.wire
-	c.Logger = log.New(logWriter{l.log}, "", 0)
-	c.LogOutput = nil
+	c.LogOutput = logWriter{l.log}
 	c.Delegate, c.Events, c.Alive = (*delegate)(l), (*delegate)(l), (*delegate)(l)
 	c.ProbeInterval, c.ProbeTimeout = probeEvery, probeTimeout
 	c.SuspicionMult = suspicionMult
@@ -174,6 +171,7 @@ func (l *List) memberlistConfig() *memberlist.Config {
 // Run keeps the others informed and looks for nodes that are known and not
 // here. It returns when ctx ends; then Close.
 func (l *List) Run(ctx context.Context) {
+	defer context.AfterFunc(ctx, l.wire.cancel)()
 	tick := time.NewTicker(rejoinEvery)
 	defer tick.Stop()
 	l.rejoin(ctx, banyan.NodesMax)
@@ -422,7 +420,7 @@ func (l *List) HandlePacket(from banyan.NodeID, b []byte) {
 func (l *List) HandleStream(_ banyan.NodeID, conn net.Conn) {
 	select {
 	case l.wire.streams <- conn:
-	case <-l.wire.done:
+	case <-l.wire.ctx.Done():
 		_ = conn.Close()
 	}
 }
@@ -450,5 +448,3 @@ func (l *List) setLost(id banyan.NodeID, lost bool) {
 		l.notify()
 	}
 }
-
-var _ io.Writer = logWriter{}

@@ -146,7 +146,7 @@ func (t *Transport) serveNode(conn *tls.Conn) {
 // receive hands on what a node sends until its connection breaks.
 func (t *Transport) receive(conn *conversation, p *peer) error {
 	pong := sealFrame(newFrame(nil), framePong)
-	return readFrames(conn, func(typ frameType, payload []byte) error {
+	return t.readFrames(conn, func(typ frameType, payload []byte) error {
 		p.heard()
 		switch typ {
 		case framePing:

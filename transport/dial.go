@@ -101,7 +101,7 @@ func (t *Transport) newHTTPClient() *http.Client {
 		},
 		IdleConnTimeout: 5 * time.Minute,
 		// A node that is paused or cut off is found out, not waited for.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: silenceMax, PingTimeout: silenceMax, WriteByteTimeout: writeTimeout},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: silenceMax, PingTimeout: silenceMax, WriteByteTimeout: silenceMax},
 	}}
 }
 

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	pingEvery    = time.Second
-	silenceMax   = 5 * time.Second // a connection on which nothing arrives for so long is broken
-	writeTimeout = 5 * time.Second
-	backoffMin   = 10 * time.Millisecond
-	backoffMax   = time.Second
+	// silenceMax is how long a connection may stand still, reading or writing,
+	// before it counts as broken. The dialling side pings five times as often.
+	silenceMax = 5 * time.Second
+	backoffMin = 10 * time.Millisecond
+	backoffMax = time.Second
 )
 
 // peer sends to one node over one connection, which it dials again when it breaks.
@@ -120,7 +120,8 @@ func (p *peer) sleep(d time.Duration) bool {
 	return true
 }
 
-// converse sends what is queued, and pings, until the connection breaks.
+// converse sends what is queued, and pings, until the connection breaks. It
+// says why it did.
 func (p *peer) converse(conn *conversation) error {
 	ctx, cancel := context.WithCancelCause(p.t.ctx)
 	done := make(chan struct{})
@@ -129,13 +130,16 @@ func (p *peer) converse(conn *conversation) error {
 		cancel(p.listen(conn))
 	}()
 	unhook := context.AfterFunc(ctx, func() { _ = conn.Conn.Close() }) // unblocks reads and writes
-	defer func() {
-		cancel(nil)
-		_ = conn.Conn.Close()
-		<-done
-		unhook()
-	}()
-	ping := time.NewTicker(pingEvery)
+	cancel(p.speak(ctx, conn))
+	<-done
+	unhook()
+	_ = conn.Conn.Close() // the hook has, or is about to
+	return context.Cause(ctx)
+}
+
+// speak sends until an error, or until ctx ends because listen met one.
+func (p *peer) speak(ctx context.Context, conn *conversation) error {
+	ping := time.NewTicker(p.t.silence / 5)
 	defer ping.Stop()
 	pingFrame := sealFrame(newFrame(nil), framePing)
 	for {
@@ -162,7 +166,7 @@ func (p *peer) converse(conn *conversation) error {
 }
 
 func (p *peer) write(conn *conversation, frame []byte) error {
-	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(p.t.silence)); err != nil {
 		return err
 	}
 	_, err := conn.Conn.Write(frame)
@@ -171,7 +175,7 @@ func (p *peer) write(conn *conversation, frame []byte) error {
 
 // listen reads the answers to pings; it returns when the connection breaks.
 func (p *peer) listen(conn *conversation) error {
-	return readFrames(conn, func(typ frameType, payload []byte) error {
+	return p.t.readFrames(conn, func(typ frameType, payload []byte) error {
 		p.heard()
 		switch typ {
 		case framePong:
@@ -185,8 +189,8 @@ func (p *peer) listen(conn *conversation) error {
 
 // readFrames calls fn for each frame until an error or a silence of silenceMax.
 // The payload is valid during fn.
-func readFrames(conn *conversation, fn func(frameType, []byte) error) error {
-	return readAll(conn.in, fn, func() error { return conn.SetReadDeadline(time.Now().Add(silenceMax)) })
+func (t *Transport) readFrames(conn *conversation, fn func(frameType, []byte) error) error {
+	return readAll(conn.in, fn, func() error { return conn.SetReadDeadline(time.Now().Add(t.silence)) })
 }
 
 func readAll(in *bufio.Reader, fn func(frameType, []byte) error, next func() error) error {

@@ -80,6 +80,7 @@ type Transport struct {
 	bulk     *http.Client
 
 	patience       time.Duration // helloTimeout; shorter in tests
+	silence        time.Duration // silenceMax; shorter in tests
 	connectionsMax int           // banyan.ConnectionsMax; fewer in tests
 
 	ctx     context.Context // ends with Close
@@ -113,6 +114,7 @@ func Listen(c Config) (*Transport, error) {
 		conns:    map[net.Conn]struct{}{},
 
 		patience:       helloTimeout,
+		silence:        silenceMax,
 		connectionsMax: banyan.ConnectionsMax,
 	}
 	if t.log == nil {

@@ -26,6 +26,7 @@ type cluster struct {
 	ca    *pki.CA
 	mu    sync.Mutex
 	addrs map[banyan.NodeID]string
+	asked map[banyan.NodeID]chan struct{} // told of each lookup, if there
 }
 
 func newCluster(t *testing.T, name string) *cluster {
@@ -49,6 +50,9 @@ func (c *cluster) keeper(s pki.Subject) *pki.Keeper {
 func (c *cluster) resolve(id banyan.NodeID) (string, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if asked := c.asked[id]; asked != nil {
+		asked <- struct{}{}
+	}
 	addr, ok := c.addrs[id]
 	return addr, ok
 }
@@ -449,6 +453,100 @@ func TestBroken(t *testing.T) {
 	}
 	if len(one.lost)+len(two.lost) != 0 {
 		t.Error("a node that runs was called lost")
+	}
+}
+
+// move makes a node's address another one, from the next lookup on.
+func (c *cluster) move(id banyan.NodeID, addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.addrs[id] = addr
+}
+
+// TestUnreachableIsNotLost has something answer in a node's place that is no
+// node: that says nothing of the node. Only when nothing is there is it gone.
+func TestUnreachableIsNotLost(t *testing.T) {
+	c := newCluster(t, "c")
+	one, two := c.node(1), c.node(2)
+	two.Send(1, 0, message(raftpb.MsgApp, 1, ""))
+	<-one.raft
+	stranger, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.move(1, stranger.Addr().String())
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		conn, err := stranger.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	if len(two.lost) != 0 {
+		t.Error("called lost while something answered")
+	}
+	stranger.Close()
+	if got := <-two.lost; got != 1 {
+		t.Error(got)
+	}
+}
+
+// TestWrongNode has node 3's address lead to node 2 for a while.
+func TestWrongNode(t *testing.T) {
+	c := newCluster(t, "c")
+	asked := make(chan struct{}, 1000)
+	c.asked = map[banyan.NodeID]chan struct{}{3: asked}
+	one, two := c.node(1), c.node(2)
+	three := c.node(3)
+	c.move(3, two.Addr().String())
+	for range 2 { // the second lookup comes after the first try
+		one.Send(3, 0, message(raftpb.MsgApp, 1, ""))
+		<-asked
+	}
+	c.move(3, three.Addr().String())
+	for arrived := false; !arrived; {
+		one.Send(3, 0, message(raftpb.MsgApp, 2, ""))
+		select {
+		case <-three.raft:
+			arrived = true
+		case <-asked:
+		}
+	}
+	if len(two.raft) != 0 {
+		t.Error("node 2 got node 3's messages")
+	}
+}
+
+// TestFrozen has a node that greets and then, as one that is stopped, neither
+// reads nor writes: the connection is given up and another one tried.
+func TestFrozen(t *testing.T) {
+	c := newCluster(t, "c")
+	one := c.listen(1, "127.0.0.1:0")
+	one.silence = 50 * time.Millisecond
+	one.start()
+	config := c.keeper(pki.Subject{Kind: pki.Node, Name: "two", Node: 2}).ServerTLS(protocolNode)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	c.move(2, listener.Addr().String())
+	one.Send(2, 0, message(raftpb.MsgApp, 1, strings.Repeat("x", 10<<20))) // more than sockets hold
+	for range 3 {
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := answer(conn.(*tls.Conn), hello{Min: 1, Max: 1, Node: 2, Boot: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(one.lost) != 0 {
+		t.Error("a silent node was called gone")
 	}
 }
 

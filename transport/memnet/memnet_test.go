@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,11 +30,18 @@ var (
 func TestNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := New(1)
+		var mu sync.Mutex
 		var got []string
-		note := func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) }
+		note := func(format string, args ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, fmt.Sprintf(format, args...))
+		}
 		expect := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("got %q, want %q", got, want)
 			}
