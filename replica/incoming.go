@@ -27,7 +27,7 @@ type incoming struct {
 // when they have become the shard's state; with any other answer the stage is
 // still the caller's, to abort.
 func (c *Core) StepSnapshot(shard banyan.ShardID, m *raftpb.Message, stage *store.Stage, done func(error)) {
-	if m.GetType() != raftpb.MsgSnap || m.GetTo() != uint64(c.cfg.Node) || raft.IsEmptySnap(m.GetSnapshot()) {
+	if m.GetType() != raftpb.MsgSnap || m.GetTerm() < m.GetSnapshot().GetMetadata().GetTerm() || m.GetTo() != uint64(c.cfg.Node) || raft.IsEmptySnap(m.GetSnapshot()) {
 		done(banyan.Errorf(banyan.Invalid, "shard %d: not a snapshot for this node", shard))
 		return
 	}

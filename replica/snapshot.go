@@ -55,19 +55,27 @@ func (h *Host) sendSnapshot(ctx context.Context, e Envelope) error {
 		return err
 	}
 	defer view.Close()
-	return h.cfg.SendSnapshot(ctx, e.To, e.Shard, SnapshotMessage(e.Message, view), view)
+	m, err := SnapshotMessage(e.Message, view)
+	if err != nil {
+		return err
+	}
+	return h.cfg.SendSnapshot(ctx, e.To, e.Shard, m, view)
 }
 
 // SnapshotMessage is the MsgSnap m, made to describe view, which may be newer
-// than what raft knew.
-func SnapshotMessage(m *raftpb.Message, view *store.View) *raftpb.Message {
+// than what raft knew. It fails if the view has entries of a later term: then
+// this node no longer leads, and has nothing to send in its old term's name.
+func SnapshotMessage(m *raftpb.Message, view *store.View) (*raftpb.Message, error) {
 	index, term := view.AppliedIndex(), view.Term()
+	if term > m.GetTerm() {
+		return nil, banyan.Errorf(banyan.NotLeader, "a leader of term %d has no snapshot of term %d to send", m.GetTerm(), term)
+	}
 	return &raftpb.Message{
 		Type: raftpb.MsgSnap.Enum(), From: m.From, To: m.To, Term: m.Term,
 		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 			Index: &index, Term: &term, ConfState: view.ConfState(),
 		}},
-	}
+	}, nil
 }
 
 // ReceiveSnapshot takes a shard's state from another node: m, and rows until

@@ -67,13 +67,14 @@ type torture struct {
 }
 
 func (tt *torture) run(seed uint64) {
+	tt.strict = true
 	tt.keep = uint64(5 + tt.rng.IntN(40))
 	tt.add(1, 0)
 	for id := banyan.NodeID(2); id <= 5; id++ {
 		tt.add(id)
 	}
 	tt.grow(0)
-	for range 3000 {
+	for n := 0; n < 3000 && !tt.t.Failed(); n++ {
 		tt.step()
 	}
 	tt.settle(seed)
@@ -260,6 +261,9 @@ func (tt *torture) settle(seed uint64) {
 	var leader *peer
 	for n := 0; ; n++ {
 		tt.pass(500 * time.Millisecond)
+		if tt.t.Failed() {
+			return
+		}
 		leader = tt.leader(0)
 		if leader != nil && tt.quiet(leader) {
 			break

@@ -19,13 +19,14 @@ import (
 // world is several Cores, their disks and the network between them, all moved
 // by hand.
 type world struct {
-	t     testing.TB
-	nodes map[banyan.NodeID]*peer
-	net   []Envelope
-	cut   map[[2]banyan.NodeID]bool
-	lines []string // what happened, for scripts
-	trace bool     // messages too
-	keep  uint64   // LogEntriesKept
+	t      testing.TB
+	nodes  map[banyan.NodeID]*peer
+	net    []Envelope
+	cut    map[[2]banyan.NodeID]bool
+	lines  []string // what happened, for scripts
+	trace  bool     // messages too
+	keep   uint64   // LogEntriesKept
+	strict bool     // a disk that fails is a fault of ours
 }
 
 // peer is one node of a world; core is nil while it is down.
@@ -177,6 +178,9 @@ func (p *peer) write() {
 	p.appends = nil
 	if err := WriteAppends(p.batch, appends); err != nil {
 		p.w.say("%v stops: %v (fatal: %v)", p.id, err, errors.Is(err, store.ErrFatal))
+		if p.w.strict {
+			p.w.t.Errorf("%v: write: %v\n%s", p.id, err, p.w.status(0))
+		}
 		p.crash(false)
 		return
 	}
@@ -209,6 +213,11 @@ func (p *peer) snapshot(e Envelope) {
 		p.w.t.Fatal(err)
 	}
 	defer view.Close()
+	m, err := SnapshotMessage(e.Message, view)
+	if err != nil {
+		p.core.ReportSnapshot(e.Shard, e.To, false)
+		return
+	}
 	rows, err := allRows(view)
 	if err != nil {
 		p.w.t.Fatal(err)
@@ -224,7 +233,6 @@ func (p *peer) snapshot(e Envelope) {
 			p.w.t.Fatal(err)
 		}
 	}
-	m := SnapshotMessage(e.Message, view)
 	core := p.core
 	to.core.StepSnapshot(e.Shard, m, stage, func(err error) {
 		if err != nil {
