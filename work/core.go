@@ -112,6 +112,10 @@ func (c *Core) Lead(now int64, id banyan.ShardID, term uint64, since int64, runs
 			c.claims(n, n.claimed, id)
 			continue
 		}
+		if n.session != 0 {
+			n.out.SayHello = true
+			c.wake(n)
+		}
 		until := max(n.lastContact+HelloWindowMs, now+HelloGraceMs)
 		s.awaiting = append(s.awaiting, await{n.id, min(until, now+HelloWindowMs)})
 	}

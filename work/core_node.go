@@ -25,7 +25,7 @@ type node struct {
 	window     int            // attempts it will hold at once
 	holds      map[Key]uint64 // what counts against the window, and the session it was sent or last claimed on
 	helloAt    int64
-	leads      []banyan.ShardID // of the latest hello
+	leads      []banyan.ShardID // of the latest hello, without those that were sent something since
 	claimed    []Key            // of the latest hello
 	graceUntil int64            // what earlier sessions hold is kept till then; 0: nothing
 	out        Message
@@ -37,6 +37,13 @@ type node struct {
 func (n *node) release(which func(Key) bool) {
 	maps.DeleteFunc(n.holds, func(k Key, _ uint64) bool { return which(k) })
 	n.out.Start = slices.DeleteFunc(n.out.Start, func(s Start) bool { return which(s.Key) })
+}
+
+// outdate notes that the latest hello is no longer all that the node holds of a shard.
+func (n *node) outdate(id banyan.ShardID) {
+	if i := slices.Index(n.leads, id); i >= 0 {
+		n.leads = slices.Delete(n.leads, i, i+1)
+	}
 }
 
 func (n *node) room() int {
@@ -362,4 +369,29 @@ func (c *Core) wake(n *node) {
 		n.woken = true
 		c.effects.Wake = append(c.effects.Wake, Session{n.id, n.session})
 	}
+}
+
+// Unsent gives attempts back that the driver could not send.
+func (c *Core) Unsent(now int64, s Session, keys []Key) {
+	c.now = now
+	if n := c.find(s.Node); n != nil && n.session == s.ID {
+		for _, k := range keys {
+			c.returned(n, k)
+		}
+	}
+	c.schedule()
+}
+
+// Fail ends an attempt that cannot even be sent, for good.
+func (c *Core) Fail(now int64, k Key, why string) {
+	c.now = now
+	r := c.jobs[k.Job]
+	if r == nil || r.open[k.Task] == nil || r.open[k.Task].key != k {
+		return
+	}
+	r.failures[k.Task] = job.Failure{Count: max(r.tries, 1) - 1}
+	if n := c.find(r.open[k.Task].node); n != nil {
+		c.finished(n, k, &banyanv1.TaskResult{State: banyanv1.TaskState_TASK_STATE_FAILED, Error: why})
+	}
+	c.schedule()
 }

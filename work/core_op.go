@@ -32,6 +32,9 @@ type Op struct {
 
 	begun bool
 	left  []uint32 // failures yet to take back
+
+	spec   *banyanv1.JobSpec // of OpSubmit, for the driver
+	chunks []banyan.TaskIndex
 }
 
 // Answer says what became of an Op.
@@ -102,7 +105,7 @@ func (c *Core) begin(s *shard, b *Batch, op *Op) error {
 	if state != to {
 		if !job.JobMay(state, to) || state == banyanv1.JobState_JOB_STATE_FAILED && len(op.left) == 0 {
 			c.discard(r)
-			return banyan.Errorf(banyan.Conflict, "job %s has %s: %s", r.id, job.Word(state), remedy(state, op.Kind))
+			return conflict(r.id, state, op.Kind)
 		}
 		b.header = r.with(to, c.now, nil)
 		if job.Ended(to) {
@@ -123,14 +126,20 @@ func (c *Core) begin(s *shard, b *Batch, op *Op) error {
 	return nil
 }
 
-func remedy(s banyanv1.JobState, k OpKind) string {
+// conflict says why a job that has ended cannot be changed so.
+func conflict(id banyan.JobID, s banyanv1.JobState, k OpKind) error {
+	remedy := "there is nothing left to stop"
 	switch {
 	case k == OpResume && s == banyanv1.JobState_JOB_STATE_FAILED:
-		return "every task has a result; resume it with --retry-failed to run the failed ones again"
+		remedy = "every task has a result; resume it with --retry-failed to run the failed ones again"
 	case k == OpResume:
-		return "submit it again"
+		remedy = "submit it again"
 	}
-	return "there is nothing left to stop"
+	verb := "has "
+	if s == banyanv1.JobState_JOB_STATE_CANCELED {
+		verb = "was "
+	}
+	return banyan.Errorf(banyan.Conflict, "job %s %s%s: %s", id, verb, job.Word(s), remedy)
 }
 
 // discard forgets a job that was only restored for an operation.

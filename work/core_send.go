@@ -24,7 +24,8 @@ type Message struct {
 	Stop     []Key
 	Recorded []Key
 	Unknown  []Key
-	Demand   int // attempts that could go to this worker if it had room
+	SayHello bool // ask what it holds
+	Demand   int  // attempts that could go to this worker if it had room
 }
 
 // Take gives the next message to a worker and forgets it. ok is false if the
@@ -102,6 +103,7 @@ func (c *Core) send(r *Run, n *node) {
 	k := Key{r.id, task, r.shard.term<<32 | r.shard.attempts}
 	r.claim(task, &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now})
 	n.holds[k] = n.session
+	n.outdate(r.shard.id)
 	n.out.Start = append(n.out.Start, Start{Key: k, Try: r.failures[task].Count + 1})
 	c.wake(n)
 	c.want(r)

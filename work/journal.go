@@ -21,7 +21,7 @@ type mark struct {
 	at  int
 }
 
-// entry is one recorded result while a journal is rebuilt.
+// entry is one recorded result.
 type entry struct {
 	rev  banyan.Revision
 	task uint32
@@ -52,6 +52,20 @@ func (j *journal) after(rev banyan.Revision) int {
 		return len(j.tasks)
 	}
 	return j.marks[i].at
+}
+
+// entries lists at most n results from a place on.
+func (j *journal) entries(at, n int) []entry {
+	end := min(at+n, len(j.tasks))
+	i := sort.Search(len(j.marks), func(i int) bool { return j.marks[i].at > at }) - 1
+	var out []entry
+	for ; at < end; at++ {
+		if i+1 < len(j.marks) && j.marks[i+1].at <= at {
+			i++
+		}
+		out = append(out, entry{j.marks[i].rev, j.tasks[at]})
+	}
+	return out
 }
 
 // complete gives the last revision all of whose results are before a place, or 0.
