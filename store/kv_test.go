@@ -76,5 +76,5 @@ func (m simMachine) Crash() { m.d.Crash() }
 func TestPebbleKV(t *testing.T)  { storetest.KV(t, newPebbleMachine) }
 func TestSimdiskKV(t *testing.T) { storetest.KV(t, newSimMachine) }
 
-func TestPebbleStore(t *testing.T)  { storetest.Store(t, newPebbleMachine) }
+func TestPebbleStore(t *testing.T)  { t.Parallel(); storetest.Store(t, newPebbleMachine) }
 func TestSimdiskStore(t *testing.T) { storetest.Store(t, newSimMachine) }
