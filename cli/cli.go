@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"banyan"
+	"banyan/obs"
+	"banyan/obs/otlp"
 )
 
 // IO is what a command touches of the process it runs in.
@@ -37,17 +39,27 @@ func Process() IO {
 // gives the process's exit code.
 func Main(ctx context.Context, args []string, io IO) int {
 	a := &app{IO: io, now: time.Now, leave: os.Exit}
+	a.opens = a.open
 	root := a.root()
 	root.SetArgs(args)
-	cmd, err := root.ExecuteContextC(ctx)
-	return a.finish(cmd, err)
+	flush, err := otlp.Setup(ctx, "banyan")
+	if err != nil {
+		return a.finish(root, err)
+	}
+	cmd, err := root.ExecuteContextC(obs.WithTraceparent(ctx, io.Env(obs.TraceparentEnv)))
+	code := a.finish(cmd, err)
+	if err := flush(context.WithoutCancel(ctx)); err != nil {
+		fmt.Fprintln(a.Err, "banyan: traces could not be sent: "+oneLine(err.Error()))
+	}
+	return code
 }
 
 // app is one run of the command line.
 type app struct {
 	IO
 	now    func() time.Time
-	leave  func(code int) // ends the process at once
+	opens  func(context.Context, need) (*session, error) // open, or a test's
+	leave  func(code int)                                // ends the process at once
 	target target
 }
 
@@ -132,7 +144,6 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.target.local, "local", false, "use a node inside this command, not a cluster")
 	flags.StringVar(&a.target.context, "context", "", "use the cluster of this `NAME` ('banyan context list')")
-	root.MarkFlagsMutuallyExclusive("local", "context")
 	root.AddGroup(
 		&cobra.Group{ID: "work", Title: "Work:"},
 		&cobra.Group{ID: "cluster", Title: "Cluster:"},

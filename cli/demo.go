@@ -248,7 +248,7 @@ func (d *demo) render(ctx context.Context) error {
 		return err
 	}
 	d.repeated = fw.progress.GetRepeated()
-	return fw.finish()
+	return fw.finish(ctx)
 }
 
 // drive kills the leader of the job when a third is done, and afterwards looks

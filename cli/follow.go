@@ -23,9 +23,10 @@ type follow struct {
 
 // follow prints a job's results and progress until it has ended, and gives the
 // error that makes the process exit as the job ended. The first signal holds
-// the job, the second leaves at once.
-func (a *app) follow(sig *interrupts, s *session, f follow) error {
-	ctx, cancel := context.WithCancel(context.Background())
+// the job, the second leaves at once. The end of ctx is of no matter.
+func (a *app) follow(ctx context.Context, sig *interrupts, s *session, f follow) error {
+	whole := context.WithoutCancel(ctx)
+	ctx, cancel := context.WithCancel(whole)
 	var holdErr error
 	held := false
 	done := make(chan struct{})
@@ -37,7 +38,7 @@ func (a *app) follow(sig *interrupts, s *session, f follow) error {
 		case <-sig.c:
 		}
 		held = true
-		hold, stop := sig.untilFirst(context.Background())
+		hold, stop := sig.untilFirst(whole)
 		defer stop()
 		_, holdErr = s.Jobs().Hold(hold, f.job)
 		if hold.Err() != nil {
@@ -58,7 +59,7 @@ func (a *app) follow(sig *interrupts, s *session, f follow) error {
 	case err != nil:
 		return err
 	}
-	return fw.finish()
+	return fw.finish(whole)
 }
 
 // watch is follow without signals: the end of ctx ends the watching.
@@ -69,7 +70,7 @@ func (a *app) watch(ctx context.Context, s *session, f follow) error {
 	if err != nil {
 		return err
 	}
-	return fw.finish()
+	return fw.finish(ctx)
 }
 
 // heldExit tells how to go on with a held job.
@@ -224,8 +225,7 @@ func (f *follower) doneTasks() uint32 {
 }
 
 // finish prints what comes last and gives the exit as the job ended.
-func (f *follower) finish() error {
-	ctx := context.Background()
+func (f *follower) finish(ctx context.Context) error {
 	if f.state == banyanv1.JobState_JOB_STATE_HELD {
 		return f.heldExit()
 	}

@@ -26,10 +26,10 @@ inputs. With -f the output of a running task is shown as it comes.`,
 			}
 			return a.withJob(cmd.Context(), args[0], func(ctx context.Context, s *session, id banyan.JobID) error {
 				w := streams{a.Out, a.Err}
-				if onlyOut {
+				if onlyOut && !onlyErr {
 					w.err = io.Discard
 				}
-				if onlyErr {
+				if onlyErr && !onlyOut {
 					w.out = io.Discard
 				}
 				if len(args) < 2 {
@@ -39,7 +39,7 @@ inputs. With -f the output of a running task is shown as it comes.`,
 				if err != nil {
 					return err
 				}
-				return taskLog(ctx, s, &banyanv1.LogsRequest{JobId: string(id), Task: task, Follow: follow, StdoutOnly: onlyOut, StderrOnly: onlyErr}, w)
+				return taskLog(ctx, s, &banyanv1.LogsRequest{JobId: string(id), Task: task, Follow: follow, StdoutOnly: onlyOut && !onlyErr, StderrOnly: onlyErr && !onlyOut}, w)
 			})
 		},
 	}
@@ -48,7 +48,6 @@ inputs. With -f the output of a running task is shown as it comes.`,
 	fs.BoolVar(&onlyOut, "stdout", false, "standard output only")
 	fs.BoolVar(&onlyErr, "stderr", false, "standard error only")
 	fs.BoolVar(&tag, "tag", false, "print the input and a tab before every line (of all tasks)")
-	cmd.MarkFlagsMutuallyExclusive("stdout", "stderr")
 	return cmd
 }
 

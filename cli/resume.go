@@ -44,7 +44,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 	defer sig.stop()
 	ctx, cancel := sig.untilFirst(ctx)
 	defer cancel()
-	s, err := a.open(ctx, need{embedded: true, job: id})
+	s, err := a.opens(ctx, need{embedded: true, job: id})
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 		return err
 	}
 	cancel()
-	return a.follow(sig, s, follow{job: id, show: show, seen: seen, then: j.GetSpec().GetThen() != nil})
+	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, then: j.GetSpec().GetThen() != nil})
 }
 
 // recorded gives the tasks that have a result, without those that are to be

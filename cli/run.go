@@ -14,6 +14,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/job"
+	"banyan/obs"
 )
 
 const runHelp = `Run COMMAND once for every INPUT, on a node inside this command or on the cluster.
@@ -121,10 +122,14 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	perNode, err := parseJobs(f.jobs, in.count)
+	if err != nil {
+		return err
+	}
 	if f.dryRun {
 		return a.dryRun(spec, in)
 	}
-	return a.submitAndFollow(ctx, f, spec, in, files)
+	return a.submitAndFollow(ctx, f, spec, in, files, perNode)
 }
 
 // spec builds the job's specification, but for the files sent with it.
@@ -227,16 +232,15 @@ func (a *app) dryRun(spec *banyanv1.JobSpec, in *inputs) error {
 }
 
 // submitAndFollow opens the cluster, sends files and job, and follows it.
-func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.JobSpec, in *inputs, files []sendFile) error {
+func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.JobSpec, in *inputs, files []sendFile, perNode parallelism) (err error) {
+	ctx, span := obs.Start(ctx, "banyan run")
+	defer func() { span.End(err) }()
+	spec.Traceparent = obs.Traceparent(ctx)
 	sig := listen()
 	defer sig.stop()
 	ctx, cancel := sig.untilFirst(ctx)
 	defer cancel()
-	perNode, err := parseJobs(f.jobs, in.count)
-	if err != nil {
-		return err
-	}
-	s, err := a.open(ctx, need{slots: perNode.embedded(), embedded: true})
+	s, err := a.opens(ctx, need{slots: perNode.embedded(), embedded: true})
 	if err != nil {
 		return err
 	}
@@ -253,6 +257,9 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if s.local {
 		inherit(spec, os.Environ())
 	}
+	if err := job.Validate(spec); err != nil {
+		return err
+	}
 	if err := upload(ctx, s, spec, files, f.send); err != nil {
 		return err
 	}
@@ -267,7 +274,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 		return f.show.printID(a.Out, id)
 	}
 	cancel()
-	return a.follow(sig, s, follow{job: id, show: f.show, then: spec.Then != nil})
+	return a.follow(ctx, sig, s, follow{job: id, show: f.show, then: spec.Then != nil})
 }
 
 // setWorkDir makes tasks of an embedded node run where the user is, unless

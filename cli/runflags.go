@@ -72,7 +72,7 @@ func parseEnv(list []string, lookup func(string) string) (map[string]string, err
 			value = lookup(name)
 		}
 		env[name] = value
-		bytes += len(name) + len(value)
+		bytes += len(name) + len(value) + 2
 	}
 	if bytes > banyan.EnvBytesMax {
 		return nil, banyan.Errorf(banyan.Exhausted, "--env is %d bytes, a job's environment at most %d: put it into a file and --send it", bytes, banyan.EnvBytesMax)
@@ -89,15 +89,15 @@ func inherit(spec *banyanv1.JobSpec, environ []string) {
 	}
 	room := banyan.EnvBytesMax
 	for k, v := range spec.Env {
-		room -= len(k) + len(v)
+		room -= len(k) + len(v) + 2
 	}
 	for _, kv := range environ {
 		k, v, _ := strings.Cut(kv, "=")
-		if _, given := spec.Env[k]; given || k == "" || len(k)+len(v) > room {
+		if _, given := spec.Env[k]; given || k == "" || len(k)+len(v)+2 > room {
 			continue
 		}
 		spec.Env[k] = v
-		room -= len(k) + len(v)
+		room -= len(k) + len(v) + 2
 	}
 }
 

@@ -56,6 +56,8 @@ func (a *app) open(ctx context.Context, n need) (*session, error) {
 		return nil, err
 	}
 	switch {
+	case a.target.local && a.target.context != "":
+		return nil, usage("--local and --context %s exclude each other: give one", a.target.context)
 	case a.target.local:
 		return a.openLocal(ctx, n, " --local")
 	case a.target.context != "":
@@ -106,7 +108,7 @@ func (a *app) configDir() (string, error) {
 func (a *app) with(ctx context.Context, n need, fn func(ctx context.Context, s *session) error) error {
 	ctx, stop := interruptible(ctx)
 	defer stop()
-	s, err := a.open(ctx, n)
+	s, err := a.opens(ctx, n)
 	if err != nil {
 		return err
 	}

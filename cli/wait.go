@@ -26,7 +26,7 @@ with the code that 'banyan run' would. A signal ends the waiting, not the job.`,
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			s, err := a.open(ctx, need{embedded: true, job: id})
+			s, err := a.opens(ctx, need{embedded: true, job: id})
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata")
+
+// do runs a command line with a home of its own. With s it talks to that.
+func do(t testing.TB, s *session, args ...string) (out, errs string, code int) {
+	t.Helper()
+	return doWith(t, s, "", args...)
+}
+
+func doWith(t testing.TB, s *session, stdin string, args ...string) (out, errs string, code int) {
+	t.Helper()
+	home := t.TempDir()
+	env := map[string]string{"BANYAN_CONFIG": filepath.Join(home, "config"), "XDG_STATE_HOME": filepath.Join(home, "state")}
+	var o, e bytes.Buffer
+	a := &app{
+		IO:    IO{In: strings.NewReader(stdin), Out: &o, Err: &e, Env: func(name string) string { return env[name] }},
+		now:   time.Now,
+		leave: func(code int) { t.Errorf("the process was left with %d", code) },
+	}
+	a.opens = a.open
+	if s != nil {
+		a.opens = func(context.Context, need) (*session, error) { return s, nil }
+	}
+	root := a.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(t.Context())
+	code = a.finish(cmd, err)
+	return o.String(), e.String(), code
+}
+
+func TestHelp(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		name := strings.ReplaceAll(c.CommandPath(), " ", "-")
+		if c.Name() == "completion" || c.HasParent() && c.Parent().Name() == "completion" || c.Name() == "help" {
+			return
+		}
+		args := append(strings.Fields(c.CommandPath())[1:], "--help")
+		if !c.Runnable() {
+			args = append([]string{"help"}, args[:len(args)-1]...)
+		}
+		out, errs, code := do(t, nil, args...)
+		if code != 0 || errs != "" {
+			t.Errorf("%s: exit %d: %s", name, code, errs)
+		}
+		file := filepath.Join("testdata", "help", name+".txt")
+		if *update {
+			if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The directory of a node depends on the system.
+		if got := strings.ReplaceAll(out, "\r\n", "\n"); got != string(want) && !strings.Contains(got, "--dir DIR") {
+			t.Errorf("%s has changed; go test ./cli -update rewrites it:\n%s", file, out)
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk((&app{}).root())
+}
+
+func TestErrorsAreOneLineWithARemedy(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"frobnicate", 2, `unknown command "frobnicate": 'banyan help' lists the commands`},
+		{"nodes --wat", 2, "unknown flag: --wat: 'banyan help nodes' lists the flags"},
+		{"run --wat", 255, "unknown flag: --wat: 'banyan help run' lists the flags"},
+		{"run", 255, "no command: give one"},
+		{"run ::: a", 255, "no command: give one"},
+		{"run true :::", 255, "no inputs: give some after ':::'"},
+		{"run echo {3} ::: a ::: b", 255, "{3} names column 3, but the inputs have 2 columns"},
+		{"run --return {2}.o echo ::: a", 255, "{2} names column 2"},
+		{"run -a /no/such/file echo", 255, "input file /no/such/file cannot be read: no such file or directory"},
+		{"run --send /no/such/file echo ::: a", 255, "--send /no/such/file cannot be read: no such file"},
+		{"run --send {} cat ::: no-such-file", 255, "--send no-such-file cannot be read"},
+		{"run --send {} cat ::: /etc/passwd", 255, "must lie below the current directory"},
+		{"run --timeout 50% true ::: 1", 255, "a percentage of the median runtime is not supported"},
+		{"run -j x true ::: 1", 255, `bad -j "x": give a number`},
+		{"run --colsep ( true ::: 1", 255, "bad --colsep"},
+		{"run --retries -1 true ::: 1", 255, "bad --retries -1"},
+		{"run -o yaml true ::: 1", 255, `bad -o "yaml": give text or json`},
+		{"run --progress wild true ::: 1", 255, `bad --progress "wild"`},
+		{"run --local --context x true ::: 1", 255, "--local and --context x exclude each other"},
+		{"resume", 255, "JOB is missing"},
+		{"resume nonsense", 255, `bad job id "nonsense": it is 'j' and 13 letters or digits`},
+		{"wait j0123456789abc", 255, "there is no job j0123456789abc here: 'banyan jobs --local' lists"},
+		{"cancel x", 1, `bad job id "x"`},
+		{"logs j0123456789abc -f", 2, "-f wants a TASK to follow"},
+		{"nodes", 1, "there is no cluster to ask: 'banyan up' starts one"},
+		{"nodes --context nowhere", 1, "nowhere"},
+		{"nodes extra", 2, `unexpected argument "extra"`},
+		{"context use nowhere", 1, `there is no context "nowhere"`},
+		{"token --ttl 1ms", 2, "bad --ttl"},
+		{"kv txn", 2, "nothing to do: give --do"},
+		{"kv txn --do put", 2, `bad --do "put": give 'put KEY VALUE'`},
+		{"film frame --frame 3 --of 2", 1, "frame 3 of a film of 2: give 1 to 2"},
+		{"demo --nodes 99", 2, "bad --nodes 99"},
+	} {
+		_, errs, code := do(t, nil, strings.Fields(c.args)...)
+		if code != c.code || !strings.HasPrefix(errs, "banyan: ") || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, c.want) {
+			t.Errorf("banyan %s: exit %d, want %d, and %q in one line:\n%s", c.args, code, c.code, c.want, errs)
+		}
+	}
+}
+
+func TestNoInputsMayBeASuccess(t *testing.T) {
+	if _, errs, code := do(t, nil, "run", "-r", "true", ":::"); code != 0 || errs != "" {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
+func TestFlagsEndAtTheCommand(t *testing.T) {
+	for _, args := range [][]string{
+		{"run", "--dry-run", "ls", "-k", "--tag", ":::", "x"},
+		{"run", "--dry-run", "--", "ls", "-k", "--tag", ":::", "x"},
+	} {
+		if out, errs, code := do(t, nil, args...); code != 0 || out != "ls -k --tag x\n" {
+			t.Errorf("%v: exit %d, %q, %s", args, code, out, errs)
+		}
+	}
+}
+
+func TestTransactionSyntax(t *testing.T) {
+	for _, text := range []string{"a/b exists", "a/b missing", "a/b = two words", "a/b = ", "a/b @ 7"} {
+		if c, err := parseCondition(text); err != nil || string(c.Key) != "a/b" {
+			t.Errorf("%q: %v, %v", text, c, err)
+		}
+	}
+	for _, text := range []string{"", "a/b", "a/b exists 1", "a/b @ x", " = 1", "a/b > 1"} {
+		if c, err := parseCondition(text); err == nil {
+			t.Errorf("%q is taken as %v", text, c)
+		}
+	}
+	if m, err := parseAction("put a/b two words"); err != nil || string(m.GetPut().Value) != "two words" {
+		t.Errorf("%v, %v", m, err)
+	}
+	for _, text := range []string{"", "put", "put a/b", "del", "del a b", "get a", "append a/"} {
+		if m, err := parseAction(text); err == nil {
+			t.Errorf("%q is taken as %v", text, m)
+		}
+	}
+}
+
+func TestLanes(t *testing.T) {
+	l := lanes{filepath.Join(t.TempDir(), "local")}
+	first, err := l.takeFree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := l.takeFree()
+	if err != nil || second.n == first.n {
+		t.Fatalf("two commands share lane %d (%v)", first.n, err)
+	}
+	const id = "j0123456789abc"
+	if err := second.remember(id); err != nil {
+		t.Fatal(err)
+	}
+	if !l.knows(id) || l.knows("j0000000000000") {
+		t.Error("the lanes do not know their job")
+	}
+	if _, err := l.takeFor(id); err == nil || !strings.Contains(err.Error(), "another banyan command is using") {
+		t.Errorf("the lane of a running command was given away: %v", err)
+	}
+	if err := second.release(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := l.takeFor(id)
+	if err != nil || again.n != second.n {
+		t.Errorf("the job's lane is not found again: %v", err)
+	}
+}

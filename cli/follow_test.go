@@ -1,0 +1,288 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+const testJob = "j0123456789abc"
+
+// result is the result of a task whose input is its number.
+func result(task uint32, code int32, out, errs string) *banyanv1.TaskResult {
+	r := &banyanv1.TaskResult{
+		Task: task, Attempt: 1, State: banyanv1.TaskState_TASK_STATE_SUCCEEDED, ExitCode: code, Node: 1,
+		Stdout: &banyanv1.Output{Bytes: int64(len(out)), Inline: []byte(out)},
+		Stderr: &banyanv1.Output{Bytes: int64(len(errs)), Inline: []byte(errs)},
+		Input:  &banyanv1.Input{Columns: []string{fmt.Sprintf("in%d", task+1)}},
+	}
+	if code != 0 {
+		r.State = banyanv1.TaskState_TASK_STATE_FAILED
+	}
+	return r
+}
+
+// message is a message of the stream with the progress after its results.
+func message(tasks, good, bad uint32, state banyanv1.JobState, results ...*banyanv1.TaskResult) *banyanv1.FollowResponse {
+	return &banyanv1.FollowResponse{Results: results, State: state, Progress: &banyanv1.Progress{Tasks: tasks, Succeeded: good, Failed: bad}}
+}
+
+const (
+	active    = banyanv1.JobState_JOB_STATE_ACTIVE
+	succeeded = banyanv1.JobState_JOB_STATE_SUCCEEDED
+	failed    = banyanv1.JobState_JOB_STATE_FAILED
+)
+
+// outOfOrder is a job of three tasks that end as 2, 3, 1.
+func outOfOrder() *fakeJobs {
+	return &fakeJobs{follow: []*banyanv1.FollowResponse{
+		message(3, 1, 0, active, result(1, 0, "two\nzwei\n", "e2\n")),
+		message(3, 2, 0, active, result(1, 0, "again\n", ""), result(2, 0, "three\n", "")),
+		message(3, 3, 0, succeeded, result(0, 0, "one", "")),
+	}}
+}
+
+func TestRunPrintsEachResultOnce(t *testing.T) {
+	for _, c := range []struct {
+		flags, out, errs string
+	}{
+		{"", "two\nzwei\nthree\none", "e2\n"},
+		{"-k", "onetwo\nzwei\nthree\n", "e2\n"},
+		{"--tag", "in2\ttwo\nin2\tzwei\nin3\tthree\nin1\tone", "in2\te2\n"},
+		{"-k --tag", "in1\tonein2\ttwo\nin2\tzwei\nin3\tthree\n", "in2\te2\n"},
+	} {
+		f := outOfOrder()
+		args := append(append([]string{"run"}, strings.Fields(c.flags)...), "echo", ":::", "in1", "in2", "in3")
+		out, errs, code := do(t, f.session(t), args...)
+		if out != c.out || errs != c.errs || code != 0 {
+			t.Errorf("run %s: exit %d\n%q, want\n%q\n%q, want %q", c.flags, code, out, c.out, errs, c.errs)
+		}
+		if len(f.inputs) != 3 || f.inputs[2].Columns[0] != "in3" || len(f.spec.Command.Args) != 1 || f.spec.Command.Shell {
+			t.Errorf("submitted %v with %v", f.spec, f.inputs)
+		}
+	}
+}
+
+func TestRunAsJSON(t *testing.T) {
+	f := outOfOrder()
+	f.follow[2].Results[0].Stdout = &banyanv1.Output{Bytes: 1 << 30, Chunks: [][]byte{make([]byte, 32)}}
+	out, _, code := do(t, f.session(t), "run", "-k", "-o", "json", "echo", ":::", "in1", "in2", "in3")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if code != 0 || len(lines) != 3 {
+		t.Fatalf("exit %d:\n%s", code, out)
+	}
+	var first, second resultJSON
+	if json.Unmarshal([]byte(lines[0]), &first) != nil || json.Unmarshal([]byte(lines[1]), &second) != nil {
+		t.Fatalf("not JSON:\n%s", out)
+	}
+	if first.Seq != 1 || first.Stdout != nil || first.StdoutBytes != 1<<30 {
+		t.Errorf("a large output is not left out: %+v", first)
+	}
+	if second.Seq != 2 || *second.Stdout != "two\nzwei\n" || second.Input[0] != "in2" || second.State != "succeeded" || second.Node != "n1" {
+		t.Errorf("got %s", lines[1])
+	}
+}
+
+func TestExitCodesCountFailures(t *testing.T) {
+	then := &banyanv1.TaskResult{Task: 3, State: banyanv1.TaskState_TASK_STATE_FAILED, ExitCode: 9}
+	for _, c := range []struct {
+		name  string
+		state banyanv1.JobState
+		bad   uint32
+		then  *banyanv1.TaskResult
+		want  int
+	}{
+		{"all well", succeeded, 0, nil, 0},
+		{"one", failed, 1, nil, 1},
+		{"a hundred", failed, 100, nil, 100},
+		{"more", failed, 101, nil, 101},
+		{"many more", failed, 100_000, nil, 101},
+		{"then", failed, 0, then, 1},
+		{"canceled", banyanv1.JobState_JOB_STATE_CANCELED, 0, nil, 255},
+		{"held", banyanv1.JobState_JOB_STATE_HELD, 0, nil, 130},
+	} {
+		last := message(200_000, 0, c.bad, c.state)
+		last.ThenResult = c.then
+		_, errs, code := do(t, (&fakeJobs{follow: []*banyanv1.FollowResponse{last}}).session(t), "run", "echo", ":::", "1")
+		if code != c.want || (code != 0) != strings.HasPrefix(errs, "banyan: ") {
+			t.Errorf("%s: exit %d, want %d: %s", c.name, code, c.want, errs)
+		}
+	}
+}
+
+func TestFailuresThatOutputCannotTell(t *testing.T) {
+	lost, late := result(0, 127, "", ""), result(1, 143, "part\n", "")
+	lost.Error = "no-such-program is not found on node n2"
+	late.State, late.DurationUs = banyanv1.TaskState_TASK_STATE_TIMED_OUT, 2_000_000
+	f := &fakeJobs{follow: []*banyanv1.FollowResponse{message(2, 0, 2, failed, lost, late)}}
+	out, errs, code := do(t, f.session(t), "run", "x", ":::", "1", "2")
+	want := "banyan: task 1 (in1) could not be run: no-such-program is not found on node n2\n" +
+		"banyan: task 2 (in2) was killed on n1: it took longer than 2s\n" +
+		"banyan: 2 of 2 tasks failed: 'banyan job show "
+	if code != 2 || out != "part\n" || !strings.HasPrefix(errs, want) {
+		t.Errorf("exit %d, %q, standard error:\n%s", code, out, errs)
+	}
+}
+
+func TestReturnedFilesComeBack(t *testing.T) {
+	dir := t.TempDir()
+	f := &fakeJobs{}
+	s := f.session(t)
+	ref := func(name, content string) *banyanv1.FileRef {
+		chunks, size, err := s.Blobs().Upload(t.Context(), strings.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &banyanv1.FileRef{Path: name, Mode: 0o644, Size: size, Chunks: chunks}
+	}
+	r := result(0, 0, "", "")
+	r.Returned = []*banyanv1.FileRef{ref("sub/one.txt", "content")}
+	f.follow = []*banyanv1.FollowResponse{message(1, 1, 0, succeeded, r)}
+	if _, errs, code := do(t, s, "run", "--return", "*.txt", "--outdir", dir, "x", ":::", "1"); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "sub", "one.txt")); string(b) != "content" {
+		t.Errorf("%q, %v", b, err)
+	}
+
+	r.Returned[0].Path = "../escape.txt"
+	_, errs, code := do(t, s, "run", "--return", "*.txt", "--outdir", filepath.Join(dir, "sub"), "x", ":::", "1")
+	if _, err := os.Stat(filepath.Join(dir, "escape.txt")); code != 255 || err == nil || !strings.Contains(errs, "leads out of") {
+		t.Errorf("exit %d: a file was written outside: %s", code, errs)
+	}
+
+	// With --then the pieces stay in the cluster and the whole comes back.
+	r.Returned[0].Path = "piece.txt"
+	f.follow[0].ThenResult = &banyanv1.TaskResult{Task: 1, State: banyanv1.TaskState_TASK_STATE_SUCCEEDED, Returned: []*banyanv1.FileRef{ref("whole.txt", "whole")}}
+	if _, errs, code := do(t, s, "run", "--return", "*.txt", "--then", "cat *", "--outdir", dir, "x", ":::", "1"); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, "*.txt"))
+	if len(left) != 1 || filepath.Base(left[0]) != "whole.txt" {
+		t.Errorf("came back: %v", left)
+	}
+}
+
+func TestSentFilesAreNamedRelatively(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	os.MkdirAll("d/e", 0o755)
+	for _, name := range []string{"a.txt", "b.txt", "d/e/f", "d/g"} {
+		os.WriteFile(name, []byte(name), 0o600)
+	}
+	f := &fakeJobs{follow: []*banyanv1.FollowResponse{message(2, 2, 0, succeeded)}}
+	if _, errs, code := do(t, f.session(t), "run", "--send", "{}", "--send", "./d", "cat", ":::", "a.txt", "b.txt"); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	var names []string
+	for _, r := range f.spec.Send {
+		names = append(names, r.Path)
+	}
+	if got := strings.Join(names, " "); got != "a.txt b.txt d/e/f d/g" {
+		t.Errorf("sent %s", got)
+	}
+	if got := strings.Join(f.spec.SendTemplates, " "); got != "{} d" {
+		t.Errorf("templates %s", got)
+	}
+	if f.spec.WorkDir != "" {
+		t.Errorf("tasks with files of their own run in %s", f.spec.WorkDir)
+	}
+}
+
+func TestResumeIsSilentAboutWhatWasDone(t *testing.T) {
+	f := outOfOrder()
+	f.job = &banyanv1.Job{Id: testJob, Spec: &banyanv1.JobSpec{}}
+	f.results = []*banyanv1.TaskResult{result(1, 0, "two\nzwei\n", "")}
+	for flags, want := range map[string]string{"": "three\none", "-k": "onethree\n"} {
+		out, errs, code := do(t, f.session(t), append(append([]string{"resume"}, strings.Fields(flags)...), testJob)...)
+		if out != want || code != 0 || !f.resumed {
+			t.Errorf("resume %s: exit %d, %q, want %q: %s", flags, code, out, want, errs)
+		}
+	}
+}
+
+func TestWaitIsMute(t *testing.T) {
+	f := outOfOrder()
+	f.follow[2].State, f.follow[2].Progress.Failed = failed, 2
+	out, _, code := do(t, f.session(t), "wait", testJob)
+	if out != "" || code != 2 {
+		t.Errorf("exit %d: %q", code, out)
+	}
+}
+
+// TestSignals sends them on the channel that the process's would come on.
+func TestSignals(t *testing.T) {
+	f := outOfOrder()
+	f.pause = make(chan struct{})
+	var out, errs bytes.Buffer
+	env := func(string) string { return "" }
+	a := &app{IO: IO{Out: &out, Err: &errs, Env: env}, now: fixedClock(), leave: func(int) {}}
+	sig := &interrupts{c: make(chan os.Signal, 2)}
+	show := showFlags{format: format{"text"}, progress: "none"}
+	err := a.follow(t.Context(), sig, f.session(t), follow{job: testJob, show: show, on: func(m *banyanv1.FollowResponse) error {
+		if m.Progress.Succeeded == 2 {
+			sig.c <- syscall.SIGINT
+		}
+		return nil
+	}})
+	if code := a.finish(a.root(), err); code != exitInterrupted || !f.held {
+		t.Errorf("exit %d, held %v", code, f.held)
+	}
+	if want := "banyan: job " + testJob + " is held, 2 of 3 tasks done: 'banyan resume " + testJob + "' goes on\n"; !strings.HasSuffix(errs.String(), want) {
+		t.Errorf("standard error:\n%s", errs.String())
+	}
+	if out.String() != "two\nzwei\nthree\n" {
+		t.Errorf("standard output: %q", out.String())
+	}
+}
+
+func TestKeepOrderHoldsLittle(t *testing.T) {
+	const tasks = 1000
+	big := strings.Repeat("x", 64<<10)
+	f := &fakeJobs{}
+	s := f.session(t)
+	var got []uint32
+	o := &order{
+		emit: func(_ context.Context, r *banyanv1.TaskResult) error {
+			if len(r.Stdout.Inline) != len(big) {
+				t.Fatalf("task %d lost its output", r.Task)
+			}
+			got = append(got, r.Task)
+			return nil
+		},
+		reread: func(ctx context.Context, from uint32) ([]*banyanv1.TaskResult, error) {
+			r, err := s.Jobs().Tasks(ctx, &banyanv1.TasksRequest{JobId: testJob, From: from, Limit: 100})
+			return r.GetResults(), err
+		},
+	}
+	bytes := []byte(big)
+	for i := range uint32(tasks) {
+		r := result(i, 0, "", "")
+		r.Stdout.Inline = bytes
+		f.results = append(f.results, r)
+	}
+	for i := tasks - 1; i >= 0; i-- { // the first task ends last
+		if err := o.add(t.Context(), f.results[i]); err != nil {
+			t.Fatal(err)
+		}
+		if o.bytes > heldBytesMax || len(o.held) > heldResultsMax {
+			t.Fatalf("%d bytes of %d results are held", o.bytes, len(o.held))
+		}
+	}
+	for i, task := range got {
+		if task != uint32(i) {
+			t.Fatalf("task %d came as number %d", task, i)
+		}
+	}
+	if len(got) != tasks || f.reads < tasks/200 || f.reads > tasks/20 {
+		t.Errorf("%d results, read again %d times", len(got), f.reads)
+	}
+}
