@@ -1,5 +1,3 @@
-//go:build banyan_server
-
 package cli
 
 import (
