@@ -311,7 +311,7 @@ func TestTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{token, "  " + strings.ToUpper(token) + "\n", strings.ReplaceAll(token, "0", "o")} {
+	for _, text := range []string{token, "  " + strings.ToUpper(token) + "\n", strings.ReplaceAll(token, "0", "o"), token[:40] + "\r\n  " + token[40:]} {
 		secret, pin, err := ParseToken(text)
 		if err != nil || pin != ca.Fingerprint() || HashToken(secret) != hash {
 			t.Errorf("%q: %x %s %v", text, secret, pin, err)
@@ -349,6 +349,7 @@ func FuzzParseToken(f *testing.F) {
 	f.Add(token)
 	f.Add("banyan-1-")
 	f.Add("banyan--")
+	f.Add("BAnYAn-1-000000000000000000000000000000000000000000000000000000000000\r00000000000000000000000")
 	f.Fuzz(func(t *testing.T, s string) {
 		secret, pin, err := ParseToken(s)
 		if err == nil && (len(secret) != secretBytes || len(pin) != 2*fingerprintBytes) {

@@ -49,7 +49,7 @@ func NewToken(fingerprint string) (token, hash string, err error) {
 // from one that is only not (or no longer) known, and is Invalid; one of a
 // newer version is TooNew.
 func ParseToken(token string) (secret []byte, fingerprint string, err error) {
-	token = strings.ToLower(strings.TrimSpace(token))
+	token = strings.ToLower(strings.Join(strings.Fields(token), "")) // terminals and mail wrap long lines
 	version, text, ok := strings.Cut(strings.TrimPrefix(token, tokenPrefix), "-")
 	if !ok || !strings.HasPrefix(token, tokenPrefix) {
 		return nil, "", banyan.Errorf(banyan.Invalid, "this is no join token: one begins with %q; 'banyan token' on a node of the cluster prints one", tokenPrefix+tokenVersion+"-")

@@ -3,8 +3,10 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"banyan"
@@ -93,8 +95,37 @@ func (t *Transport) BulkHTTPClient() *http.Client { return t.bulk }
 // They take https://HOST:PORT of any node of the cluster, too.
 func (t *Transport) URL(node banyan.NodeID) string { return "https://" + node.String() }
 
-func (t *Transport) newHTTPClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
+// caller is a RoundTripper that leaves its connections behind when the node's
+// certificate was renewed: servers judge a call by the certificate that its
+// connection began with.
+type caller struct {
+	t       *Transport
+	mu      sync.Mutex
+	cert    *x509.Certificate
+	current *http.Transport
+}
+
+func (c *caller) transport() *http.Transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cert := c.t.config.Keeper.Certificate(); cert != c.cert {
+		if c.current != nil {
+			c.current.CloseIdleConnections() // busy ones close when their calls are over
+		}
+		c.cert, c.current = cert, c.t.newHTTPTransport()
+	}
+	return c.current
+}
+
+func (c *caller) RoundTrip(r *http.Request) (*http.Response, error) {
+	return c.transport().RoundTrip(r)
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections calls.
+func (c *caller) CloseIdleConnections() { c.transport().CloseIdleConnections() }
+
+func (t *Transport) newHTTPTransport() *http.Transport {
+	return &http.Transport{
 		ForceAttemptHTTP2: true,
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return t.dialHTTP(ctx, addr)
@@ -102,7 +133,7 @@ func (t *Transport) newHTTPClient() *http.Client {
 		IdleConnTimeout: 5 * time.Minute,
 		// A node that is paused or cut off is found out, not waited for.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: silenceMax, PingTimeout: silenceMax, WriteByteTimeout: silenceMax},
-	}}
+	}
 }
 
 // dialHTTP dials the host of a URL: a node, or an address.

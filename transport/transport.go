@@ -121,7 +121,7 @@ func Listen(c Config) (*Transport, error) {
 		t.log = slog.New(slog.DiscardHandler)
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.calls, t.bulk = t.newHTTPClient(), t.newHTTPClient()
+	t.calls, t.bulk = &http.Client{Transport: &caller{t: t}}, &http.Client{Transport: &caller{t: t}}
 	return t, nil
 }
 

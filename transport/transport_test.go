@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -204,6 +205,45 @@ func TestHTTP(t *testing.T) {
 	}
 	if _, _, err := get(t, one.HTTPClient(), one.URL(9)); err == nil || !strings.Contains(err.Error(), "no address is known for node n9") {
 		t.Errorf("an unknown node: %v", err)
+	}
+}
+
+// TestRenewedCertificateIsShown has a certificate renewed under a client that
+// keeps its connections: the next call must come with the new one.
+func TestRenewedCertificateIsShown(t *testing.T) {
+	c := newCluster(t, "c")
+	two := c.node(2)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%x", r.TLS.PeerCertificates[0].SerialNumber)
+	})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(two.HTTPListener())
+	}()
+	defer func() { _ = server.Close(); <-done }()
+	var later atomic.Int64 // the keeper's clock against ours
+	later.Store(-int64(pki.NodeTTL * 3 / 4))
+	keeper, err := pki.NewKeeper(c.ca, pki.Subject{Kind: pki.Node, Name: "one", Node: 1}, func() time.Time { return time.Now().Add(time.Duration(later.Load())) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := Listen(Config{Node: 1, Listen: "127.0.0.1:0", Keeper: keeper, Resolve: c.resolve})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	later.Store(0) // the first certificate was made long ago
+	for range 2 {
+		want := fmt.Sprintf("%x", keeper.Certificate().SerialNumber)
+		for range 2 {
+			if _, got, err := get(t, one.HTTPClient(), one.URL(2)); err != nil || got != want {
+				t.Errorf("certificate %s, %v, want %s", got, err, want)
+			}
+		}
+		if _, err := keeper.Renew(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
