@@ -23,14 +23,14 @@ import (
 
 // cluster is a set of transports on loopback that know each other.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	ca    *pki.CA
 	mu    sync.Mutex
 	addrs map[banyan.NodeID]string
 	asked map[banyan.NodeID]chan struct{} // told of each lookup, if there
 }
 
-func newCluster(t *testing.T, name string) *cluster {
+func newCluster(t testing.TB, name string) *cluster {
 	t.Helper()
 	ca, err := pki.NewCA(name, time.Now())
 	if err != nil {
@@ -629,5 +629,17 @@ func BenchmarkSend(b *testing.B) {
 		if i%64 == 63 {
 			q.reuse(q.take())
 		}
+	}
+}
+
+func BenchmarkRoundTrip(b *testing.B) {
+	c := newCluster(b, "c")
+	one, two := c.node(1), c.node(2)
+	m := message(raftpb.MsgApp, 1, strings.Repeat("x", 256))
+	for b.Loop() {
+		one.Send(2, 1, m)
+		<-two.raft
+		two.Send(1, 1, m)
+		<-one.raft
 	}
 }
