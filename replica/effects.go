@@ -72,6 +72,18 @@ type View struct {
 	Gone    bool          // the replica was removed
 }
 
+// Age is how old at most applied state is at a time of Core's clock, taking
+// messages to travel in no time. It is Unavailable until a leader was heard of.
+func (v View) Age(now time.Duration) (time.Duration, error) {
+	switch {
+	case v.Always:
+		return 0, nil
+	case v.Fresh <= 0:
+		return 0, banyan.Errorf(banyan.Unavailable, "the replica of shard %d here has not heard of a leader yet, so how old it is cannot be said: ask another node", v.Shard)
+	}
+	return max(now-v.Fresh, 0), nil
+}
+
 // Append is one shard's part of a disk write.
 type Append struct {
 	Shard   banyan.ShardID

@@ -151,14 +151,7 @@ func (h *Host) Age(shard banyan.ShardID) (time.Duration, error) {
 	if s == nil {
 		return 0, errNoReplica(shard)
 	}
-	v := s.view.Load()
-	switch {
-	case v.Always:
-		return 0, nil
-	case v.Fresh <= 0:
-		return 0, banyan.Errorf(banyan.Unavailable, "the replica of shard %d here has not heard of a leader yet, so how old it is cannot be said: ask another node", shard)
-	}
-	return max(h.clock()-v.Fresh, 0), nil
+	return s.view.Load().Age(h.clock())
 }
 
 // Watch follows the changes of the keys [lo, hi) behind a revision, from this
