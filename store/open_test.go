@@ -283,6 +283,42 @@ func TestFailureStops(t *testing.T) {
 	}
 }
 
+// TestManifestBeforeItsMarker: when Pebble names a manifest as the current one,
+// that manifest's own name is on disk, whatever order the file system keeps.
+func TestManifestBeforeItsMarker(t *testing.T) {
+	watched := &markers{FS: vfs.NewCrashableMem(), t: t}
+	for range 2 {
+		s, err := store.Open(dir, store.Options{FS: watched, Logger: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if watched.seen < 2 {
+		t.Fatalf("%d markers seen", watched.seen)
+	}
+}
+
+type markers struct {
+	vfs.FS
+	t    *testing.T
+	seen int
+}
+
+func (m *markers) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if _, manifest, ok := strings.Cut(name, "marker.manifest."); ok {
+		m.seen++
+		clone := m.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
+		_, manifest, _ = strings.Cut(manifest, ".")
+		if _, err := clone.Stat(clone.PathJoin(dir, manifest)); err != nil {
+			m.t.Errorf("the marker of %s is made before that is durable: %v", manifest, err)
+		}
+	}
+	return m.FS.Create(name, c)
+}
+
 // failing refuses to create files.
 type failing struct {
 	vfs.FS

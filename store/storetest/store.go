@@ -314,11 +314,15 @@ func testStage(t *testing.T, m Machine) {
 	}
 	fill(2) // the machine crashes before Install
 	fill(1)
+	must(t, b.Commit(true)) // their rows are on disk
 	m.Crash()
 	s = open(t, m)
 	if got := dump(t, s); got != before {
 		t.Fatalf("a stage that was never installed changed\n%s\nto\n%s", before, got)
 	}
+	closeStore(t, s)
+	checkGenerations(t, m, 2)
+	s = open(t, m)
 	late := fill(1)
 	if err := fill(1).Install(11, 2, conf, nil); err == nil {
 		t.Fatal("a snapshot older than what is committed was installed")
@@ -330,6 +334,7 @@ func testStage(t *testing.T, m Machine) {
 	must(t, fill(2).Install(30, 4, conf, nil))
 	want := dump(t, s)
 	m.Crash()
+	checkGenerations(t, m, 3)
 	s = open(t, m)
 	defer closeStore(t, s)
 	if got := dump(t, s); got != want {
@@ -345,6 +350,22 @@ func testStage(t *testing.T, m Machine) {
 	b.Append(1, Entries(5, 31, 33))
 	b.SetHardState(1, HardState(5, 2, 33))
 	must(t, b.Commit(true))
+}
+
+// checkGenerations: each of n shards has rows of one generation, the others are
+// gone from the disk.
+func checkGenerations(t *testing.T, m Machine, n int) {
+	t.Helper()
+	kv := m.Open(t)
+	defer kv.Close()
+	found := map[string]bool{}
+	must(t, kv.Scan([]byte{'s'}, []byte{'t'}, func(k, _ []byte) bool {
+		found[fmt.Sprintf("%x", k[:9])] = true
+		return true
+	}))
+	if len(found) != n {
+		t.Fatalf("state rows of %v, want one generation of %d shards", found, n)
+	}
 }
 
 func checkInstalled(t *testing.T, s *store.Store, id banyan.ShardID) {
