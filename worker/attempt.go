@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"banyan/blob"
 	"banyan/exec"
 	"banyan/job"
+	"banyan/obs"
 )
 
 // notRun is the exit code of an attempt whose command was not even looked for.
@@ -52,6 +54,8 @@ func (w *Worker) attempt(ctx context.Context, s Start, r *running) *banyanv1.Tas
 		StartMs: time.Now().UnixMilli(), Stdout: &banyanv1.Output{}, Stderr: &banyanv1.Output{},
 	}
 	began := time.Now()
+	ctx, span := obs.Start(obs.WithTraceparent(ctx, s.Attempt.GetTraceparent()), "attempt",
+		slog.String("job", string(s.Key.Job)), slog.Int("task", int(s.Key.Task)+1), slog.Int("try", int(result.Attempt)), slog.Int("slot", s.Slot))
 	err := w.perform(ctx, s, r, result)
 	if result.DurationUs == 0 {
 		result.DurationUs = time.Since(began).Microseconds()
@@ -68,6 +72,8 @@ func (w *Worker) attempt(ctx context.Context, s Start, r *running) *banyanv1.Tas
 	if err != nil {
 		result.Error = err.Error()
 	}
+	span.Set(slog.String("state", result.State.String()), slog.Int("exit_code", int(result.ExitCode)))
+	span.End(err)
 	return result
 }
 
@@ -103,7 +109,7 @@ func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banya
 	r.place.Store(place)
 	res := w.cfg.Runner.Run(ctx, place, exec.Command{
 		Args:    args,
-		Env:     w.environment(s, spec, place.Dir(), s.Attempt.GetTraceparent()),
+		Env:     w.environment(s, spec, place.Dir(), obs.Traceparent(ctx)),
 		Timeout: time.Duration(spec.GetTimeoutMs()) * time.Millisecond,
 	})
 	end()

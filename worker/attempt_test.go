@@ -62,7 +62,7 @@ func shell(script string) *banyanv1.Command {
 func try(w *Worker, spec *banyanv1.JobSpec, fromTasks ...*banyanv1.FileRef) *banyanv1.TaskResult {
 	s := Start{
 		Key: Key{testJob, 2, 77}, Slot: 2,
-		Attempt: &peerv1.Attempt{Try: 1, Input: &banyanv1.Input{Columns: []string{"in put"}}, Traceparent: "00-aa-bb-01", InputsFromTasks: fromTasks},
+		Attempt: &peerv1.Attempt{Try: 1, Input: &banyanv1.Input{Columns: []string{"in put"}}, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", InputsFromTasks: fromTasks},
 		Job:     &peerv1.JobHeader{JobId: testJob, Spec: spec, Tasks: 8},
 	}
 	if spec.Then != nil {
@@ -143,7 +143,7 @@ func TestEnvironment(t *testing.T) {
 	got = slices.DeleteFunc(got, func(s string) bool { return strings.HasPrefix(s, "PATH=") || strings.HasPrefix(s, "PWD=") })
 	want := []string{
 		"BANYAN_ATTEMPT=1", "BANYAN_JOB=" + testJob, "BANYAN_NODE=n9", "BANYAN_SLOT=2", "BANYAN_TASK=3",
-		"HOME=/job", "LANG=node", "MINE=a b", "PARALLEL_JOBSLOT=2", "PARALLEL_SEQ=3", "TRACEPARENT=00-aa-bb-01",
+		"HOME=/job", "LANG=node", "MINE=a b", "PARALLEL_JOBSLOT=2", "PARALLEL_SEQ=3", "TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("environment\n%q\nwant\n%q", got, want)

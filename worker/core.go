@@ -53,6 +53,7 @@ type Core struct {
 	shardOf func(partition []byte) banyan.ShardID
 	view    map[banyan.ShardID]banyan.NodeID // as last told
 	leaders map[banyan.ShardID]banyan.NodeID // view, and what starts have taught since
+	learned map[banyan.ShardID]int64         // since when leaders differs from view
 
 	controllers []*controller // connected, by node
 	attempts    map[Key]*attempt
@@ -87,6 +88,8 @@ type controller struct {
 	node     banyan.NodeID
 	hello    bool // due
 	helloAt  int64
+	extra    int              // hellos to repeat soon: the first may come before it knows that it leads
+	leads    []banyan.ShardID // of the hello before
 	jobs     map[banyan.JobID]*peerv1.JobHeader
 	demand   int
 	rejected []Key
@@ -96,6 +99,9 @@ type controller struct {
 
 const (
 	helloAgain  = 500_000   // µs, while attempts are held that the stream did not start
+	helloSoon   = 150_000   // µs, between the hellos after a controller's shards have grown
+	helloExtra  = 3         // of those
+	believeFor  = 1_000_000 // µs, that a start counts more than what is said of leaders
 	resultAgain = 2_000_000 // µs, until a result is recorded
 	stuckAfter  = 100_000   // µs without any start or end, then what waits is handed back
 	messageMax  = 2 << 20   // bytes of results in one message, about
@@ -106,6 +112,7 @@ func NewCore(node banyan.NodeID, slots int, shardOf func([]byte) banyan.ShardID)
 	return &Core{
 		node: node, slots: make([]*attempt, slots), shardOf: shardOf,
 		leaders:  map[banyan.ShardID]banyan.NodeID{},
+		learned:  map[banyan.ShardID]int64{},
 		attempts: map[Key]*attempt{},
 	}
 }
@@ -118,25 +125,48 @@ func (c *Core) Take() Effects {
 }
 
 // Lead says who leads which shard. Only what differs from the call before
-// counts: a controller that sent a start is believed over an old view.
+// counts: a controller that sent a start is believed over an old view, for a
+// while.
 func (c *Core) Lead(view map[banyan.ShardID]banyan.NodeID) {
 	for shard, node := range view {
 		if c.view[shard] != node {
 			c.leaders[shard] = node
+			delete(c.learned, shard)
 		}
 	}
 	for shard := range c.view {
 		if _, ok := view[shard]; !ok {
 			delete(c.leaders, shard)
+			delete(c.learned, shard)
 		}
 	}
 	c.view = view
-	for _, a := range c.held() {
-		if owner := c.owner(a); owner != nil && owner.node != a.from {
-			owner.hello = true
+	c.greet()
+	c.grant()
+}
+
+// greet says hello to controllers that lead more than they were told: a new
+// controller begins once every worker has said what it holds, be it nothing.
+func (c *Core) greet() {
+	for _, x := range c.controllers {
+		for _, shard := range c.leadsOf(x) {
+			if !slices.Contains(x.leads, shard) {
+				x.hello, x.extra = true, helloExtra
+			}
 		}
 	}
-	c.grant()
+}
+
+// leadsOf lists the shards that a controller leads, as far as this worker knows.
+func (c *Core) leadsOf(x *controller) []banyan.ShardID {
+	var leads []banyan.ShardID
+	for shard, node := range c.leaders {
+		if node == x.node {
+			leads = append(leads, shard)
+		}
+	}
+	slices.Sort(leads)
+	return leads
 }
 
 // Connect says that a stream to a controller is open; its first message will
@@ -145,6 +175,7 @@ func (c *Core) Connect(node banyan.NodeID) {
 	c.Disconnect(node)
 	c.controllers = append(c.controllers, &controller{node: node, hello: true, jobs: map[banyan.JobID]*peerv1.JobHeader{}})
 	slices.SortFunc(c.controllers, func(a, b *controller) int { return cmp.Compare(a.node, b.node) })
+	c.greet()
 	c.grant()
 }
 
@@ -216,7 +247,10 @@ func (c *Core) accept(now int64, from *controller, s *peerv1.Attempt) error {
 		return nil
 	}
 	a := &attempt{key: k, shard: c.shardOf([]byte(k.Job)), from: from.node, msg: s, job: job, since: now}
-	c.leaders[a.shard] = from.node
+	if c.leaders[a.shard] != from.node {
+		c.leaders[a.shard], c.learned[a.shard] = from.node, now
+		c.greet()
+	}
 	c.attempts[k] = a
 	c.waiting = append(c.waiting, a)
 	return nil
@@ -300,6 +334,13 @@ func (c *Core) Stop() {
 
 // Tick lets time pass; a few times in 100 ms will do.
 func (c *Core) Tick(now int64) {
+	for shard, since := range c.learned {
+		if now-since >= believeFor { // it was the last word of an old leader
+			delete(c.learned, shard)
+			c.leaders[shard] = c.view[shard]
+			c.greet()
+		}
+	}
 	for _, a := range c.results {
 		if a.sentTo != 0 && now-a.sentAt >= resultAgain {
 			a.sentTo = 0
@@ -308,6 +349,11 @@ func (c *Core) Tick(now int64) {
 	for _, a := range c.held() {
 		if x := c.owner(a); x != nil && a.from != x.node && now-x.helloAt >= helloAgain {
 			x.hello = true
+		}
+	}
+	for _, x := range c.controllers {
+		if x.extra > 0 && len(x.leads) > 0 && now-x.helloAt >= helloSoon {
+			x.hello, x.extra = true, x.extra-1
 		}
 	}
 	if c.busy() && now-c.pace.moved >= stuckAfter {

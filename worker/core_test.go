@@ -124,7 +124,7 @@ func (s *script) messages(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "to n%d: credit=%d", x.node, m.Credit)
 		if m.Hello != nil {
-			fmt.Fprintf(b, " hello%s", keys(m.Hello.Running))
+			fmt.Fprintf(b, " hello%s of shards %d", keys(m.Hello.Running), m.Hello.Leads)
 		}
 		if m.Draining {
 			b.WriteString(" draining")

@@ -33,8 +33,11 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 	x := c.controller(node)
 	m := &peerv1.WorkerMessage{Credit: uint32(x.credit), Draining: c.drains()}
 	if x.hello {
-		x.hello, x.helloAt = false, now
+		x.hello, x.helloAt, x.leads = false, now, c.leadsOf(x)
 		m.Hello = &peerv1.Hello{Node: uint64(c.node), Slots: uint32(len(c.slots)), Protocol: banyan.ProtocolVersion}
+		for _, shard := range x.leads {
+			m.Hello.Leads = append(m.Hello.Leads, uint32(shard))
+		}
 		for _, a := range append(c.held(), c.results...) {
 			if c.owner(a) == x {
 				m.Hello.Running = append(m.Hello.Running, a.key.proto())

@@ -35,7 +35,8 @@ type boss struct {
 	deaf     bool // does not record
 	pending  []uint32
 	next     uint64
-	out      map[Key]bool
+	sessions int
+	out      map[Key]int // the session it was sent or claimed on
 	results  map[uint32]*banyanv1.TaskResult
 	twice    int
 	rejected []Key
@@ -47,7 +48,7 @@ type boss struct {
 func newBoss(spec *banyanv1.JobSpec, tasks int) *boss {
 	c := &boss{
 		header: &peerv1.JobHeader{JobId: testJob, Spec: spec, Tasks: uint32(tasks)},
-		out:    map[Key]bool{}, results: map[uint32]*banyanv1.TaskResult{},
+		out:    map[Key]int{}, results: map[uint32]*banyanv1.TaskResult{},
 	}
 	c.changed = sync.NewCond(&c.mu)
 	for i := range tasks {
@@ -58,19 +59,21 @@ func newBoss(spec *banyanv1.JobSpec, tasks int) *boss {
 
 func (c *boss) Work(ctx context.Context, s *connect.BidiStream[peerv1.WorkerMessage, peerv1.ControllerMessage]) error {
 	known := false
-	credit := 0
+	c.mu.Lock()
+	c.sessions++
+	session := c.sessions
+	c.mu.Unlock()
 	for {
 		in, err := s.Receive()
 		if err != nil {
 			return nil
 		}
 		c.mu.Lock()
-		out := c.take(in)
-		credit = int(in.Credit)
-		for len(c.pending) > 0 && len(c.out) < credit {
+		out := c.take(in, session)
+		for len(c.pending) > 0 && len(c.out) < int(in.Credit) {
 			c.next++
 			k := Key{testJob, c.pending[0], c.next}
-			c.pending, c.out[k] = c.pending[1:], true
+			c.pending, c.out[k] = c.pending[1:], session
 			out.Start = append(out.Start, &peerv1.Attempt{Key: k.proto(), Try: 1, Input: &banyanv1.Input{Columns: []string{fmt.Sprint(k.Task)}}})
 		}
 		for _, k := range c.stop {
@@ -89,15 +92,23 @@ func (c *boss) Work(ctx context.Context, s *connect.BidiStream[peerv1.WorkerMess
 	}
 }
 
-func (c *boss) take(in *peerv1.WorkerMessage) *peerv1.ControllerMessage {
+func (c *boss) take(in *peerv1.WorkerMessage, session int) *peerv1.ControllerMessage {
 	out := &peerv1.ControllerMessage{}
 	if in.Hello != nil {
 		var claim []Key
 		for _, k := range in.Hello.Running {
 			claim = append(claim, keyOf(k))
-			c.out[keyOf(k)] = true
+			if c.results[k.Task] == nil {
+				c.out[keyOf(k)] = session
+			}
 		}
 		c.claims = append(c.claims, claim)
+		for k, on := range c.out { // sent on an earlier stream, and never arrived
+			if on != session {
+				delete(c.out, k)
+				c.pending = append(c.pending, k.Task)
+			}
+		}
 	}
 	for _, f := range in.Finished {
 		if c.deaf {
