@@ -14,9 +14,9 @@ import (
 // Effects is what Core.Process asks its driver to do. The order is part of the
 // type:
 //
-//  1. Send at once. Raft has chosen these so that they need not wait for the
-//     disk: above all the leader's MsgApp, which so travels while the leader
-//     writes; never a vote or an acknowledgement.
+//  1. Send at once. These need not wait for the disk: above all the leader's
+//     MsgApp, which so travels while the leader writes, and heartbeats; never a
+//     vote, the request for one, or an acknowledgement.
 //  2. Write Appends in this order, after all earlier ones, and then send each
 //     one's After (Persist). When that has returned, tell Core.Appended.
 //  3. Apply Applies in this order, after all earlier ones (Applier.Apply). It

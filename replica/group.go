@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"fmt"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -231,12 +232,23 @@ func (g *group) prove() {
 }
 
 // ready turns one Ready into effects. Raft runs with asynchronous storage
-// writes: what must wait for the disk comes attached to MsgStorageAppend.
+// writes: what must wait for the disk comes attached to MsgStorageAppend. We
+// add MsgVote to that. Raft would let it go at once, and counts the
+// candidate's own vote only when that is on the disk; but the votes of two
+// others are enough, and a leader whose term is not on its disk can crash,
+// forget the term, be elected in it once more by the same votes, and put other
+// entries where its first ones are.
 func (g *group) ready(eff *Effects, rd raft.Ready, stepped []*Proposal) {
-	for _, m := range rd.Messages {
+	var votes []Envelope
+	for _, m := range rd.Messages { // what is for the disk comes last
 		switch m.GetType() {
+		case raftpb.MsgVote:
+			votes = append(votes, g.envelope(m))
 		case raftpb.MsgStorageAppend:
-			g.append(eff, &rd, m, stepped)
+			a := g.append(&rd, m, stepped)
+			a.After = append(votes, a.After...)
+			votes = nil
+			eff.Appends = append(eff.Appends, a)
 		case raftpb.MsgStorageApply:
 			g.apply(eff, g.take(m))
 		case raftpb.MsgSnap:
@@ -245,6 +257,9 @@ func (g *group) ready(eff *Effects, rd raft.Ready, stepped []*Proposal) {
 			g.age.stamp(g, m)
 			eff.Send = append(eff.Send, g.envelope(m))
 		}
+	}
+	if len(votes) > 0 {
+		panic(fmt.Sprintf("replica: shard %d: a campaign that changes nothing on the disk", g.shard))
 	}
 	for _, rs := range rd.ReadStates {
 		if string(rs.RequestCtx) == string(readContext(g.proofs)) && len(g.proving) > 0 {
@@ -258,7 +273,7 @@ func (g *group) envelope(m *raftpb.Message) Envelope {
 	return Envelope{banyan.NodeID(m.GetTo()), g.shard, m}
 }
 
-func (g *group) append(eff *Effects, rd *raft.Ready, m *raftpb.Message, stepped []*Proposal) {
+func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []*Proposal) *Append {
 	a := &Append{Shard: g.shard, Entries: m.Entries, Sync: rd.MustSync, group: g}
 	if !raft.IsEmptyHardState(rd.HardState) {
 		a.Hard = rd.HardState
@@ -279,7 +294,7 @@ func (g *group) append(eff *Effects, rd *raft.Ready, m *raftpb.Message, stepped 
 	}
 	g.launch(m.Entries, stepped)
 	g.appends++
-	eff.Appends = append(eff.Appends, a)
+	return a
 }
 
 // entryOverhead is about what an entry takes in the log besides its data.

@@ -140,8 +140,8 @@ func (tt *torture) shuffle() {
 }
 
 func (tt *torture) lose(id banyan.NodeID) {
-	for other, p := range tt.nodes {
-		if other != id && p.core != nil && tt.rng.IntN(3) > 0 {
+	for _, other := range tt.ids() {
+		if p := tt.nodes[other]; other != id && p.core != nil && tt.rng.IntN(3) > 0 {
 			p.core.PeerLost(id)
 		}
 	}
@@ -304,7 +304,7 @@ func (tt *torture) compare(leader *peer) {
 	want := tt.rows(leader)
 	for _, id := range slices.Concat(g.conf.GetVoters(), g.conf.GetLearners()) {
 		if got := tt.rows(tt.nodes[banyan.NodeID(id)]); !maps.Equal(got, want) {
-			tt.t.Errorf("replica %d holds other rows than %v:\n%s", id, leader.id, tt.status(0))
+			tt.t.Errorf("replica %d holds other rows than %v:%s\n%s", id, leader.id, difference(want, got), tt.status(0))
 		}
 	}
 }
@@ -318,4 +318,21 @@ func (tt *torture) rows(p *peer) map[string]string {
 		tt.t.Error(err)
 	}
 	return out
+}
+
+func difference(want, got map[string]string) string {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(want)) {
+		if v, ok := got[k]; !ok {
+			fmt.Fprintf(&b, "\n  %q is missing", k)
+		} else if v != want[k] {
+			fmt.Fprintf(&b, "\n  %q is %q, want %q", k, v, want[k])
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(got)) {
+		if _, ok := want[k]; !ok {
+			fmt.Fprintf(&b, "\n  %q should not be there", k)
+		}
+	}
+	return b.String()
 }

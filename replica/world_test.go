@@ -19,14 +19,15 @@ import (
 // world is several Cores, their disks and the network between them, all moved
 // by hand.
 type world struct {
-	t      testing.TB
-	nodes  map[banyan.NodeID]*peer
-	net    []Envelope
-	cut    map[[2]banyan.NodeID]bool
-	lines  []string // what happened, for scripts
-	trace  bool     // messages too
-	keep   uint64   // LogEntriesKept
-	strict bool     // a disk that fails is a fault of ours
+	t       testing.TB
+	nodes   map[banyan.NodeID]*peer
+	net     []Envelope
+	cut     map[[2]banyan.NodeID]bool
+	history map[[2]uint64]string // by shard and index: the first entry applied there
+	lines   []string             // what happened, for scripts
+	trace   bool                 // messages too
+	keep    uint64               // LogEntriesKept
+	strict  bool                 // a disk that fails is a fault of ours
 }
 
 // peer is one node of a world; core is nil while it is down.
@@ -49,7 +50,7 @@ type peer struct {
 }
 
 func newWorld(t testing.TB) *world {
-	return &world{t: t, nodes: map[banyan.NodeID]*peer{}, cut: map[[2]banyan.NodeID]bool{}}
+	return &world{t: t, nodes: map[banyan.NodeID]*peer{}, cut: map[[2]banyan.NodeID]bool{}, history: map[[2]uint64]string{}}
 }
 
 func (w *world) ids() []banyan.NodeID { return slices.Sorted(maps.Keys(w.nodes)) }
@@ -197,7 +198,23 @@ func (p *peer) apply() {
 		p.w.t.Fatalf("%v: apply: %v", p.id, err)
 	}
 	for _, a := range applies {
+		p.w.agree(p, a)
 		p.core.Applied(a)
+	}
+}
+
+// agree holds all replicas to one history: what one has applied at an index,
+// every other applies there, too.
+func (w *world) agree(p *peer, a *Apply) {
+	for _, e := range a.Entries {
+		got := fmt.Sprintf("term %d: %q", e.GetTerm(), e.GetData())
+		at := [2]uint64{uint64(a.Shard), e.GetIndex()}
+		if first, ok := w.history[at]; !ok {
+			w.history[at] = got
+		} else if first != got {
+			w.t.Errorf("%v applies at %d\n%s\nwhere another has applied\n%s\n%s", p.id, e.GetIndex(), got, first, w.status(a.Shard))
+			return
+		}
 	}
 }
 
