@@ -234,20 +234,21 @@ func TestWatch(t *testing.T) {
 		}
 		return got
 	}
+	var end uint64
 	got := watch(&banyanv1.WatchRequest{Key: []byte("w/"), Prefix: true}, func() {
 		put(t, s, "w/1", "a")
 		put(t, s, "wx", "not in the prefix")
 		if _, err := s.Delete(t.Context(), &banyanv1.DeleteRequest{Key: []byte("w/1")}); err != nil {
 			t.Error(err)
 		}
-		put(t, s, "w/end", "")
+		end = put(t, s, "w/end", "")
 	})
 	if want := []string{"PUT w/1=a", "DELETE w/1=", "PUT w/end="}; !slices.Equal(got, want) {
 		t.Errorf("after now: %q", got)
 	}
-	got = watch(&banyanv1.WatchRequest{Key: []byte("w/end"), FromRevision: 1}, nil)
+	got = watch(&banyanv1.WatchRequest{Key: []byte("w/end"), FromRevision: end}, nil)
 	if want := []string{"PUT w/end="}; !slices.Equal(got, want) {
-		t.Errorf("one key from the start: %q", got)
+		t.Errorf("one key from the revision of its change: %q", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	err := s.Watch(ctx, &banyanv1.WatchRequest{Key: []byte("w/x")}, func(*banyanv1.WatchResponse) error { cancel(); return nil })
