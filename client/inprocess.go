@@ -36,8 +36,8 @@ func (l *Local) Do(req *http.Request) (*http.Response, error) { return l.RoundTr
 // the response is closed.
 func (l *Local) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
-	body, sink := io.Pipe()
-	w := &localWriter{header: http.Header{}, sink: sink, began: make(chan struct{})}
+	body := newPipe()
+	w := &localWriter{header: http.Header{}, sink: body, began: make(chan struct{})}
 	in := req.Clone(ctx)
 	in.Proto, in.ProtoMajor, in.ProtoMinor = "HTTP/2.0", 2, 0
 	in.RequestURI = req.URL.RequestURI()
@@ -55,39 +55,39 @@ func (l *Local) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case <-w.began:
 	case <-req.Context().Done():
-		body.CloseWithError(req.Context().Err())
+		body.fail(req.Context().Err())
 		in.Body.Close() // frees a handler that reads
 		return nil, req.Context().Err()
 	}
 	// A reader must not hang on when the caller gives up.
 	stop := context.AfterFunc(ctx, func() {
 		if err := req.Context().Err(); err != nil {
-			body.CloseWithError(err)
+			body.fail(err)
 		}
 	})
 	return &http.Response{
 		Status: http.StatusText(w.status), StatusCode: w.status,
 		Proto: "HTTP/2.0", ProtoMajor: 2,
 		Header: w.sent, Trailer: w.trailer, ContentLength: -1, Request: req,
-		Body: &localBody{PipeReader: body, close: func() { stop(); cancel() }},
+		Body: &localBody{pipe: body, close: func() { stop(); cancel() }},
 	}, nil
 }
 
 // localBody ends the call when it is closed.
 type localBody struct {
-	*io.PipeReader
+	*pipe
 	close func()
 }
 
 func (b *localBody) Close() error {
 	b.close()
-	return b.PipeReader.Close()
+	return b.pipe.Close()
 }
 
 // localWriter is the handler's side of the answer.
 type localWriter struct {
 	header  http.Header
-	sink    *io.PipeWriter
+	sink    *pipe
 	began   chan struct{} // closed when status, sent and trailer are set
 	status  int
 	sent    http.Header // header as it was when the answer began
@@ -119,7 +119,7 @@ func (w *localWriter) finish() {
 			panic(p)
 		}
 		w.WriteHeader(http.StatusInternalServerError)
-		w.sink.CloseWithError(errors.New("the call was broken off"))
+		w.sink.end(errors.New("the call was broken off"))
 		return
 	}
 	w.WriteHeader(http.StatusOK)
@@ -128,7 +128,7 @@ func (w *localWriter) finish() {
 			w.trailer[name] = v
 		}
 	}
-	w.sink.Close()
+	w.sink.end(io.EOF)
 }
 
 // trailerName says under which name a header set by a handler is a trailer.
