@@ -116,14 +116,14 @@ func (a *Applier) task(t *Apply, outcomes []outcome) ([]outcome, error) {
 
 func (a *Applier) entry(t *Apply, m *machine, rows mvcc.ReadWriter, e *raftpb.Entry) (mvcc.Result, error) {
 	if e.GetType() != raftpb.EntryNormal {
-		return noResult, a.configure(t, m, e)
+		return mvcc.Result{}, a.configure(t, m, e)
 	}
 	if len(e.GetData()) == 0 { // a new leader's first
-		return noResult, nil
+		return mvcc.Result{}, nil
 	}
 	cmd, err := mvcc.Decode(e.GetData())
 	if err != nil {
-		return noResult, err
+		return mvcc.Result{}, err
 	}
 	res, events, err := m.mvcc.Apply(rows, e.GetTerm(), cmd)
 	m.events = append(m.events, events...)

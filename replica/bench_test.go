@@ -74,3 +74,39 @@ func benchmarkCommit(b *testing.B, nodes, shards, clients int) {
 	wg.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 }
+
+// BenchmarkRead makes linearizable reads of one key, one shard per client in turn.
+func BenchmarkRead(b *testing.B) {
+	for _, clients := range []int{1, 16, 256} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			const shards = 8
+			m := diskMesh(b, 3, shards)
+			h, ctx := m.at(1), context.Background()
+			for s := range banyan.ShardID(shards) {
+				if _, err := h.Propose(ctx, s, put("key", "value")); err != nil {
+					b.Fatal(err)
+				}
+			}
+			var next atomic.Int64
+			b.ResetTimer()
+			var wg sync.WaitGroup
+			for range clients {
+				wg.Go(func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						shard := banyan.ShardID(i % shards)
+						err := h.ReadIndex(ctx, shard)
+						if err == nil {
+							_, err = h.Get(shard, []byte("key"))
+						}
+						if err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "reads/s")
+		})
+	}
+}

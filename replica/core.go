@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
+	"banyan/mvcc"
 	"banyan/store"
 )
 
@@ -191,7 +192,7 @@ func (c *Core) create(shard banyan.ShardID, t raftpb.MessageType) *group {
 func (c *Core) Propose(shard banyan.ShardID, p *Proposal) {
 	g := c.groups[shard]
 	if g == nil {
-		p.Done(noResult, errNoReplica(shard))
+		p.Done(mvcc.Result{}, errNoReplica(shard))
 		return
 	}
 	g.queue = append(g.queue, p)

@@ -6,10 +6,7 @@ import (
 	"fmt"
 
 	"banyan"
-	"banyan/mvcc"
 )
-
-var noResult mvcc.Result
 
 // errUncertain marks the loss of leadership while a command was in the log.
 var errUncertain = errors.New("it may or may not take effect")

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
+	"banyan/mvcc"
 )
 
 // group is one shard's replica as the Core sees it.
@@ -138,7 +139,7 @@ func (g *group) stepDown(eff *Effects, to banyan.NodeID) {
 func (g *group) fail(refused, unknown error) {
 	for _, p := range g.flight {
 		if p != nil {
-			p.Done(noResult, unknown)
+			p.Done(mvcc.Result{}, unknown)
 		}
 	}
 	g.flight = nil
@@ -164,7 +165,7 @@ func (g *group) fail(refused, unknown error) {
 
 func (g *group) failQueue(err error) {
 	for _, p := range g.queue {
-		p.Done(noResult, err)
+		p.Done(mvcc.Result{}, err)
 	}
 	clear(g.queue)
 	g.queue = g.queue[:0]
@@ -192,7 +193,7 @@ func (g *group) propose() []*Proposal {
 	entries := make([]*raftpb.Entry, 0, len(g.queue))
 	for _, p := range g.queue {
 		if p.Term != g.term {
-			p.Done(noResult, errStale(g.shard, p.Term, g.term))
+			p.Done(mvcc.Result{}, errStale(g.shard, p.Term, g.term))
 			continue
 		}
 		stepped = append(stepped, p)
@@ -209,7 +210,7 @@ func (g *group) propose() []*Proposal {
 	}
 	to := banyan.NodeID(g.rn.BasicStatus().LeadTransferee) // raft refuses only while it hands over
 	for _, p := range stepped {
-		p.Done(noResult, errNotLeader(g.shard, to))
+		p.Done(mvcc.Result{}, errNotLeader(g.shard, to))
 	}
 	return nil
 }

@@ -66,16 +66,16 @@ func (w *waiter) done(res mvcc.Result, err error) {
 func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	s := h.slot(shard)
 	if s == nil {
-		return noResult, errNoReplica(shard)
+		return mvcc.Result{}, errNoReplica(shard)
 	}
 	p, err := s.view.Load().Prepare(h.cfg.Node, cmd, h.cfg.NowMs())
 	if err != nil {
-		return noResult, err
+		return mvcc.Result{}, err
 	}
 	w := &waiter{Proposal: *p, slot: s, ready: make(chan struct{})}
 	w.Done = w.done
 	if err := s.reserve(len(w.Data)); err != nil {
-		return noResult, err
+		return mvcc.Result{}, err
 	}
 	h.in.put(func(in *intake) { in.proposed = append(in.proposed, proposed{shard, &w.Proposal}) })
 	return h.await(ctx, w, cmd.Request != banyan.RequestID{})
@@ -85,15 +85,15 @@ func (h *Host) await(ctx context.Context, w *waiter, again bool) (mvcc.Result, e
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
-		return noResult, contextError(ctx, "shard %d: waiting for the command to be applied; it still may be", w.slot.shard)
+		return mvcc.Result{}, contextError(ctx, "shard %d: waiting for the command to be applied; it still may be", w.slot.shard)
 	case <-h.stopped:
 		w = &waiter{err: errStopping}
 	}
 	switch {
 	case w.err != nil && IsUncertain(w.err) && !again:
-		return noResult, banyan.Errorf(banyan.Timeout, "the command had no request id, so it cannot be sent again safely: %w", w.err)
+		return mvcc.Result{}, banyan.Errorf(banyan.Timeout, "the command had no request id, so it cannot be sent again safely: %w", w.err)
 	case w.err == nil && w.result.Stale:
-		return noResult, errStale(w.slot.shard, w.Term, 0)
+		return mvcc.Result{}, errStale(w.slot.shard, w.Term, 0)
 	}
 	return w.result, w.err
 }

@@ -57,7 +57,7 @@ func (m *mesh) anywhere(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			return noResult, ctx.Err()
+			return mvcc.Result{}, ctx.Err()
 		}
 	}
 }

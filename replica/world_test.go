@@ -322,7 +322,7 @@ func (w *world) pass(d time.Duration) {
 // propose hands a command to a node's core.
 func (p *peer) propose(shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
 	if p.core == nil {
-		done(noResult, errors.New("down"))
+		done(mvcc.Result{}, errors.New("down"))
 		return
 	}
 	own := *cmd
