@@ -1,0 +1,109 @@
+package server
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/api/wire"
+	"banyan/pki"
+	"banyan/store"
+
+	"connectrpc.com/connect"
+)
+
+// joinTimeout bounds the one call that lets a node in.
+const joinTimeout = 30 * time.Second
+
+// Join lets this machine into the cluster that answers at addr: it asks for a
+// certificate over a connection pinned to the token's fingerprint and fills
+// c.Dir. New and Run then start the node like any other. A directory that
+// already holds a node is refused.
+func Join(ctx context.Context, c Config, addr, token string) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	c = c.withDefaults()
+	if err := checkAddress("the address to join", addr); err != nil {
+		return err
+	}
+	_, fingerprint, err := pki.ParseToken(token)
+	if err != nil {
+		return err
+	}
+	if err := prepareDir(c); err != nil {
+		return err
+	}
+	if f, err := readNodeFile(c); err != nil {
+		return err
+	} else if f != nil {
+		return banyan.Errorf(banyan.AlreadyExists, "%s already holds node %v of cluster %s: start it with 'banyan up --dir %s', or give an empty directory", c.Dir, f.Node, f.Cluster, c.Dir)
+	}
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+	}
+	csr, key, err := pki.NewRequest()
+	if err != nil {
+		return err
+	}
+	id := banyan.NewRequestID()
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	reply, err := joinClient(addr, fingerprint).Join(ctx, connect.NewRequest(&banyanv1.JoinRequest{
+		Token: token, Csr: csr, Name: c.Name, Address: c.Advertise, Zone: c.Zone, Slots: uint32(c.Slots),
+		Protocol: banyan.ProtocolVersion, Version: banyan.Version, NowMs: time.Now().UnixMilli(), RequestId: id[:],
+	}))
+	if err != nil {
+		return err
+	}
+	return settle(c, reply.Msg, key)
+}
+
+// settle writes what a member answered; node.json comes last.
+func settle(c Config, m *banyanv1.JoinResponse, key []byte) error {
+	ca, err := pki.ParseCA(m.Ca, m.CaKey)
+	if err != nil {
+		return err
+	}
+	if err := pki.SaveDir(c.pkiDir(), ca, m.Certificate, key); err != nil {
+		return err
+	}
+	st, err := store.Open(c.storeDir(), store.Options{Logger: c.Logger})
+	if err != nil {
+		return err
+	}
+	err = st.SetIdentity(store.Identity{Cluster: m.ClusterId, Node: banyan.NodeID(m.Node)})
+	if cerr := st.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	f := &nodeFile{
+		Version: nodeFileVersion, Cluster: m.ClusterId, Node: banyan.NodeID(m.Node), Shards: int(m.Shards),
+		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots,
+		Peers: map[banyan.NodeID]string{},
+	}
+	for _, n := range m.Nodes {
+		f.Peers[banyan.NodeID(n.Id)] = n.Address
+	}
+	return f.write(c)
+}
+
+func joinClient(addr, fingerprint string) banyanv1connect.ClusterClient {
+	tr := &http.Transport{
+		TLSClientConfig:       pki.PinnedTLS(fingerprint),
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   5 * time.Second,
+		ResponseHeaderTimeout: joinTimeout,
+		DisableKeepAlives:     true,
+	}
+	return banyanv1connect.NewClusterClient(&http.Client{Transport: tr}, "https://"+addr, connect.WithInterceptors(wire.ClientInterceptor()))
+}

@@ -1,0 +1,180 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"banyan"
+	"banyan/mvcc"
+	"banyan/route"
+)
+
+// nodeRow is the root shard's row of one node: n/<id, 16 hex digits>.
+type nodeRow struct {
+	ID       banyan.NodeID `json:"id"`
+	Name     string        `json:"name"`
+	Address  string        `json:"address"`
+	Zone     string        `json:"zone,omitempty"`
+	Slots    int           `json:"slots"`
+	JoinMs   int64         `json:"join_ms"`
+	Draining bool          `json:"draining,omitempty"`
+}
+
+const nodePrefix = "n/"
+
+func nodeKey(id banyan.NodeID) []byte { return fmt.Appendf(nil, "%s%016x", nodePrefix, uint64(id)) }
+
+func (n nodeRow) encode() []byte {
+	b, err := json.Marshal(n)
+	if err != nil {
+		panic(err) // a struct of numbers and strings
+	}
+	return b
+}
+
+// nodeTable is this node's copy of the node rows, kept fresh by a watch. It
+// starts with what node.json remembers, so that the others can be found before
+// the root shard answers.
+type nodeTable struct {
+	mu      sync.Mutex
+	rows    map[banyan.NodeID]nodeRow
+	changed chan struct{} // closed and replaced at every change
+}
+
+func newNodeTable(f *nodeFile) *nodeTable {
+	t := &nodeTable{rows: map[banyan.NodeID]nodeRow{}, changed: make(chan struct{})}
+	for id, addr := range f.Peers {
+		t.rows[id] = nodeRow{ID: id, Address: addr}
+	}
+	t.rows[f.Node] = nodeRow{ID: f.Node, Name: f.Name, Address: f.Address, Zone: f.Zone, Slots: f.Slots}
+	return t
+}
+
+func (t *nodeTable) get(id banyan.NodeID) (nodeRow, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, ok := t.rows[id]
+	return n, ok
+}
+
+// list gives all rows by id.
+func (t *nodeTable) list() []nodeRow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.SortedFunc(maps.Values(t.rows), func(a, b nodeRow) int { return int(a.ID) - int(b.ID) })
+}
+
+// watch gives a channel that is closed at the next change.
+func (t *nodeTable) watch() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changed
+}
+
+func (t *nodeTable) update(fn func(map[banyan.NodeID]nodeRow)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fn(t.rows)
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// resolve says where a node listens.
+func (t *nodeTable) resolve(id banyan.NodeID) (string, bool) {
+	n, ok := t.get(id)
+	return n.Address, ok && n.Address != ""
+}
+
+// follow keeps the table equal to the root shard's rows until ctx ends.
+func (t *nodeTable) follow(ctx context.Context, db *route.Router) error {
+	lo, hi := []byte(nodePrefix), mvcc.PrefixEnd([]byte(nodePrefix))
+	for ctx.Err() == nil {
+		at, err := t.reload(ctx, db, lo, hi)
+		if err == nil {
+			err = db.Watch(ctx, banyan.RootShard, lo, hi, at, func(evs []mvcc.Event, _ banyan.Revision) error {
+				if len(evs) > 0 {
+					t.apply(evs)
+				}
+				return nil
+			})
+		}
+		if err != nil && ctx.Err() == nil && !banyan.IsKind(err, banyan.Compacted) {
+			pause(ctx, 200*time.Millisecond) // no leader yet; ask again
+		}
+	}
+	return nil
+}
+
+func (t *nodeTable) reload(ctx context.Context, db *route.Router, lo, hi []byte) (banyan.Revision, error) {
+	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: lo, End: hi})
+	if err != nil {
+		return 0, err
+	}
+	fresh := map[banyan.NodeID]nodeRow{}
+	for i := range res.Rows {
+		var n nodeRow
+		if err := json.Unmarshal(res.Rows[i].Value, &n); err != nil {
+			return 0, banyan.Errorf(banyan.Corrupt, "node row %q: %w", res.Rows[i].Key, err)
+		}
+		fresh[n.ID] = n
+	}
+	if len(fresh) > 0 {
+		t.update(func(rows map[banyan.NodeID]nodeRow) {
+			clear(rows)
+			maps.Copy(rows, fresh)
+		})
+	}
+	return res.Revision, nil
+}
+
+func (t *nodeTable) apply(evs []mvcc.Event) {
+	t.update(func(rows map[banyan.NodeID]nodeRow) {
+		for i := range evs {
+			var n nodeRow
+			if !evs[i].Deleted && json.Unmarshal(evs[i].Row.Value, &n) == nil {
+				rows[n.ID] = n
+			}
+		}
+	})
+}
+
+// editNode changes one node's row in a read-modify-write loop.
+func editNode(ctx context.Context, db *route.Router, id banyan.NodeID, edit func(*nodeRow) (change bool)) (nodeRow, error) {
+	for {
+		res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: nodeKey(id)})
+		if err != nil {
+			return nodeRow{}, err
+		}
+		if len(res.Rows) == 0 {
+			return nodeRow{}, banyan.Errorf(banyan.NotFound, "there is no node %v: 'banyan nodes' lists the nodes there are", id)
+		}
+		var n nodeRow
+		if err := json.Unmarshal(res.Rows[0].Value, &n); err != nil {
+			return n, banyan.Errorf(banyan.Corrupt, "node row of %v: %w", id, err)
+		}
+		if !edit(&n) {
+			return n, nil
+		}
+		out, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{
+			Conds: []mvcc.Cond{{Key: nodeKey(id), Test: mvcc.ModEquals, Mod: res.Rows[0].Mod}},
+			Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: nodeKey(id), Value: n.encode()}},
+		})
+		if err != nil || out.OK {
+			return n, err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,224 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"banyan"
+	"banyan/placement"
+)
+
+// The pace of placement: quick while there is something to do.
+const (
+	placeBusy = 100 * time.Millisecond
+	placeIdle = 2 * time.Second
+	stepMax   = 10 * time.Second
+)
+
+// place keeps replicas where they belong. It runs on every node and acts only
+// beside the root shard's leader.
+func (n *Server) place(ctx context.Context) error {
+	members, stop := n.members.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		wait := placeIdle
+		if leader, _ := n.host.Leader(banyan.RootShard); leader == n.file.Node && n.placeOnce(ctx) {
+			wait = placeBusy
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-n.nodes.watch():
+			pause(ctx, placeBusy) // several changes come together
+		case <-members:
+			pause(ctx, placeBusy)
+		}
+		t.Stop()
+	}
+	return nil
+}
+
+// placeOnce plans once and carries the steps out; it says whether there were any.
+func (n *Server) placeOnce(ctx context.Context) bool {
+	nodes, shards := n.placementState(ctx)
+	policy := placement.Policy{Voters: n.cfg.Replication, DeadAfterMs: n.cfg.DeadAfter.Milliseconds()}
+	steps := n.uneven.filter(placement.Plan(nodes, shards, policy))
+	for _, s := range steps {
+		if err := n.carryOut(ctx, s); err != nil {
+			n.log.Debug("placement step not done, planned again", "shard", s.Shard, "why", s.Why, "error", err)
+		} else {
+			n.log.Info("placement", "shard", s.Shard, "voters", s.Voters, "learners", s.Learners, "leader", s.Transfer, "why", s.Why)
+		}
+	}
+	return len(steps) > 0 || waitsForLearners(shards)
+}
+
+// balanceAfter is how long leaders must have been uneven before they are
+// moved: after a restart they settle by themselves, and moves cost a pause.
+const balanceAfter = 10 * time.Second
+
+// patience holds balancing back until it has been wanted for balanceAfter.
+type patience struct{ since time.Time }
+
+func (p *patience) filter(steps []placement.Step) []placement.Step {
+	wanted := slices.ContainsFunc(steps, func(s placement.Step) bool { return s.Balance })
+	switch {
+	case !wanted:
+		p.since = time.Time{}
+	case p.since.IsZero():
+		p.since = time.Now()
+	}
+	if wanted && time.Since(p.since) < balanceAfter {
+		return slices.DeleteFunc(steps, func(s placement.Step) bool { return s.Balance })
+	}
+	return steps
+}
+
+func waitsForLearners(shards []placement.Shard) bool {
+	for _, s := range shards {
+		if len(s.Learners) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Server) carryOut(ctx context.Context, s placement.Step) error {
+	ctx, cancel := context.WithTimeout(ctx, stepMax)
+	defer cancel()
+	if s.Transfer != 0 {
+		return n.router.TransferLeader(ctx, s.Shard, s.Transfer)
+	}
+	return n.router.Reconfigure(ctx, s.Shard, s.Voters, s.Learners)
+}
+
+func (n *Server) placementState(ctx context.Context) ([]placement.Node, []placement.Shard) {
+	infos := n.gather(ctx)
+	var nodes []placement.Node
+	for _, row := range n.nodes.list() {
+		p := placement.Node{ID: row.ID, Zone: row.Zone, Draining: row.Draining}
+		switch n.stateOf(row.ID) {
+		case "alive":
+			p.Alive = infos[row.ID] != nil
+		case "suspect":
+			p.Alive = true
+		}
+		if p.Alive {
+			n.silent.seen(row.ID)
+		} else {
+			p.DeadMs = n.silent.since(row.ID).Milliseconds()
+		}
+		nodes = append(nodes, p)
+	}
+	var shards []placement.Shard
+	for node, info := range infos {
+		for _, sh := range info.Shards {
+			if sh.Leader != uint64(node) {
+				continue
+			}
+			s := placement.Shard{ID: banyan.ShardID(sh.Id), Leader: node, Joint: sh.Joint, Behind: map[banyan.NodeID]uint64{}}
+			for _, v := range sh.Voters {
+				s.Voters = append(s.Voters, banyan.NodeID(v))
+			}
+			for _, v := range sh.Learners {
+				s.Learners = append(s.Learners, banyan.NodeID(v))
+			}
+			for id, b := range sh.Behind {
+				s.Behind[banyan.NodeID(id)] = b
+			}
+			shards = append(shards, s)
+		}
+	}
+	return nodes, shards
+}
+
+// silences remembers since when each node has not been heard of. The clock of
+// a new root leader starts when it first misses a node.
+type silences map[banyan.NodeID]time.Time
+
+func (s silences) seen(id banyan.NodeID) { delete(s, id) }
+
+func (s silences) since(id banyan.NodeID) time.Duration {
+	at, ok := s[id]
+	if !ok {
+		at = time.Now()
+		s[id] = at
+	}
+	return time.Since(at)
+}
+
+// tidy removes replicas that their shard's committed configuration no longer
+// names: the leader says so, at the term this replica has or a later one.
+func (n *Server) tidy(ctx context.Context) error {
+	for ctx.Err() == nil {
+		pause(ctx, 5*placeIdle)
+		n.readmit(ctx)
+		statuses, err := n.host.Statuses(ctx)
+		if err != nil {
+			continue
+		}
+		for _, st := range statuses {
+			leader, ok := n.router.Leader(st.Shard)
+			if !ok || leader == n.file.Node || ctx.Err() != nil {
+				continue
+			}
+			if n.dropped(ctx, st.Shard, leader, st.Term) {
+				if err := n.host.Remove(ctx, st.Shard); err != nil {
+					n.log.Warn("replica not removed", "shard", st.Shard, "error", err)
+					continue
+				}
+				n.log.Info("replica removed: the shard's configuration does not name this node any more", "shard", st.Shard)
+			}
+		}
+	}
+	return nil
+}
+
+// readmit takes replicas back that were removed from this node and placed here
+// again since.
+func (n *Server) readmit(ctx context.Context) {
+	for id := range n.file.Shards + 1 {
+		shard := banyan.ShardID(id)
+		leader, ok := n.router.Leader(shard)
+		if !ok || leader == n.file.Node || !n.store.Tombstoned(shard) {
+			continue
+		}
+		if named, sure := n.named(ctx, shard, leader, 0); sure && named {
+			if err := n.host.Readmit(shard); err != nil {
+				n.log.Warn("replica not taken back", "shard", shard, "error", err)
+			}
+		}
+	}
+}
+
+// dropped says for certain that the shard's configuration lacks this node.
+func (n *Server) dropped(ctx context.Context, shard banyan.ShardID, leader banyan.NodeID, term uint64) bool {
+	named, sure := n.named(ctx, shard, leader, term)
+	return sure && !named
+}
+
+// named asks a shard's leader whether the configuration names this node. It is
+// sure only if that node does lead, in this term or later, with no change
+// under way.
+func (n *Server) named(ctx context.Context, shard banyan.ShardID, leader banyan.NodeID, term uint64) (named, sure bool) {
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
+	defer cancel()
+	info, err := n.askInfo(ctx, leader)
+	if err != nil {
+		return false, false
+	}
+	for _, sh := range info.Shards {
+		if sh.Id != uint32(shard) || sh.Leader != uint64(leader) || sh.Term < term || sh.Joint {
+			continue
+		}
+		for _, id := range append(sh.Voters, sh.Learners...) {
+			if id == uint64(n.file.Node) {
+				return true, true
+			}
+		}
+		return false, true
+	}
+	return false, false
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+const (
+	clockOffsetMax  = 500 // ms, beyond which status complains
+	diskFreeMinPart = 20  // a twentieth of the disk
+	diskFreeMin     = 512 << 20
+)
+
+// findProblems says what is unhealthy and what to do about each.
+func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, deadAfter time.Duration) []*banyanv1.Problem {
+	var out []*banyanv1.Problem
+	add := func(critical bool, remedy, format string, args ...any) {
+		out = append(out, &banyanv1.Problem{What: fmt.Sprintf(format, args...), Remedy: remedy, Critical: critical})
+	}
+	state := map[uint64]string{}
+	alive := 0
+	for _, n := range nodes {
+		state[n.Id] = n.State
+		if n.State == "alive" {
+			alive++
+		}
+		nodeProblems(n, deadAfter, add)
+	}
+	for _, sh := range shards {
+		shardProblems(sh, state, add)
+	}
+	if alive == 1 && len(nodes) == 1 {
+		add(false, "join two more nodes ('banyan token' says how) to survive the loss of a machine", "everything is on one disk only")
+	} else if len(nodes) == 2 {
+		add(false, "join a third node: with three, every write is on two disks before it is acknowledged", "two nodes keep one voter a shard: losing that machine stops the cluster")
+	}
+	return out
+}
+
+type addProblem func(critical bool, remedy, format string, args ...any)
+
+func nodeProblems(n *banyanv1.Node, deadAfter time.Duration, add addProblem) {
+	id := banyan.NodeID(n.Id)
+	switch n.State {
+	case "dead", "suspect":
+		add(false, fmt.Sprintf("start it again on its machine (banyan up --dir DIR); if it is gone for good, its replicas are rebuilt elsewhere after %v when there is a spare node", deadAfter),
+			"node %v (%s, %s) is %s", id, n.Name, n.Address, n.State)
+		return
+	case "draining":
+		add(false, fmt.Sprintf("nothing, if you are about to stop it; else: banyan drain --undo %v", id), "node %v is draining and takes no new work", id)
+	}
+	if n.ClockOffsetMs > clockOffsetMax || n.ClockOffsetMs < -clockOffsetMax {
+		add(false, "set the clock of that machine (NTP)", "the clock of node %v is %d ms off", id, n.ClockOffsetMs)
+	}
+	if n.DiskTotalBytes > 0 && (n.DiskFreeBytes < diskFreeMin || n.DiskFreeBytes < n.DiskTotalBytes/diskFreeMinPart) {
+		add(n.DiskFreeBytes < diskFreeMin, "free space on that disk, or drain the node", "node %v has %d MiB of disk left", id, n.DiskFreeBytes>>20)
+	}
+	if n.Version != "" && n.Version != banyan.Version {
+		add(false, "upgrade the nodes one after another to the same version", "node %v runs version %s, the answering node %s", id, n.Version, banyan.Version)
+	}
+}
+
+func shardProblems(sh *banyanv1.Shard, state map[uint64]string, add addProblem) {
+	var down, names []string
+	for _, v := range sh.Voters {
+		names = append(names, banyan.NodeID(v).String())
+		if s := state[v]; s != "alive" && s != "draining" {
+			down = append(down, banyan.NodeID(v).String())
+		}
+	}
+	name := fmt.Sprintf("shard %d", sh.Id)
+	if sh.Id == 0 {
+		name = "the root shard"
+	}
+	switch {
+	case sh.Leader == 0 && len(down) == 0:
+		add(true, "wait a second: an election is under way, or its nodes do not reach each other", "%s has no leader", name)
+	case sh.Leader == 0:
+		add(true, "bring back a majority of its voters ("+strings.Join(names, ", ")+")", "%s has no leader: %s cannot be reached", name, strings.Join(down, ", "))
+	case len(down) > 0 && len(sh.Voters)-len(down) <= len(sh.Voters)/2+1:
+		add(false, "bring the node back, or add a spare one", "%s has %d of %d voters: %s cannot be reached", name, len(sh.Voters)-len(down), len(sh.Voters), strings.Join(down, ", "))
+	}
+}

@@ -1,0 +1,184 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"banyan"
+	"banyan/mvcc"
+	"banyan/pki"
+	"banyan/route"
+)
+
+// tokenRow is the root shard's row of a join token: t/<hash of the secret>.
+// The secret itself is stored nowhere.
+type tokenRow struct {
+	ExpireMs int64 `json:"expire_ms"`
+	Uses     int   `json:"uses"` // left
+}
+
+const (
+	tokenPrefix = "t/"
+	clusterKey  = "c/cluster"
+	nextNodeKey = "c/next_node"
+
+	tokenTTLDefault = time.Hour
+	tokenTTLMax     = 365 * 24 * time.Hour
+
+	// clockSkewMax is how far a joining machine's clock may be off.
+	clockSkewMax = 30 * time.Second
+)
+
+func tokenKey(hash string) []byte { return []byte(tokenPrefix + hash) }
+
+// createToken stores a new token's hash and gives the token. Expired ones are
+// swept on the way.
+func createToken(ctx context.Context, db *route.Router, fingerprint string, ttl time.Duration, uses int, now time.Time) (string, tokenRow, error) {
+	if ttl == 0 {
+		ttl = tokenTTLDefault
+	}
+	if uses == 0 {
+		uses = 1
+	}
+	if ttl < 0 || ttl > tokenTTLMax {
+		return "", tokenRow{}, banyan.Errorf(banyan.Invalid, "a token cannot be valid for %v: give a time up to %v", ttl, tokenTTLMax)
+	}
+	if uses < 0 || uses > banyan.TokenUsesMax {
+		return "", tokenRow{}, banyan.Errorf(banyan.Invalid, "a token cannot have %d uses: give a number from 1 to %d", uses, banyan.TokenUsesMax)
+	}
+	sweep, err := expiredTokens(ctx, db, now)
+	if err != nil {
+		return "", tokenRow{}, err
+	}
+	token, hash, err := pki.NewToken(fingerprint)
+	if err != nil {
+		return "", tokenRow{}, err
+	}
+	row := tokenRow{ExpireMs: now.Add(ttl).UnixMilli(), Uses: uses}
+	value, err := json.Marshal(row)
+	if err != nil {
+		return "", tokenRow{}, err
+	}
+	_, err = db.Commit(ctx, banyan.RootShard, &mvcc.Command{
+		Muts: append(sweep, mvcc.Mutation{Op: mvcc.Put, Key: tokenKey(hash), Value: value}),
+	})
+	return token, row, err
+}
+
+func expiredTokens(ctx context.Context, db *route.Router, now time.Time) ([]mvcc.Mutation, error) {
+	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{
+		Key: []byte(tokenPrefix), End: mvcc.PrefixEnd([]byte(tokenPrefix)), Limit: banyan.TokensMax,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var muts []mvcc.Mutation
+	for i := range res.Rows {
+		var row tokenRow
+		if json.Unmarshal(res.Rows[i].Value, &row) != nil || row.ExpireMs <= now.UnixMilli() {
+			muts = append(muts, mvcc.Mutation{Op: mvcc.Delete, Key: res.Rows[i].Key})
+		}
+	}
+	if len(res.Rows)-len(muts) >= banyan.TokensMax {
+		return nil, banyan.Errorf(banyan.Exhausted, "%d join tokens are valid already: wait until some expire", banyan.TokensMax)
+	}
+	return muts, nil
+}
+
+// admit spends one use of the token and draws the new node's id, in one
+// command, so that a token is never used more often than allowed and an id is
+// never given twice.
+func admit(ctx context.Context, db *route.Router, token string, node nodeRow) (banyan.NodeID, error) {
+	secret, _, err := pki.ParseToken(token)
+	if err != nil {
+		return 0, err
+	}
+	key := tokenKey(pki.HashToken(secret))
+	for {
+		tok, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: key})
+		if err != nil {
+			return 0, err
+		}
+		spend, err := spendToken(key, tok.Rows, node.JoinMs)
+		if err != nil {
+			return 0, err
+		}
+		next, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(nextNodeKey)})
+		if err != nil {
+			return 0, err
+		}
+		if len(next.Rows) == 0 {
+			return 0, banyan.Errorf(banyan.Unavailable, "the cluster is still being created: try again in a second")
+		}
+		id, err := strconv.ParseUint(string(next.Rows[0].Value), 10, 64)
+		if err != nil {
+			return 0, banyan.Errorf(banyan.Corrupt, "row %s: %w", nextNodeKey, err)
+		}
+		node.ID = banyan.NodeID(id)
+		out, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{
+			Conds: []mvcc.Cond{
+				{Key: key, Test: mvcc.ModEquals, Mod: tok.Rows[0].Mod},
+				{Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Mod: next.Rows[0].Mod},
+			},
+			Muts: []mvcc.Mutation{
+				spend,
+				{Op: mvcc.Put, Key: []byte(nextNodeKey), Value: strconv.AppendUint(nil, id+1, 10)},
+				{Op: mvcc.Put, Key: nodeKey(node.ID), Value: node.encode()},
+			},
+		})
+		if err != nil || out.OK {
+			return node.ID, err
+		}
+	}
+}
+
+// spendToken gives the mutation that takes one use off a token, or says why it
+// cannot be used. All reasons read the same to somebody who guesses.
+func spendToken(key []byte, rows []mvcc.Row, nowMs int64) (mvcc.Mutation, error) {
+	refuse := func() (mvcc.Mutation, error) {
+		return mvcc.Mutation{}, banyan.Errorf(banyan.Unauthenticated, "the join token is unknown, expired or used up: make a new one with 'banyan token' on a member")
+	}
+	if len(rows) == 0 {
+		return refuse()
+	}
+	var row tokenRow
+	if err := json.Unmarshal(rows[0].Value, &row); err != nil {
+		return mvcc.Mutation{}, banyan.Errorf(banyan.Corrupt, "token row: %w", err)
+	}
+	if row.ExpireMs <= nowMs || row.Uses <= 0 {
+		return refuse()
+	}
+	if row.Uses--; row.Uses == 0 {
+		return mvcc.Mutation{Op: mvcc.Delete, Key: key}, nil
+	}
+	value, err := json.Marshal(row)
+	return mvcc.Mutation{Op: mvcc.Put, Key: key, Value: value}, err
+}
+
+// clusterRow is the root shard's row c/cluster.
+type clusterRow struct {
+	ID          string `json:"id"`
+	Shards      int    `json:"shards"`
+	Replication int    `json:"replication"`
+	CreateMs    int64  `json:"create_ms"`
+}
+
+// found writes the first rows of a new cluster; on every later start it
+// changes nothing.
+func found(ctx context.Context, db *route.Router, row clusterRow, self nodeRow) error {
+	value, err := json.Marshal(row)
+	if err != nil {
+		return err
+	}
+	_, err = db.Commit(ctx, banyan.RootShard, &mvcc.Command{
+		Conds: []mvcc.Cond{{Key: []byte(clusterKey), Test: mvcc.Missing}},
+		Muts: []mvcc.Mutation{
+			{Op: mvcc.Put, Key: []byte(clusterKey), Value: value},
+			{Op: mvcc.Put, Key: []byte(nextNodeKey), Value: []byte("2")},
+			{Op: mvcc.Put, Key: nodeKey(self.ID), Value: self.encode()},
+		},
+	})
+	return err
+}
