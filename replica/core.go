@@ -154,6 +154,9 @@ func (c *Core) Step(shard banyan.ShardID, m *raftpb.Message) {
 	if g.removal != nil {
 		return
 	}
+	if m.GetType() == raftpb.MsgPreVote && from == g.lead && m.GetTerm() > g.term {
+		_ = g.rn.ForgetLeader() // it says itself that it leads no more: it was restarted, or lost its quorum
+	}
 	_ = g.rn.Step(m) // what raft refuses it also logs
 	g.heard(m)
 	g.touch()

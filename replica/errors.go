@@ -23,13 +23,11 @@ func uncertain(shard banyan.ShardID) error {
 var errStopping = banyan.Errorf(banyan.Unavailable, "this node is stopping: %w; ask another node", errUncertain)
 
 func errNotLeader(shard banyan.ShardID, leader banyan.NodeID) error {
-	e := &banyan.Error{Kind: banyan.NotLeader, Leader: leader}
-	if leader == 0 {
-		e.Err = banyan.Errorf(banyan.NotLeader, "this node does not lead shard %d and knows no leader: try again in a moment", shard)
-	} else {
-		e.Err = banyan.Errorf(banyan.NotLeader, "this node does not lead shard %d: ask %v", shard, leader)
+	advice := "it knows no leader: try again in a moment"
+	if leader != 0 {
+		advice = fmt.Sprintf("ask %v", leader)
 	}
-	return e
+	return &banyan.Error{Kind: banyan.NotLeader, Leader: leader, Msg: fmt.Sprintf("this node does not lead shard %d: %s", shard, advice)}
 }
 
 func errNoReplica(shard banyan.ShardID) error {

@@ -59,10 +59,10 @@ func (w *waiter) done(res mvcc.Result, err error) {
 // TimeMs, and Term if that is 0: the command takes effect in the present term
 // or not at all. cmd is not modified or kept.
 //
-// NotLeader, Stale, Exhausted and Invalid mean that nothing happened; so does
-// NotLeader's hint if it is 0. Unavailable means that it may still happen: send
-// it again, it takes effect once because of its Request. Without a Request that
-// is Timeout instead, as it is when ctx ends.
+// NotLeader (with a hint), Stale, Exhausted and Invalid mean that nothing
+// happened. Unavailable means that it may still happen: send it again, it takes
+// effect once because of its Request. Without a Request that is Timeout
+// instead, as it is when ctx ends.
 func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	s := h.slot(shard)
 	if s == nil {
@@ -160,7 +160,12 @@ func (h *Host) Watch(shard banyan.ShardID, lo, hi []byte, after banyan.Revision)
 	if h.slot(shard) == nil {
 		return nil, errNoReplica(shard)
 	}
-	return h.hub.Watch(shard, lo, hi, after)
+	w, err := h.hub.Watch(shard, lo, hi, after)
+	if err == nil && h.slot(shard) == nil { // removed meanwhile: nobody would end the watch
+		w.Close()
+		return nil, errNoReplica(shard)
+	}
+	return w, err
 }
 
 // Leadership subscribes to which shards this node leads.

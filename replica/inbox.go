@@ -170,6 +170,9 @@ func (q *queue[T]) take(max int) []T {
 	n := min(max, len(q.items))
 	out := q.items[:n:n]
 	q.items = q.items[n:]
+	if len(q.items) == 0 {
+		q.items = nil // what was taken must not be kept alive
+	}
 	return out
 }
 

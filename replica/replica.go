@@ -29,8 +29,8 @@ type Config struct {
 	// modify it, and is called from several goroutines.
 	Send func(to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message)
 	// SendSnapshot streams view, and m that goes with it, to the other node's
-	// ReceiveSnapshot, and returns when that has. At most SnapshotSendsMax run
-	// at a time. It does not close view.
+	// ReceiveSnapshot, and returns when that has, or when there is no progress.
+	// At most SnapshotSendsMax run at a time. It does not close view.
 	SendSnapshot func(ctx context.Context, to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message, view *store.View) error
 
 	TickMs         int // 100
