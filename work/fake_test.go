@@ -3,6 +3,7 @@ package work
 import (
 	"context"
 	"sync"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -113,3 +114,5 @@ func submitCommand(h *banyanv1.Job) *mvcc.Command {
 		Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: key, Value: job.EncodeHeader(h)}},
 	}
 }
+
+func clock() time.Time { return time.Now() }

@@ -18,7 +18,9 @@ const (
 	progressEvery = 200 * time.Millisecond
 	// gatherFor is how long results of a running job gather before they are sent.
 	gatherFor = 10 * time.Millisecond
-	// followRows and followBytes bound one message.
+	// followRows and followBytes are where a message takes no more. It holds
+	// whole revisions, each of one command, so that whoever breaks off can go
+	// on behind the last one and gets nothing twice.
 	followRows  = 1000
 	followBytes = 1 << 20
 )
@@ -215,15 +217,17 @@ func (s *Service) followed(ctx context.Context, f *follower, due bool) (m *banya
 	return m, over, s.describeTo(ctx, rec, m, ended, over, due)
 }
 
-// takeQueue gives what is queued, as much as fits into one message.
+// takeQueue gives what is queued: whole revisions, until they fill a message.
 func (f *follower) takeQueue() []*banyanv1.TaskResult {
 	if !f.live || len(f.queue) == 0 {
 		return nil
 	}
 	n, bytes := 0, 0
-	for n < len(f.queue) && n < followRows && bytes < followBytes {
+	for ; n < len(f.queue); n++ {
+		if (n >= followRows || bytes >= followBytes) && f.queue[n].Revision != f.queue[n-1].Revision {
+			break
+		}
 		bytes += proto.Size(f.queue[n])
-		n++
 	}
 	out := f.queue[:n:n]
 	f.queue = f.queue[n:]
@@ -275,8 +279,8 @@ func (s *Service) readResults(ctx context.Context, rec *record, want []entry) (r
 		if err != nil {
 			return nil, 0, err
 		}
-		if bytes > 4*followBytes && len(want) > 1 {
-			return s.readResults(ctx, rec, want[:len(want)/2])
+		if fewer := wholeRevisions(want, len(want)/2); bytes > followBytes && fewer < len(want) {
+			return s.readResults(ctx, rec, want[:fewer])
 		}
 	}
 	for _, e := range want {
@@ -290,6 +294,14 @@ func (s *Service) readResults(ctx context.Context, rec *record, want []entry) (r
 		results = append(results, res)
 	}
 	return results, len(want), nil
+}
+
+// wholeRevisions gives the first place from n on where a revision ends, and not
+// the beginning.
+func wholeRevisions(want []entry, n int) int {
+	for n = max(n, 1); n < len(want) && want[n].rev == want[n-1].rev; n++ {
+	}
+	return n
 }
 
 type taskRange struct{ from, to uint32 }

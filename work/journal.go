@@ -54,14 +54,15 @@ func (j *journal) after(rev banyan.Revision) int {
 	return j.marks[i].at
 }
 
-// entries lists at most n results from a place on.
+// entries lists results from a place on: whole revisions, until there are n.
 func (j *journal) entries(at, n int) []entry {
-	end := min(at+n, len(j.tasks))
 	i := sort.Search(len(j.marks), func(i int) bool { return j.marks[i].at > at }) - 1
 	var out []entry
-	for ; at < end; at++ {
-		if i+1 < len(j.marks) && j.marks[i+1].at <= at {
-			i++
+	for ; at < len(j.tasks); at++ {
+		if i+1 < len(j.marks) && j.marks[i+1].at == at {
+			if i++; len(out) >= n {
+				break
+			}
 		}
 		out = append(out, entry{j.marks[i].rev, j.tasks[at]})
 	}
