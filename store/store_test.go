@@ -4,25 +4,13 @@ import (
 	"fmt"
 	"testing"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"banyan"
 	"banyan/store"
+	"banyan/store/storetest"
 )
 
-func entries(term, from, to uint64) []*raftpb.Entry {
-	var ents []*raftpb.Entry
-	for i := from; i <= to; i++ {
-		ents = append(ents, &raftpb.Entry{Term: new(term), Index: new(i), Data: fmt.Appendf(nil, "entry %d/%d", term, i)})
-	}
-	return ents
-}
-
-func hard(term, vote, commit uint64) *raftpb.HardState {
-	return &raftpb.HardState{Term: &term, Vote: &vote, Commit: &commit}
-}
-
-func TestSmoke(t *testing.T) {
+// TestRestart goes once over the real file system with the defaults.
+func TestRestart(t *testing.T) {
 	dir := t.TempDir()
 	s, err := store.Open(dir, store.Options{})
 	if err != nil {
@@ -35,8 +23,8 @@ func TestSmoke(t *testing.T) {
 	for n := range uint64(20) {
 		for id := range banyan.ShardID(3) {
 			i := 11 + n
-			b.Append(id, entries(2, i, i))
-			b.SetHardState(id, hard(2, 1, i))
+			b.Append(id, storetest.Entries(2, i, i))
+			b.SetHardState(id, storetest.HardState(2, 1, i))
 			b.State(id).Set(fmt.Appendf(nil, "k%d", n), []byte("v"))
 			b.SetApplied(id, i, 2)
 		}
@@ -59,7 +47,7 @@ func TestSmoke(t *testing.T) {
 		t.Fatal(ids)
 	}
 	ents, err := s.Shard(1).Entries(26, 31, 1<<20)
-	if err != nil || len(ents) != 5 || string(ents[4].Data) != "entry 2/30" {
+	if err != nil || len(ents) != 5 || string(ents[4].Data) != "entry 30 of term 2" {
 		t.Fatal(ents, err)
 	}
 	v, err := s.View(1)
