@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"syscall"
 
 	"banyan"
 
@@ -122,6 +123,10 @@ func Decode(err error) error {
 // localKind is the kind of an error made on this side of the wire.
 func localKind(err error, code connect.Code) banyan.Kind {
 	switch {
+	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
+		// Connect calls this canceled, taking every end for a server's, whose
+		// client went away. Here it is the other way round.
+		return banyan.Unavailable
 	case errors.Is(err, context.Canceled) || code == connect.CodeCanceled:
 		return banyan.Canceled
 	case errors.Is(err, context.DeadlineExceeded) || code == connect.CodeDeadlineExceeded:

@@ -99,6 +99,11 @@ func TestErrorsOfThisSide(t *testing.T) {
 	if _, err = c.Get(ctx, connect.NewRequest(&banyanv1.GetRequest{})); !banyan.IsKind(err, banyan.Canceled) {
 		t.Errorf("a canceled call is %v: %v", banyan.KindOf(err), err)
 	}
+	for _, cause := range []error{syscall.ECONNRESET, syscall.EPIPE} {
+		if err := Decode(connect.NewError(connect.CodeCanceled, cause)); !banyan.IsKind(err, banyan.Unavailable) {
+			t.Errorf("a connection that broke (%v) is %v", cause, banyan.KindOf(err))
+		}
+	}
 	for _, err := range []error{nil, io.EOF, banyan.Errorf(banyan.Conflict, "x")} {
 		if Decode(err) != err {
 			t.Errorf("Decode changed %v", err)
