@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,6 +62,8 @@ type app struct {
 	opens  func(context.Context, need) (*session, error) // open, or a test's
 	leave  func(code int)                                // ends the process at once
 	target target
+
+	signaled atomic.Bool // a signal has come
 }
 
 // exit is an error that carries the exit code of the process. An empty message
@@ -94,7 +97,7 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 	switch {
 	case errors.As(err, &e):
 		code = e.code
-	case errors.Is(err, context.Canceled) || banyan.IsKind(err, banyan.Canceled):
+	case a.signaled.Load() && (errors.Is(err, context.Canceled) || banyan.IsKind(err, banyan.Canceled)):
 		code = exitInterrupted
 	}
 	if counts(cmd) && (code == exitError || code == exitUsage) && (e == nil || e.err != nil) {

@@ -73,7 +73,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.nodes < 1 || d.nodes > 9 || d.frames < 1 || d.frames > 10_000 {
 		return usage("bad --nodes %d or --frames %d: give 1 to 9 nodes and 1 to 10000 frames", d.nodes, d.frames)
 	}
-	ctx, stop := interruptible(ctx)
+	ctx, stop := d.app.interruptible(ctx)
 	defer stop()
 	if err := d.prepare(); err != nil {
 		return err

@@ -117,7 +117,7 @@ func (d *demo) cleanUp(failed error) error {
 			<-n.ended
 		}
 	}
-	if failed != nil && !errors.Is(failed, context.Canceled) && !banyan.IsKind(failed, banyan.Canceled) {
+	if failed != nil && !d.app.signaled.Load() {
 		fmt.Fprintf(d.app.Err, "banyan: the nodes' logs are left in %s\n", d.dir)
 		return errors.Join(errs...)
 	}
@@ -138,6 +138,14 @@ func (d *demo) sayKept() {
 		d.say("\nTo start the killed node again:\n\n  %s up --dir %s &", d.exe, n.dir)
 	}
 	d.say("\nTo end it:\n\n  kill %s; rm -r %s", strings.Join(pids, " "), d.dir)
+}
+
+// after says how long something took that may not have happened.
+func after(d time.Duration) string {
+	if d == 0 {
+		return "never"
+	}
+	return "after " + duration(d)
 }
 
 // report checks that every frame is there exactly once and says what happened.
@@ -170,9 +178,9 @@ func (d *demo) report(ctx context.Context) error {
 	d.say("Took       %s, the start of the nodes included", duration(d.app.now().Sub(d.start)))
 	if k := d.kill; k.node != nil {
 		d.say("Killed     %v, the leader of the job, when %d frames were done", k.node.id, k.done)
-		d.say("Noticed    after %s", duration(k.noticed))
-		d.say("Recovered  after %s: the next frame was done", duration(k.recovered))
-		d.say("Repeated   %d attempts that were lost with the node", d.repeated)
+		d.say("Noticed    %s", after(k.noticed))
+		d.say("Recovered  %s: the next frame was done", after(k.recovered))
+		d.say("Repeated   %s, lost with the node", count(d.repeated, "attempt"))
 	}
 	return nil
 }

@@ -255,8 +255,8 @@ func (f *follower) summary(w io.Writer) {
 	case f.state == banyanv1.JobState_JOB_STATE_CANCELED:
 		fmt.Fprintf(w, "banyan: job %s was canceled, %d of %d tasks done\n", f.job, f.doneTasks(), f.progress.GetTasks())
 	case failed > 0:
-		fmt.Fprintf(w, "banyan: %d of %d tasks failed: 'banyan job show%s %s' lists them, 'banyan resume --retry-failed%s %s' tries them again\n",
-			failed, f.progress.GetTasks(), f.s.hint, f.job, f.s.hint, f.job)
+		fmt.Fprintf(w, "banyan: %d of %s failed: 'banyan job show%s %s' lists them, 'banyan resume --retry-failed%s %s' tries them again\n",
+			failed, count(f.progress.GetTasks(), "task"), f.s.hint, f.job, f.s.hint, f.job)
 	case f.thenDone != nil && f.state == banyanv1.JobState_JOB_STATE_FAILED:
 		fmt.Fprintf(w, "banyan: the --then step failed with exit code %d: 'banyan job show%s %s' shows it\n", f.thenDone.ExitCode, f.s.hint, f.job)
 	}

@@ -225,7 +225,7 @@ func TestSignals(t *testing.T) {
 	var out, errs bytes.Buffer
 	env := func(string) string { return "" }
 	a := &app{IO: IO{Out: &out, Err: &errs, Env: env}, now: fixedClock(), leave: func(int) {}}
-	sig := &interrupts{c: make(chan os.Signal, 2)}
+	sig := &interrupts{app: a, c: make(chan os.Signal, 2)}
 	show := showFlags{format: format{"text"}, progress: "none"}
 	err := a.follow(t.Context(), sig, f.session(t), follow{job: testJob, show: show, on: func(m *banyanv1.FollowResponse) error {
 		if m.Progress.Succeeded == 2 {

@@ -28,7 +28,7 @@ instead, where command lines are seen by others. Later 'banyan up' with the same
 			if err != nil {
 				return err
 			}
-			ctx, stop := interruptible(cmd.Context())
+			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			if err := server.Join(ctx, c, args[0], token); err != nil {
 				return err
@@ -36,7 +36,7 @@ instead, where command lines are seen by others. Later 'banyan up' with the same
 			return a.serve(ctx, c)
 		},
 	}
-	f.add(cmd.Flags(), a.nodeDir())
+	f.add(cmd.Flags())
 	cmd.Flags().StringVar(&token, "token", "", "the `TOKEN` that lets this machine in")
 	return cmd
 }

@@ -182,6 +182,14 @@ func (t *tagger) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
+// count prints a number of things.
+func count[N uint32 | int](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // duration prints a time as people say it: 340ms, 12.4s, 3m20s, 2h05m.
 func duration(d time.Duration) string {
 	switch {

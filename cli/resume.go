@@ -40,7 +40,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 	if err != nil {
 		return err
 	}
-	sig := listen()
+	sig := a.listen()
 	defer sig.stop()
 	ctx, cancel := sig.untilFirst(ctx)
 	defer cancel()

@@ -236,7 +236,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	ctx, span := obs.Start(ctx, "banyan run")
 	defer func() { span.End(err) }()
 	spec.Traceparent = obs.Traceparent(ctx)
-	sig := listen()
+	sig := a.listen()
 	defer sig.stop()
 	ctx, cancel := sig.untilFirst(ctx)
 	defer cancel()

@@ -106,7 +106,7 @@ func (a *app) configDir() (string, error) {
 
 // with opens the cluster for the time of fn.
 func (a *app) with(ctx context.Context, n need, fn func(ctx context.Context, s *session) error) error {
-	ctx, stop := interruptible(ctx)
+	ctx, stop := a.interruptible(ctx)
 	defer stop()
 	s, err := a.opens(ctx, n)
 	if err != nil {

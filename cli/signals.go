@@ -9,18 +9,21 @@ import (
 
 // interrupts hands on SIGINT and SIGTERM. The channel holds two, so that the
 // impatient second one is not lost.
-type interrupts struct{ c chan os.Signal }
+type interrupts struct {
+	app *app
+	c   chan os.Signal
+}
 
 // listen takes the signals over until stop.
-func listen() *interrupts {
-	i := &interrupts{c: make(chan os.Signal, 2)}
+func (a *app) listen() *interrupts {
+	i := &interrupts{a, make(chan os.Signal, 2)}
 	signal.Notify(i.c, os.Interrupt, syscall.SIGTERM)
 	return i
 }
 
 func (i *interrupts) stop() { signal.Stop(i.c) }
 
-// untilFirst gives a context that the next signal ends. After the cancel
+// untilFirst gives a context that the next signal ends, telling the app. After the cancel
 // function has returned no signal is taken any more.
 func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -29,6 +32,7 @@ func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.C
 		defer close(done)
 		select {
 		case <-i.c:
+			i.app.signaled.Store(true)
 			cancel()
 		case <-ctx.Done():
 		}
@@ -38,8 +42,9 @@ func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.C
 
 // interruptible gives a context that the first signal ends; a second one ends
 // the process as if nobody listened.
-func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+func (a *app) interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	i := a.listen()
+	ctx, cancel := i.untilFirst(ctx)
+	context.AfterFunc(ctx, i.stop)
+	return ctx, cancel
 }

@@ -22,9 +22,9 @@ type nodeFlags struct {
 	verbose                            bool
 }
 
-func (f *nodeFlags) add(fs *pflag.FlagSet, dir string) {
+func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.SortFlags = false
-	fs.StringVar(&f.dir, "dir", dir, "keep everything of the node in this `DIR`")
+	fs.StringVar(&f.dir, "dir", "", "keep everything of the node in this `DIR` (default banyan/node where programs keep state)")
 	fs.StringVar(&f.listen, "listen", "", "listen on `HOST:PORT` (default "+server.DefaultListen+"; port 0: a free one)")
 	fs.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` where other machines reach this one, when it differs")
 	fs.StringVar(&f.zone, "zone", "", "the `ZONE` the machine is in; replicas are spread over zones")
@@ -40,14 +40,15 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	if f.verbose {
 		level = slog.LevelInfo
 	}
+	if f.dir == "" {
+		f.dir = filepath.Join(a.stateDir(), "node")
+	}
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots,
 		DeadAfter: f.deadAfter, ConfigDir: config,
 		Logger: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
 	}, err
 }
-
-func (a *app) nodeDir() string { return filepath.Join(a.stateDir(), "node") }
 
 func (a *app) upCommand() *cobra.Command {
 	f := &nodeFlags{}
@@ -64,12 +65,12 @@ joined, it starts that node again. A signal stops it.`,
 			if err != nil {
 				return err
 			}
-			ctx, stop := interruptible(cmd.Context())
+			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			return a.serve(ctx, c)
 		},
 	}
-	f.add(cmd.Flags(), a.nodeDir())
+	f.add(cmd.Flags())
 	return cmd
 }
 

@@ -24,7 +24,7 @@ with the code that 'banyan run' would. A signal ends the waiting, not the job.`,
 			if err != nil {
 				return err
 			}
-			ctx, stop := interruptible(cmd.Context())
+			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			s, err := a.opens(ctx, need{embedded: true, job: id})
 			if err != nil {
