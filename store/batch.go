@@ -269,16 +269,19 @@ func (b *Batch) Reset() {
 // that wraps ErrFatal is final for the whole store. The batch is empty after.
 func (b *Batch) Commit(sync bool) error {
 	defer b.Reset()
+	defer b.lock()()
 	for _, c := range b.changes {
-		m := c.merge(c.sh.meta())
-		if why := m.check(); why != "" {
+		cur := c.sh.meta()
+		m := c.merge(cur)
+		if cur.moves != c.was.moves {
+			b.refuse(c, "its replica was replaced or removed meanwhile")
+		} else if why := m.check(); why != "" {
 			b.refuse(c, why)
 		}
 	}
 	if b.err != nil {
 		return b.err
 	}
-	defer b.lockMoved()()
 	kv := b.batch()
 	for _, c := range b.changes {
 		b.write(kv, c)
@@ -293,22 +296,25 @@ func (b *Batch) Commit(sync bool) error {
 	return nil
 }
 
-// lockMoved keeps readers of state away from shards whose state goes, in one
-// order for all batches, and gives the function that lets them in again.
-func (b *Batch) lockMoved() func() {
-	var moved []*change
+// lock keeps the place of each shard's state as it is, or to itself where the
+// batch changes it, in one order for all batches, and gives the function that
+// unlocks.
+func (b *Batch) lock() func() {
+	slices.SortFunc(b.changes, func(x, y *change) int { return cmp.Compare(x.sh.id, y.sh.id) })
 	for _, c := range b.changes {
 		if c.moved {
-			moved = append(moved, c)
+			c.sh.where.Lock()
+		} else {
+			c.sh.where.RLock()
 		}
 	}
-	slices.SortFunc(moved, func(x, y *change) int { return cmp.Compare(x.sh.id, y.sh.id) })
-	for _, c := range moved {
-		c.sh.where.Lock()
-	}
 	return func() {
-		for _, c := range moved {
-			c.sh.where.Unlock()
+		for _, c := range b.changes {
+			if c.moved {
+				c.sh.where.Unlock()
+			} else {
+				c.sh.where.RUnlock()
+			}
 		}
 	}
 }

@@ -28,7 +28,7 @@ type Shard struct {
 	id banyan.ShardID
 
 	// where is held while the place of the state rows changes (Install,
-	// Destroy) and shared by those who read them outside a batch. Taken before mu.
+	// Destroy) and shared by those who read or commit them. Taken before mu.
 	where sync.RWMutex
 
 	mu        sync.RWMutex

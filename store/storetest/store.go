@@ -323,11 +323,15 @@ func testStage(t *testing.T, m Machine) {
 	closeStore(t, s)
 	checkGenerations(t, m, 2)
 	s = open(t, m)
-	late := fill(1)
+	late, old := fill(1), s.NewBatch()
+	old.State(1).Set([]byte("old"), []byte("of the state before"))
 	if err := fill(1).Install(11, 2, conf, nil); err == nil {
 		t.Fatal("a snapshot older than what is committed was installed")
 	}
 	must(t, fill(1).Install(30, 4, conf, HardState(5, 2, 33)))
+	if err := old.Commit(false); !banyan.IsKind(err, banyan.Internal) {
+		t.Fatalf("a batch begun on the state before: %v", err)
+	}
 	if err := late.Install(31, 4, conf, nil); !banyan.IsKind(err, banyan.Stale) {
 		t.Fatalf("a stage begun before another was installed: %v", err)
 	}
