@@ -230,6 +230,12 @@ func TestThenGetsEverything(t *testing.T) {
 	if r.Returned[0].Path != "3.png" || r.Returned[1].Path != "film" || get(t, w, r.Returned[1].Chunks) != "one two three" {
 		t.Errorf("%v", r.Returned)
 	}
+	spec.Send = []*banyanv1.FileRef{put(t, w, "1.png", "as it was sent")}
+	r = try(w, spec, put(t, w, "1.png", "as it came back"), put(t, w, "2.png", ""), put(t, w, "3.png", ""))
+	if len(r.Returned) != 2 || get(t, w, r.Returned[1].Chunks) != "as it came back" {
+		t.Errorf("what a task returned does not replace what was sent: %v", r)
+	}
+	spec.Send = nil
 	r = try(w, spec, put(t, w, "x.png", "one"), put(t, w, "x.png", "other"))
 	if r.State != banyanv1.TaskState_TASK_STATE_FAILED || !strings.Contains(r.Error, "x.png (3 bytes, blob") || !strings.Contains(r.Error, "and 5 bytes, blob") {
 		t.Errorf("two files of one name: %v", r)
