@@ -104,6 +104,7 @@ func joinClient(addr, fingerprint string) banyanv1connect.ClusterClient {
 		TLSHandshakeTimeout:   5 * time.Second,
 		ResponseHeaderTimeout: joinTimeout,
 		DisableKeepAlives:     true,
+		ForceAttemptHTTP2:     true, // what the pinned ALPN asks for
 	}
 	return banyanv1connect.NewClusterClient(&http.Client{Transport: tr}, "https://"+addr, connect.WithInterceptors(wire.ClientInterceptor()))
 }

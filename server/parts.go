@@ -170,7 +170,11 @@ func (n *Server) resolve(id banyan.NodeID) (string, bool) {
 
 func (n *Server) portHandlers() transport.Handlers {
 	return transport.Handlers{
-		OnRaft:   func(_ banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) { n.host.Step(shard, m) },
+		OnRaft: func(from banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) {
+			if m.GetFrom() == uint64(from) { // nobody speaks for another node
+				n.host.Step(shard, m)
+			}
+		},
 		OnPacket: n.members.HandlePacket,
 		OnStream: n.members.HandleStream,
 		OnFound:  n.members.Found,
@@ -178,6 +182,7 @@ func (n *Server) portHandlers() transport.Handlers {
 			n.log.Info("a node's process is gone", "node", id)
 			n.host.PeerLost(id)
 			n.members.Lost(id)
+			n.work.NodesChanged()
 		},
 	}
 }
@@ -218,6 +223,7 @@ func (n *Server) background(ctx context.Context) error {
 	if !n.cfg.Embedded {
 		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
 		run(n.tellMembers)
+		run(n.tellControllers)
 		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })
 		run(n.place)
 		run(n.tidy)
@@ -285,6 +291,21 @@ func (n *Server) tellMembers(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		}
+	}
+	return nil
+}
+
+// tellControllers wakes the controllers when a node comes, goes or drains.
+func (n *Server) tellControllers(ctx context.Context) error {
+	members, stop := n.members.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		n.work.NodesChanged()
+		select {
+		case <-ctx.Done():
+		case <-members:
+		case <-n.nodes.watch():
 		}
 	}
 	return nil

@@ -154,6 +154,9 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 	if err := proto.Unmarshal(head.RaftMessage, &m); err != nil {
 		return nil, banyan.Errorf(banyan.Invalid, "snapshot: %w", err)
 	}
+	if who, _ := gate.Caller(ctx); m.GetFrom() != uint64(who.Node) {
+		return nil, banyan.Errorf(banyan.PermissionDenied, "node %v sent a snapshot in the name of node %d", who.Node, m.GetFrom())
+	}
 	r := snapshotReceiver{stream: stream, msg: head}
 	if err := n.host.ReceiveSnapshot(ctx, banyan.ShardID(head.Shard), &m, r.next); err != nil {
 		return nil, err
