@@ -35,7 +35,6 @@ type demo struct {
 	kill  demoKill
 
 	watching sync.WaitGroup // the one who waits for the kill to be noticed
-	repeated uint32         // attempts
 }
 
 // demoKill is what is known of the node that was killed.
@@ -43,6 +42,7 @@ type demoKill struct {
 	node      *demoNode
 	at        time.Time
 	done      uint32 // tasks before
+	lost      bitmap // tasks that it was running
 	noticed   time.Duration
 	recovered time.Duration
 }
@@ -132,14 +132,14 @@ func (d *demo) say(format string, args ...any) {
 // startCluster starts the first node, lets the others join, and waits until
 // every shard has all the voters it is meant to have.
 func (d *demo) startCluster(ctx context.Context) error {
-	d.say("Starting %d nodes on this machine, one process each.", d.nodes)
+	d.say("Starting %s on this machine, one process each.", count(d.nodes, "node"))
 	slots := max(1, runtime.NumCPU()/d.nodes)
 	flags := []string{"--listen", "127.0.0.1:0", "--slots", strconv.Itoa(slots)}
 	first, err := d.startNode(ctx, "", append([]string{"up"}, flags...))
 	if err != nil {
 		return err
 	}
-	if err := d.shareAddresses(); err != nil {
+	if err := d.openSession(); err != nil {
 		return err
 	}
 	if d.nodes > 1 {
@@ -153,27 +153,17 @@ func (d *demo) startCluster(ctx context.Context) error {
 			}
 		}
 	}
-	if err := d.shareAddresses(); err != nil {
+	if err := d.openSession(); err != nil {
 		return err
 	}
 	return d.awaitHealth(ctx)
 }
 
-// shareAddresses lets commands find the cluster through any of its nodes.
-func (d *demo) shareAddresses() error {
+// openSession talks to the cluster through the context that the node which was
+// started last has written.
+func (d *demo) openSession() error {
 	name, err := pki.CurrentContext(d.configDir())
 	if err != nil {
-		return err
-	}
-	c, err := pki.LoadContext(d.configDir(), name)
-	if err != nil {
-		return err
-	}
-	c.Addresses = nil
-	for _, p := range d.procs {
-		c.Addresses = append(c.Addresses, p.address)
-	}
-	if err := pki.SaveContext(d.configDir(), c); err != nil {
 		return err
 	}
 	if d.s != nil {
@@ -189,8 +179,8 @@ func (d *demo) awaitHealth(ctx context.Context) error {
 	for {
 		st, err := d.s.Cluster().Status(ctx)
 		if err == nil && d.healthy(st) {
-			d.say("The cluster is whole after %s: %d shards, each on %d nodes.", duration(d.app.now().Sub(d.start)), len(st.Shards), len(st.Shards[0].Voters))
-			return nil
+			d.say("The cluster is whole after %s: %d shards, each on %s.", duration(d.app.now().Sub(d.start)), len(st.Shards), count(len(st.Shards[0].Voters), "node"))
+			return d.s.remember(st.Nodes)
 		}
 		if err := d.dead(); err != nil {
 			return err
@@ -247,7 +237,6 @@ func (d *demo) render(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.repeated = fw.progress.GetRepeated()
 	return fw.finish(ctx)
 }
 
@@ -281,11 +270,21 @@ func (d *demo) drive(ctx context.Context, fw *follower, m *banyanv1.FollowRespon
 }
 
 func (d *demo) killNode(ctx context.Context, fw *follower, p *demoNode, done uint32) error {
+	var lost bitmap
+	err := d.s.eachResult(ctx, &banyanv1.TasksRequest{JobId: string(d.job), WithRunning: true}, func(r *banyanv1.TaskResult) error {
+		if r.State == banyanv1.TaskState_TASK_STATE_RUNNING && banyan.NodeID(r.Node) == p.id {
+			lost.set(r.Task)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	p.killed = true
 	if err := p.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	d.kill = demoKill{node: p, at: d.app.now(), done: done}
+	d.kill = demoKill{node: p, at: d.app.now(), done: done, lost: lost}
 	fmt.Fprintf(fw.out, "%d of %d frames are done: killed %v (pid %d), the leader of the job, with SIGKILL.\n", done, d.frames, p.id, p.cmd.Process.Pid)
 	d.watching.Go(func() { d.kill.noticed = d.untilNoticed(ctx, p.id, d.kill.at) })
 	return nil

@@ -151,7 +151,7 @@ func after(d time.Duration) string {
 // report checks that every frame is there exactly once and says what happened.
 func (d *demo) report(ctx context.Context) error {
 	var seen bitmap
-	good := 0
+	good, repeated := 0, 0
 	err := d.s.eachResult(ctx, &banyanv1.TasksRequest{JobId: string(d.job)}, func(r *banyanv1.TaskResult) error {
 		if seen.has(r.Task) {
 			return banyan.Errorf(banyan.Internal, "frame %d was recorded twice", r.Task+1)
@@ -159,6 +159,9 @@ func (d *demo) report(ctx context.Context) error {
 		seen.set(r.Task)
 		if r.ExitCode == 0 {
 			good++
+		}
+		if d.kill.lost.has(r.Task) && banyan.NodeID(r.Node) != d.kill.node.id {
+			repeated++
 		}
 		return nil
 	})
@@ -180,7 +183,7 @@ func (d *demo) report(ctx context.Context) error {
 		d.say("Killed     %v, the leader of the job, when %d frames were done", k.node.id, k.done)
 		d.say("Noticed    %s", after(k.noticed))
 		d.say("Recovered  %s: the next frame was done", after(k.recovered))
-		d.say("Repeated   %s, lost with the node", count(d.repeated, "attempt"))
+		d.say("Repeated   %s, lost with the node", count(repeated, "attempt"))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func (a *app) nodesCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printNodes(f, nodes)
+				return errors.Join(a.printNodes(f, nodes), s.remember(nodes))
 			})
 		},
 	}

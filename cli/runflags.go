@@ -142,18 +142,21 @@ func (p parallelism) embedded() int {
 	return min(n, banyan.SlotsMax)
 }
 
-// perNodeMax gives JobSpec.per_node_max. A percentage of a cluster's nodes
-// wants them to have the same number of slots.
+// perNodeMax gives JobSpec.per_node_max, having looked at the nodes there are. A
+// percentage wants them to have the same number of slots.
 func (p parallelism) perNodeMax(ctx context.Context, s *session) (uint32, error) {
-	if s.local || p.number > 0 {
+	if s.local {
 		return uint32(p.number), nil
 	}
-	if p.most || p.percent == 100 {
-		return 0, nil
-	}
 	nodes, err := s.Cluster().Nodes(ctx)
+	if err == nil {
+		err = s.remember(nodes)
+	}
 	if err != nil {
 		return 0, err
+	}
+	if p.number > 0 || p.most || p.percent == 100 {
+		return uint32(p.number), nil
 	}
 	slots := 0
 	for _, n := range nodes {

@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/pki"
 )
@@ -30,6 +32,39 @@ type session struct {
 	hint  string // the flags, with a blank before them, that lead a later command here
 	lane  *lane
 	stop  func() error
+
+	dir     string // of contexts
+	context *pki.Context
+}
+
+// addressesMax is how many addresses of nodes a context keeps.
+const addressesMax = 16
+
+// remember keeps the addresses of the nodes there are now, so that later
+// commands find the cluster when those they began with are gone.
+func (s *session) remember(nodes []*banyanv1.Node) error {
+	if s.context == nil {
+		return nil
+	}
+	var now []string
+	for _, n := range nodes {
+		if n.State != "left" && n.Address != "" {
+			now = append(now, n.Address)
+		}
+	}
+	// Those that were known keep their places.
+	keep := slices.DeleteFunc(slices.Clone(s.context.Addresses), func(addr string) bool { return !slices.Contains(now, addr) })
+	for _, addr := range now {
+		if !slices.Contains(keep, addr) {
+			keep = append(keep, addr)
+		}
+	}
+	keep = keep[:min(len(keep), addressesMax)]
+	if len(keep) == 0 || slices.Equal(keep, s.context.Addresses) {
+		return nil
+	}
+	s.context.Addresses = keep
+	return pki.SaveContext(s.dir, s.context)
 }
 
 // close ends the session; a node inside this command is stopped.
@@ -93,7 +128,7 @@ func openContext(dir, name, hint string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{Client: cl, hint: hint, stop: cl.Close}, nil
+	return &session{Client: cl, hint: hint, stop: cl.Close, dir: dir, context: c}, nil
 }
 
 // configDir is where contexts are kept.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -89,6 +90,7 @@ func (a *app) statusCommand() *cobra.Command {
 				} else {
 					err = a.printStatus(m)
 				}
+				err = errors.Join(err, s.remember(m.Nodes))
 				if err == nil && len(m.Problems) > 0 {
 					err = &exit{code: exitError}
 				}
