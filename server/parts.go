@@ -227,26 +227,11 @@ func (n *Server) background(ctx context.Context) error {
 		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })
 		run(n.place)
 		run(n.tidy)
-		run(n.renew)
+		run(func(ctx context.Context) error { n.keeper.Run(ctx, n.log); return nil })
 		run(n.remember)
 		run(n.blobs.Run)
 	}
 	wg.Wait()
-	return nil
-}
-
-// renew keeps the node's certificate fresh.
-func (n *Server) renew(ctx context.Context) error {
-	for ctx.Err() == nil {
-		renewed, err := n.keeper.Renew()
-		switch {
-		case err != nil:
-			n.log.Error("the node's certificate could not be renewed; tried again in an hour", "error", err)
-		case renewed:
-			n.log.Info("the node's certificate was renewed")
-		}
-		pause(ctx, time.Hour)
-	}
 	return nil
 }
 

@@ -165,7 +165,7 @@ func (n *Server) tidy(ctx context.Context) error {
 				continue
 			}
 			if n.dropped(ctx, st.Shard, leader, st.Term) {
-				if err := n.host.Remove(ctx, st.Shard); err != nil {
+				if err := n.host.Remove(ctx, st.Shard, st.Tenure); err != nil {
 					n.log.Warn("replica not removed", "shard", st.Shard, "error", err)
 					continue
 				}

@@ -216,9 +216,14 @@ func (n *Server) Cluster() string { return n.file.Cluster }
 func (n *Server) Address() string { return n.file.Address }
 
 // Run runs the node until ctx ends, then stops it in order. It returns nil
-// after an orderly stop, else the error that ended the node. Call it once.
+// after an orderly stop, else the error that ended the node. After one that
+// wraps store.ErrFatal nothing is waited for: end the process. Call it once.
 func (n *Server) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, n.Close()) }()
+	defer func() {
+		if !errors.Is(err, store.ErrFatal) {
+			err = errors.Join(err, n.Close())
+		}
+	}()
 	// Workers stop first, while the engine still takes their results; then the
 	// doors and the controllers; the engine last.
 	engine, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
@@ -243,6 +248,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 		})
 	}
 	start(&engineGroup, engine, n.host.Run)
+	start(&engineGroup, engine, n.watchDisk)
 	if n.port != nil {
 		n.port.Start(n.portHandlers())
 		start(&doorGroup, doors, n.serveHTTP)
@@ -256,6 +262,9 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	if errors.Is(err, store.ErrFatal) {
+		return err // nothing can be recorded or handed over any more; the process must end
+	}
 	n.log.Info("stopping", "node", n.file.Node)
 	stopWorkers()
 	_ = workGroup.Wait() // its error, if any, came through failed
@@ -264,6 +273,17 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	_ = doorGroup.Wait()
 	stopEngine()
 	return errors.Join(err, engineGroup.Wait())
+}
+
+// watchDisk ends the node when its disk has failed: what is on it is unknown,
+// so nothing may be answered from it any more.
+func (n *Server) watchDisk(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-n.store.Failed():
+		return n.store.Err()
+	}
 }
 
 // begin makes a new cluster's first rows, then says that the node is ready.

@@ -54,6 +54,7 @@ var floors = [][]string{
 	{"client"},
 	{"server"},
 	{"sim"},
+	{"sim/banyansim"},
 	{"cli"},
 	{"cmd/banyan"},
 }
