@@ -145,7 +145,7 @@ func (a *Applier) configure(t *Apply, m *machine, e *raftpb.Entry) error {
 		return nil // it does not fit, on any replica: passed over
 	}
 	m.conf = conf
-	t.confs, t.conf = append(t.confs, cc), conf
+	t.confs, t.confsAt, t.conf = append(t.confs, cc), append(t.confsAt, e.GetIndex()), conf
 	a.batch.SetConfState(m.shard, conf)
 	return nil
 }

@@ -157,6 +157,9 @@ func (c *Core) Step(shard banyan.ShardID, m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgPreVote && from == g.lead && m.GetTerm() > g.term {
 		_ = g.rn.ForgetLeader() // it says itself that it leads no more: it was restarted, or lost its quorum
 	}
+	if m = g.admit(m); m == nil {
+		return
+	}
 	_ = g.rn.Step(m) // what raft refuses it also logs
 	g.heard(m)
 	g.touch()
@@ -258,8 +261,8 @@ func (c *Core) Applied(a *Apply) {
 	g := a.group
 	g.applies--
 	g.touch()
-	for _, cc := range a.confs {
-		g.rn.ApplyConfChange(cc)
+	for i, cc := range a.confs {
+		g.changeConf(cc, a.confsAt[i])
 	}
 	if a.conf != nil {
 		g.conf = a.conf
@@ -292,14 +295,18 @@ func readContext(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil,
 
 // Remove destroys the replica here and leaves a tombstone, so that no late
 // message brings it back; done is called when that is on the disk. The caller
-// has made sure that the shard no longer counts on it.
-func (c *Core) Remove(shard banyan.ShardID, done func(error)) {
+// has made sure, after it saw this tenure in its Status, that the shard no
+// longer counts on it; if it has heard more since it is not removed
+// (Unavailable), because it may have been placed here again.
+func (c *Core) Remove(shard banyan.ShardID, seen Tenure, done func(error)) {
 	g := c.groups[shard]
 	switch {
 	case g == nil:
 		done(nil)
 	case g.removal != nil:
 		done(banyan.Errorf(banyan.Unavailable, "the replica of shard %d is being removed already", shard))
+	case seen != g.heardLast():
+		done(errHeardMore(shard))
 	default:
 		g.removal = done
 		g.fail(errNotLeader(shard, 0), uncertain(shard))

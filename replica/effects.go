@@ -216,8 +216,9 @@ type Apply struct {
 	reload    bool        // a snapshot replaced the state
 	drop      bool        // the replica was removed
 
-	confs []*raftpb.ConfChangeV2 // set by the Applier: the configuration changes it took
-	conf  *raftpb.ConfState      // set by the Applier: the configuration after them
-	group *group
-	self  []*raftpb.Message
+	confs   []*raftpb.ConfChangeV2 // set by the Applier: the configuration changes it took
+	confsAt []uint64               // their indexes
+	conf    *raftpb.ConfState      // set by the Applier: the configuration after them
+	group   *group
+	self    []*raftpb.Message
 }

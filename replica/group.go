@@ -59,6 +59,7 @@ type group struct {
 	campaigns    int // left
 
 	age       age
+	tenure    tenure
 	published View
 }
 
@@ -116,6 +117,7 @@ func (g *group) observe(eff *Effects) {
 	}
 	if leader && !g.leader {
 		g.age.lead(g)
+		g.tenure.began = map[uint64]uint64{}
 	}
 	g.leader, g.lead, g.term, g.commit = leader, s.Lead, s.GetTerm(), s.GetCommit()
 	if leader && !g.announced && g.appliedTerm == g.term {
@@ -271,6 +273,7 @@ func (g *group) ready(eff *Effects, rd raft.Ready, stepped []*Proposal) {
 }
 
 func (g *group) envelope(m *raftpb.Message) Envelope {
+	g.tenure.put(m)
 	return Envelope{banyan.NodeID(m.GetTo()), g.shard, m}
 }
 
@@ -360,7 +363,7 @@ func (g *group) publish(eff *Effects) {
 		Term:    g.term,
 		Leading: g.announced,
 		Fresh:   g.age.fresh,
-		Always:  g.leader && soleVoter(g.conf, g.core.cfg.Node),
+		Always:  g.announced && soleVoter(g.conf, g.core.cfg.Node),
 	}
 	if v != g.published {
 		g.published = v

@@ -202,10 +202,12 @@ func (h *Host) TransferLeader(ctx context.Context, shard banyan.ShardID, to bany
 	return h.call(ctx, "handing over a shard", func(c *Core, done func(error)) { c.TransferLeader(shard, to, done) })
 }
 
-// Remove destroys the replica here; the shard must no longer count on it. Late
-// messages do not bring it back, Readmit does.
-func (h *Host) Remove(ctx context.Context, shard banyan.ShardID) error {
-	return h.call(ctx, "removing a replica", func(c *Core, done func(error)) { c.Remove(shard, done) })
+// Remove destroys the replica here. The caller has made sure, after it saw this
+// tenure in the Status, that the shard no longer counts on it; if the replica
+// has heard more since, it stays (Unavailable). Late messages do not bring it
+// back, Readmit does.
+func (h *Host) Remove(ctx context.Context, shard banyan.ShardID, seen Tenure) error {
+	return h.call(ctx, "removing a replica", func(c *Core, done func(error)) { c.Remove(shard, seen, done) })
 }
 
 // Readmit lets a replica that was removed from this node come back, empty: the

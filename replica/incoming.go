@@ -52,7 +52,7 @@ func (c *Core) StepSnapshot(shard banyan.ShardID, m *raftpb.Message, stage *stor
 func (g *group) stepIncoming() {
 	if in := g.incoming; in != nil && !in.stepped && g.applies == 0 {
 		in.stepped = true
-		_ = g.rn.Step(in.message)
+		_ = g.rn.Step(g.admit(in.message))
 	}
 }
 

@@ -100,7 +100,7 @@ func (s *script) ask(t *testing.T, d *datadriven.TestData) {
 	case "transfer": // node=1 to=2
 		p.core.TransferLeader(0, banyan.NodeID(number(t, d, "to", 0)), func(err error) { w.say("transfer: %s", result(err)) })
 	case "remove": // node=3
-		p.core.Remove(0, func(err error) { w.say("remove: %s", result(err)) })
+		p.core.Remove(0, p.core.groups[0].heardLast(), func(err error) { w.say("remove: %s", result(err)) })
 	case "readmit": // node=3
 		b := p.store.NewBatch()
 		b.ClearTombstone(0)

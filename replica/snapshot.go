@@ -71,7 +71,7 @@ func SnapshotMessage(m *raftpb.Message, view *store.View) (*raftpb.Message, erro
 		return nil, banyan.Errorf(banyan.NotLeader, "a leader of term %d has no snapshot of term %d to send", m.GetTerm(), term)
 	}
 	return &raftpb.Message{
-		Type: raftpb.MsgSnap.Enum(), From: m.From, To: m.To, Term: m.Term,
+		Type: raftpb.MsgSnap.Enum(), From: m.From, To: m.To, Term: m.Term, Vote: m.Vote,
 		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 			Index: &index, Term: &term, ConfState: view.ConfState(),
 		}},

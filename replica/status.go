@@ -27,6 +27,7 @@ type Status struct {
 
 	Match   map[banyan.NodeID]uint64 // leader only: up to where each replica has the log
 	Pending int                      // proposals waiting here
+	Tenure  Tenure                   // for Remove
 }
 
 // Statuses tells of every replica here, by shard.
@@ -52,7 +53,7 @@ func (g *group) status() (Status, error) {
 		Shard: g.shard, Leader: banyan.NodeID(g.lead), Term: g.term, Leading: g.announced,
 		Voters: nodeIDs(g.conf.GetVoters()), Learners: nodeIDs(slices.Concat(g.conf.GetLearners(), g.conf.GetLearnersNext())), Joint: joint(g.conf),
 		Applied: g.applied, Commit: g.commit, Last: last, First: g.truncated + 1,
-		Pending: len(g.queue) + len(g.flight),
+		Pending: len(g.queue) + len(g.flight), Tenure: g.heardLast(),
 	}
 	if g.leader {
 		s.Match = map[banyan.NodeID]uint64{}
