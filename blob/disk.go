@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,8 @@ import (
 const (
 	tmpDir = "tmp" // chunks being written; of no worth after a crash
 	badDir = "bad" // copies that did not match their name, kept for inspection
+
+	writeBytes = 256 << 10 // written by one system call
 )
 
 // Disk keeps chunks as files DIR/ab/cdef…, named by their hash. A file appears
@@ -268,7 +271,13 @@ func (d *Disk) writeFile(path string, data []byte) error {
 	if err != nil {
 		return d.failed("create", path, err)
 	}
-	_, err = f.Write(data)
+	// A vfs.File may change what it is given to write, and data is not ours.
+	scratch := make([]byte, 0, min(len(data), writeBytes))
+	for piece := range slices.Chunk(data, writeBytes) {
+		if _, err = f.Write(append(scratch, piece...)); err != nil {
+			break
+		}
+	}
 	if err == nil {
 		err = f.Sync()
 	}
