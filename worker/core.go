@@ -356,8 +356,8 @@ func (c *Core) Tick(now int64) {
 			x.hello, x.extra = true, x.extra-1
 		}
 	}
-	if c.busy() && now-c.pace.moved >= stuckAfter {
-		c.rejectWaiting(c.pace.ahead(now, len(c.slots), true))
+	if now-c.pace.moved >= stuckAfter {
+		c.rejectWaiting(c.pace.ahead(now, len(c.slots)))
 	}
 	c.pace.now = now
 	c.grant()
@@ -394,8 +394,6 @@ func (c *Core) runningOf(job banyan.JobID) int {
 	}
 	return n
 }
-
-func (c *Core) busy() bool { return !slices.Contains(c.slots, nil) }
 
 // rejectWaiting hands back what waits beyond keep, the newest first.
 func (c *Core) rejectWaiting(keep int) {

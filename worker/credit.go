@@ -30,14 +30,11 @@ func (p *pace) ended(now, took int64) {
 // ahead is how many attempts may wait beyond the slots: none while attempts
 // take longer than workAhead, or when nothing has moved for as long. It is a
 // power of two, so that it changes seldom.
-func (p *pace) ahead(now int64, slots int, busy bool) int {
+func (p *pace) ahead(now int64, slots int) int {
 	if p.mean == 0 {
 		return 0
 	}
-	d := p.mean
-	if busy {
-		d = max(d, now-p.moved)
-	}
+	d := max(p.mean, now-p.moved)
 	n := min(workAhead*int64(slots)/d, banyan.WorkerBacklogMax)
 	if d > workAhead || n == 0 {
 		return 0
@@ -50,7 +47,7 @@ func (p *pace) ahead(now int64, slots int, busy bool) int {
 // counted twice. Those with demand come first, the one that holds least before
 // others; what is left is spread, so that a job can begin without asking.
 func (c *Core) grant() {
-	free := len(c.slots) + c.pace.ahead(c.pace.now, len(c.slots), c.busy())
+	free := len(c.slots) + c.pace.ahead(c.pace.now, len(c.slots))
 	if c.draining || c.stopped || len(c.results) >= banyan.WorkerResultsMax {
 		free = 0
 	}
