@@ -89,6 +89,9 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 			n.members.SetLeads(claimsOf(led))
 		}
 		n.leaders.look()
+		if len(led) == n.file.Shards+1 {
+			n.ledAll.Do(func() { close(n.led) })
+		}
 	}
 }
 

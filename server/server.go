@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"banyan"
@@ -53,6 +54,8 @@ type Server struct {
 	silent silences
 	uneven patience
 	ready  chan struct{}
+	led    chan struct{} // closed once this node has led every shard at once
+	ledAll sync.Once
 }
 
 // New opens or creates the node in cfg.Dir and builds everything, but starts
@@ -77,7 +80,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Server{cfg: cfg, file: f, log: cfg.Logger, ready: make(chan struct{}), silent: silences{}}
+	n := &Server{cfg: cfg, file: f, log: cfg.Logger, ready: make(chan struct{}), led: make(chan struct{}), silent: silences{}}
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -301,6 +304,13 @@ func (n *Server) begin(ctx context.Context) error {
 	if n.cfg.ConfigDir != "" && !n.cfg.Embedded {
 		if err := n.ensureContext(); err != nil {
 			return err
+		}
+	}
+	if n.cfg.Embedded { // an answer before would miss what is on the disk
+		select {
+		case <-n.led:
+		case <-ctx.Done():
+			return nil
 		}
 	}
 	close(n.ready)
