@@ -148,7 +148,8 @@ func DecodeResult(b []byte) (*banyanv1.TaskResult, error) {
 // Failure counts the failed tries of one task.
 type Failure struct {
 	Count uint32
-	Final bool // no tries are left; the task has a result
+	Final bool   // no tries are left; the task has a result
+	Last  uint64 // the attempt counted last: one that reports again is not counted again
 }
 
 // EncodeFailure encodes a count of failed tries.
@@ -157,7 +158,8 @@ func EncodeFailure(f Failure) []byte {
 	if f.Final {
 		final = 1
 	}
-	return binary.AppendUvarint([]byte{version, final}, uint64(f.Count))
+	b := binary.AppendUvarint([]byte{version, final}, uint64(f.Count))
+	return binary.AppendUvarint(b, f.Last)
 }
 
 // DecodeFailure decodes a count of failed tries.
@@ -166,12 +168,18 @@ func DecodeFailure(b []byte) (Failure, error) {
 	if err != nil {
 		return Failure{}, err
 	}
-	if len(b) < 2 || b[0] > 1 {
+	if len(b) == 0 || b[0] > 1 {
 		return Failure{}, banyan.Errorf(banyan.Corrupt, "a job's failure row is cut short")
 	}
-	n, l := binary.Uvarint(b[1:])
-	if l <= 0 || l != len(b)-1 || n > 1<<32-1 {
-		return Failure{}, banyan.Errorf(banyan.Corrupt, "a job's failure row does not hold a count")
+	f := Failure{Final: b[0] == 1}
+	count, n := binary.Uvarint(b[1:])
+	if n > 0 {
+		b = b[1+n:]
+		f.Last, n = binary.Uvarint(b)
 	}
-	return Failure{Count: uint32(n), Final: b[0] == 1}, nil
+	if n <= 0 || n != len(b) || count > 1<<32-1 {
+		return Failure{}, banyan.Errorf(banyan.Corrupt, "a job's failure row does not hold a count and an attempt")
+	}
+	f.Count = uint32(count)
+	return f, nil
 }

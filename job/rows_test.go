@@ -127,7 +127,7 @@ func TestResultsComeBackAsTheyWere(t *testing.T) {
 	if m, _, err := DecodeMeta(b); err != nil || m != meta {
 		t.Errorf("got %v %v, want %v", m, err, meta)
 	}
-	if f, err := DecodeFailure(EncodeFailure(Failure{Count: 1000, Final: true})); err != nil || f != (Failure{1000, true}) {
+	if f, err := DecodeFailure(EncodeFailure(Failure{1000, true, 1 << 40})); err != nil || f != (Failure{1000, true, 1 << 40}) {
 		t.Error(f, err)
 	}
 	h := &banyanv1.Job{Id: string(id), Spec: &banyanv1.JobSpec{Name: "x"}, Tasks: 3}

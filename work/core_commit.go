@@ -19,6 +19,10 @@ type report struct {
 	row    []byte // encoded, once final
 }
 
+func (rep *report) failure() job.Failure {
+	return job.Failure{Count: rep.count, Final: rep.final, Last: rep.at.key.Attempt}
+}
+
 // Batch is one command on its way. The core gives out one a shard at a time.
 type Batch struct {
 	Shard banyan.ShardID
@@ -178,7 +182,7 @@ func (c *Core) put(cmd *mvcc.Command, rep *report) int {
 		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: key, Value: rep.row})
 	}
 	if rep.count > 0 {
-		row := job.EncodeFailure(job.Failure{Count: rep.count, Final: rep.final})
+		row := job.EncodeFailure(rep.failure())
 		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: job.FailureKey(id, task), Value: row})
 	}
 	return len(rep.row) + 128
@@ -258,7 +262,10 @@ func (c *Core) apply(b *Batch, rev banyan.Revision) {
 		a.state = job.AttemptRecorded
 		c.recorded(c.find(a.node), a.key)
 		if rep.count > 0 {
-			r.failures[task] = job.Failure{Count: rep.count, Final: rep.final}
+			if n := c.find(a.node); n != nil && n.session != 0 {
+				n.dismiss(a.key)
+			}
+			r.failures[task] = rep.failure()
 		}
 		if !rep.final {
 			r.retried++

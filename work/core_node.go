@@ -27,6 +27,7 @@ type node struct {
 	helloAt    int64
 	leads      []banyan.ShardID // of the latest hello, without those that were sent something since
 	claimed    []Key            // of the latest hello
+	dismissed  map[Key]struct{} // see dismiss
 	graceUntil int64            // what earlier sessions hold is kept till then; 0: nothing
 	out        Message
 	told       bool // that there is demand
@@ -45,6 +46,21 @@ func (n *node) outdate(id banyan.ShardID) {
 		n.leads = slices.Delete(n.leads, i, i+1)
 	}
 }
+
+// dismiss notes that a node was told to forget an attempt whose task has no
+// result. A hello that lists it still was said before. What no hello lists has
+// been forgotten, so one is asked for when much has been noted.
+func (n *node) dismiss(k Key) {
+	if n.dismissed == nil {
+		n.dismissed = map[Key]struct{}{}
+	}
+	n.dismissed[k] = struct{}{}
+	if len(n.dismissed)%dismissedMany == 0 {
+		n.out.SayHello = true
+	}
+}
+
+const dismissedMany = 1024
 
 func (n *node) room() int {
 	if n.session == 0 || !n.alive || n.draining || n.leaving {
@@ -143,7 +159,7 @@ func (c *Core) Disconnect(now int64, s Session) {
 
 func (c *Core) disconnect(n *node) {
 	n.session, n.window, n.leaving, n.told, n.woken = 0, 0, false, false, false
-	n.helloAt, n.leads, n.claimed = 0, nil, nil
+	n.helloAt, n.leads, n.claimed, n.dismissed = 0, nil, nil, nil
 	n.out = Message{}
 	if len(n.holds) > 0 {
 		n.graceUntil = c.now + HelloWindowMs
@@ -188,6 +204,13 @@ func (c *Core) hello(n *node, h *peerv1.Hello) {
 	for i, s := range h.Leads {
 		n.leads[i] = banyan.ShardID(s)
 	}
+	still := map[Key]struct{}{}
+	for _, k := range n.claimed {
+		if _, ok := n.dismissed[k]; ok {
+			still[k] = struct{}{}
+		}
+	}
+	n.dismissed = still // what is not listed has been forgotten
 	for _, k := range n.claimed {
 		c.claim(n, k, first)
 	}
@@ -218,7 +241,7 @@ func (c *Core) claim(n *node, k Key, gentle bool) {
 		return
 	}
 	r := c.jobs[k.Job]
-	if r == nil || !r.admits(k.Task) {
+	if _, dismissed := n.dismissed[k]; dismissed || r == nil || !r.admits(k.Task) || r.failures[k.Task].Last >= k.Attempt {
 		c.unknown(n, k)
 		return
 	}
@@ -268,11 +291,12 @@ func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
 	switch {
 	case a != nil && a.state == job.AttemptFinished:
 		return // repeated, or a second one: it will be asked again once the first is durable
-	case result.State == banyanv1.TaskState_TASK_STATE_CANCELED:
+	case result.State == banyanv1.TaskState_TASK_STATE_CANCELED,
+		result.State != banyanv1.TaskState_TASK_STATE_SUCCEEDED && r.failures[k.Task].Last >= k.Attempt: // counted already
 		if a != nil && a.key == k {
 			c.giveBack(r, a)
 		}
-		c.recorded(n, k)
+		c.unknown(n, k)
 		return
 	case a != nil && a.key != k && result.State != banyanv1.TaskState_TASK_STATE_SUCCEEDED:
 		c.unknown(n, k)
@@ -360,6 +384,7 @@ func (c *Core) recorded(n *node, k Key) {
 func (c *Core) unknown(n *node, k Key) {
 	if n != nil && n.session != 0 {
 		n.out.Unknown = append(n.out.Unknown, k)
+		n.dismiss(k)
 		c.wake(n)
 	}
 }
@@ -389,7 +414,7 @@ func (c *Core) Fail(now int64, k Key, why string) {
 	if r == nil || r.open[k.Task] == nil || r.open[k.Task].key != k {
 		return
 	}
-	r.failures[k.Task] = job.Failure{Count: max(r.tries, 1) - 1}
+	r.failures[k.Task] = job.Failure{Count: r.tries - 1}
 	if n := c.find(r.open[k.Task].node); n != nil {
 		c.finished(n, k, &banyanv1.TaskResult{State: banyanv1.TaskState_TASK_STATE_FAILED, Error: why})
 	}
