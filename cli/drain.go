@@ -10,6 +10,7 @@ import (
 )
 
 func (a *app) drainCommand() *cobra.Command {
+	var f format
 	var undo bool
 	cmd := &cobra.Command{
 		Use:   "drain NODE",
@@ -19,6 +20,9 @@ it runs and takes no more. With --undo it takes them again.`,
 		Example: "  banyan drain n2\n  banyan drain --undo n2",
 		Args:    exactly("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
 				id, err := findNode(ctx, s, args[0])
 				if err != nil {
@@ -28,12 +32,16 @@ it runs and takes no more. With --undo it takes them again.`,
 				if err != nil {
 					return err
 				}
+				if f.json() {
+					return writeJSON(a.Out, newNodeJSON(n))
+				}
 				_, err = fmt.Fprintf(a.Out, "%v (%s) is %s: it leads %d shards and runs %d tasks\n", id, n.GetName(), n.GetState(), n.GetLeaders(), n.GetRunning())
 				return err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&undo, "undo", false, "let the node lead and work again")
+	f.add(cmd.Flags())
 	return cmd
 }
 

@@ -212,6 +212,10 @@ func TestResumeIsSilentAboutWhatWasDone(t *testing.T) {
 func TestWaitIsMute(t *testing.T) {
 	f := outOfOrder()
 	f.follow[2].State, f.follow[2].Progress.Failed = failed, 2
+	f.job = &banyanv1.Job{Id: testJob, State: failed}
+	if out, _, code := do(t, f.session(t), "wait", "-o", "json", testJob); code != 2 || !strings.HasPrefix(out, `{"id":"`+testJob) {
+		t.Errorf("exit %d: %q", code, out)
+	}
 	out, _, code := do(t, f.session(t), "wait", testJob)
 	if out != "" || code != 2 {
 		t.Errorf("exit %d: %q", code, out)
@@ -284,5 +288,53 @@ func TestKeepOrderHoldsLittle(t *testing.T) {
 	}
 	if len(got) != tasks || f.reads < tasks/200 || f.reads > tasks/20 {
 		t.Errorf("%d results, read again %d times", len(got), f.reads)
+	}
+}
+
+func TestLogsOfAllTasks(t *testing.T) {
+	f := &fakeJobs{job: &banyanv1.Job{Id: testJob, Tasks: 2}, results: []*banyanv1.TaskResult{result(0, 0, "one\n", "e1\n"), result(1, 0, "two\n\xff", "")}}
+	for _, c := range []struct{ flags, out, errs string }{
+		{"", "one\ntwo\n\xff", "e1\n"},
+		{"--stdout", "one\ntwo\n\xff", ""},
+		{"--stderr", "", "e1\n"},
+		{"--stderr --stdout --tag", "in1\tone\nin2\ttwo\nin2\t\xff", "in1\te1\n"},
+		{"-o json --tag", `{"seq":1,"stream":"stdout","data":"one\n"}` + "\n" + `{"seq":1,"stream":"stderr","data":"e1\n"}` + "\n" +
+			`{"seq":2,"stream":"stdout","data":"","data_base64":"dHdvCv8="}` + "\n", ""},
+	} {
+		out, errs, code := do(t, f.session(t), append(append([]string{"logs"}, strings.Fields(c.flags)...), testJob)...)
+		if out != c.out || errs != c.errs || code != 0 {
+			t.Errorf("logs %s: exit %d\n%q, want\n%q\n%q, want %q", c.flags, code, out, c.out, errs, c.errs)
+		}
+	}
+	if _, errs, code := do(t, f.session(t), "logs", testJob, "3"); code != 1 || !strings.Contains(errs, "has no task 3: it has 2 tasks") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	if _, errs, code := do(t, f.session(t), "logs", testJob, "then"); code != 1 || !strings.Contains(errs, "has no --then step") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
+func TestJobShowListsFailuresFirst(t *testing.T) {
+	running := result(1, 0, "", "")
+	running.State = banyanv1.TaskState_TASK_STATE_RUNNING
+	f := &fakeJobs{
+		job:     &banyanv1.Job{Id: testJob, Tasks: 4, State: active, Progress: &banyanv1.Progress{Tasks: 4, Succeeded: 1, Failed: 1, Running: 1, Pending: 1}},
+		results: []*banyanv1.TaskResult{result(0, 0, "", ""), running, result(2, 7, "", "")},
+	}
+	out, _, code := do(t, f.session(t), "job", "show", "-o", "json", testJob)
+	var got jobShowJSON
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 {
+		t.Fatalf("exit %d, %v: %s", code, err, out)
+	}
+	var order []string
+	for _, r := range got.Results {
+		order = append(order, fmt.Sprint(r.Seq, r.State))
+	}
+	if s := strings.Join(order, " "); s != "3failed 2running 1succeeded" || got.Failed != 1 || got.State != "active" {
+		t.Errorf("order %q, %+v", s, got)
+	}
+	text, _, _ := do(t, f.session(t), "job", "show", "-n", "1", testJob)
+	if !strings.Contains(text, "4: 1 succeeded, 1 failed, 1 running, 1 pending") || !strings.Contains(text, "'banyan logs "+testJob+" 3' shows") || strings.Contains(text, "in1") {
+		t.Errorf("text:\n%s", text)
 	}
 }

@@ -27,6 +27,16 @@ type kvJSON struct {
 	Deleted        bool   `json:"deleted,omitempty"` // watch: the key was deleted
 }
 
+// putJSON is what 'kv put -o json' prints.
+type putJSON struct {
+	Revision uint64 `json:"revision"`
+}
+
+// delJSON is what 'kv del -o json' prints.
+type delJSON struct {
+	Deleted uint64 `json:"deleted"`
+}
+
 func newKVJSON(kv *banyanv1.KeyValue) kvJSON {
 	j := kvJSON{Key: string(kv.Key), CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version}
 	if utf8.Valid(kv.Value) {
@@ -95,11 +105,15 @@ func (a *app) kvGetCommand() *cobra.Command {
 }
 
 func (a *app) kvPutCommand() *cobra.Command {
-	return &cobra.Command{
+	var f format
+	cmd := &cobra.Command{
 		Use:   "put KEY [VALUE]",
 		Short: "Set a key; the value is VALUE, or standard input",
 		Args:  atMost(1, "KEY", "VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
 			var value []byte
 			if len(args) == 2 {
 				value = []byte(args[1])
@@ -117,20 +131,29 @@ func (a *app) kvPutCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if f.json() {
+					return writeJSON(a.Out, putJSON{uint64(revision)})
+				}
 				_, err = fmt.Fprintf(a.Out, "revision %d\n", revision)
 				return err
 			})
 		},
 	}
+	f.add(cmd.Flags())
+	return cmd
 }
 
 func (a *app) kvDelCommand() *cobra.Command {
+	var f format
 	var prefix bool
 	cmd := &cobra.Command{
 		Use:   "del KEY",
 		Short: "Delete a key, or all keys with a prefix",
 		Args:  exactly("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
 				var n uint64
 				var err error
@@ -144,12 +167,16 @@ func (a *app) kvDelCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if f.json() {
+					return writeJSON(a.Out, delJSON{n})
+				}
 				_, err = fmt.Fprintf(a.Out, "deleted %d\n", n)
 				return err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&prefix, "prefix", false, "delete every key that starts with KEY, which must contain a '/'")
+	f.add(cmd.Flags())
 	return cmd
 }
 

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/base64"
 	"io"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -11,8 +13,16 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 )
 
+// logsFlags are the flags of logs.
+type logsFlags struct {
+	format   format
+	follow   bool
+	out, err bool // only standard output, only standard error; both: both
+	tag      bool
+}
+
 func (a *app) logsCommand() *cobra.Command {
-	var follow, onlyOut, onlyErr, tag bool
+	f := &logsFlags{}
 	cmd := &cobra.Command{
 		Use:   "logs JOB [TASK|then]",
 		Short: "Show the output of a job's tasks",
@@ -21,37 +31,72 @@ step), finished or running, or of all finished tasks in the order of their
 inputs. With -f the output of a running task is shown as it comes.`,
 		Args: atMost(1, "JOB", "TASK"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if follow && len(args) < 2 {
+			if err := f.format.check(); err != nil {
+				return err
+			}
+			if f.follow && len(args) < 2 {
 				return usage("-f wants a TASK to follow: 'banyan job show %s' lists those that run", args[0])
 			}
 			return a.withJob(cmd.Context(), args[0], func(ctx context.Context, s *session, id banyan.JobID) error {
-				w := streams{a.Out, a.Err}
-				if onlyOut && !onlyErr {
-					w.err = io.Discard
-				}
-				if onlyErr && !onlyOut {
-					w.out = io.Discard
-				}
 				if len(args) < 2 {
-					return allLogs(ctx, s, id, w, tag)
+					return a.allLogs(ctx, s, id, f)
 				}
 				task, err := taskIndex(ctx, s, id, args[1])
 				if err != nil {
 					return err
 				}
-				return taskLog(ctx, s, &banyanv1.LogsRequest{JobId: string(id), Task: task, Follow: follow, StdoutOnly: onlyOut && !onlyErr, StderrOnly: onlyErr && !onlyOut}, w)
+				return a.taskLog(ctx, s, id, task, f)
 			})
 		},
 	}
 	fs := cmd.Flags()
-	fs.BoolVarP(&follow, "follow", "f", false, "wait for more output until the task has ended")
-	fs.BoolVar(&onlyOut, "stdout", false, "standard output only")
-	fs.BoolVar(&onlyErr, "stderr", false, "standard error only")
-	fs.BoolVar(&tag, "tag", false, "print the input and a tab before every line (of all tasks)")
+	fs.BoolVarP(&f.follow, "follow", "f", false, "wait for more output until the task has ended")
+	fs.BoolVar(&f.out, "stdout", false, "standard output only")
+	fs.BoolVar(&f.err, "stderr", false, "standard error only")
+	fs.BoolVar(&f.tag, "tag", false, "print the input and a tab before every line (of all tasks)")
+	f.format.add(fs)
 	return cmd
 }
 
-type streams struct{ out, err io.Writer }
+// logJSON is a piece of output as 'logs -o json' prints it.
+type logJSON struct {
+	Seq        uint32 `json:"seq"`    // of the task, from 1
+	Stream     string `json:"stream"` // stdout or stderr
+	Data       string `json:"data"`
+	DataBase64 string `json:"data_base64,omitempty"` // instead of data, when it is not text
+}
+
+// logWriter writes every piece of one stream of a task as a line of JSON.
+type logWriter struct {
+	w      io.Writer
+	seq    uint32
+	stream string
+}
+
+func (l logWriter) Write(b []byte) (int, error) {
+	j := logJSON{Seq: l.seq, Stream: l.stream}
+	if utf8.Valid(b) {
+		j.Data = string(b)
+	} else {
+		j.DataBase64 = base64.StdEncoding.EncodeToString(b)
+	}
+	return len(b), writeJSON(l.w, j)
+}
+
+// writers gives where a task's two streams go.
+func (a *app) writers(task uint32, f *logsFlags) (out, errs io.Writer) {
+	out, errs = a.Out, a.Err
+	if f.format.json() {
+		out, errs = logWriter{a.Out, task + 1, "stdout"}, logWriter{a.Out, task + 1, "stderr"}
+	}
+	if f.out && !f.err {
+		errs = io.Discard
+	}
+	if f.err && !f.out {
+		out = io.Discard
+	}
+	return out, errs
+}
 
 // taskIndex reads the number of a task of a job, or "then".
 func taskIndex(ctx context.Context, s *session, id banyan.JobID, text string) (uint32, error) {
@@ -70,17 +115,22 @@ func taskIndex(ctx context.Context, s *session, id banyan.JobID, text string) (u
 	case text == "then":
 		return tasks, nil
 	case n > uint64(tasks):
-		return 0, banyan.Errorf(banyan.NotFound, "job %s has no task %d: it has %d tasks", id, n, tasks)
+		return 0, banyan.Errorf(banyan.NotFound, "job %s has no task %d: it has %s", id, n, count(tasks, "task"))
 	}
 	return uint32(n - 1), nil
 }
 
 // taskLog copies one task's output.
-func taskLog(ctx context.Context, s *session, req *banyanv1.LogsRequest, w streams) error {
+func (a *app) taskLog(ctx context.Context, s *session, id banyan.JobID, task uint32, f *logsFlags) error {
+	out, errs := a.writers(task, f)
+	req := &banyanv1.LogsRequest{JobId: string(id), Task: task, Follow: f.follow, StdoutOnly: f.out && !f.err, StderrOnly: f.err && !f.out}
 	return s.Jobs().Logs(ctx, req, func(m *banyanv1.LogsResponse) error {
-		to := w.out
+		to := out
 		if m.Stderr {
-			to = w.err
+			to = errs
+		}
+		if len(m.Data) == 0 {
+			return nil
 		}
 		_, err := to.Write(m.Data)
 		return err
@@ -88,11 +138,13 @@ func taskLog(ctx context.Context, s *session, req *banyanv1.LogsRequest, w strea
 }
 
 // allLogs prints the output of all finished tasks, and of the then step.
-func allLogs(ctx context.Context, s *session, id banyan.JobID, w streams, tag bool) error {
-	p := &printer{out: w.out, err: w.err, tag: tag, chunks: s.Blobs().Download}
-	err := s.eachResult(ctx, &banyanv1.TasksRequest{JobId: string(id)}, func(r *banyanv1.TaskResult) error {
-		return p.result(ctx, r, false)
-	})
+func (a *app) allLogs(ctx context.Context, s *session, id banyan.JobID, f *logsFlags) error {
+	print := func(r *banyanv1.TaskResult, then bool) error {
+		p := &printer{tag: f.tag && !f.format.json(), chunks: s.Blobs().Download}
+		p.out, p.err = a.writers(r.Task, f)
+		return p.result(ctx, r, then)
+	}
+	err := s.eachResult(ctx, &banyanv1.TasksRequest{JobId: string(id)}, func(r *banyanv1.TaskResult) error { return print(r, false) })
 	if err != nil {
 		return err
 	}
@@ -100,5 +152,5 @@ func allLogs(ctx context.Context, s *session, id banyan.JobID, w streams, tag bo
 	if err != nil || j.GetThenResult() == nil {
 		return err
 	}
-	return p.result(ctx, j.ThenResult, true)
+	return print(j.ThenResult, true)
 }

@@ -28,13 +28,16 @@ func outputHelp() string {
 	}{
 		{"run, resume (one line per result)", resultJSON{}},
 		{"run --detach", idJSON{}},
-		{"jobs (one line per job)", jobJSON{}},
+		{"jobs (one line per job), cancel, wait", jobJSON{}},
 		{"job show", jobShowJSON{}},
-		{"nodes (one line per node)", nodeJSON{}},
+		{"logs (one line per piece of output)", logJSON{}},
+		{"nodes (one line per node), drain", nodeJSON{}},
 		{"status", statusJSON{}},
 		{"token", tokenJSON{}},
 		{"context list (one line per context)", contextJSON{}},
 		{"kv get, kv list, kv watch (one line per key)", kvJSON{}},
+		{"kv put", putJSON{}},
+		{"kv del", delJSON{}},
 		{"kv txn", txnJSON{}},
 		{"version", versionJSON{}},
 	}

@@ -145,6 +145,9 @@ func (p *printer) output(ctx context.Context, w io.Writer, o *banyanv1.Output, t
 		w = &tagger{w: w, tag: []byte(tag), start: true}
 	}
 	if len(o.Chunks) == 0 {
+		if len(o.Inline) == 0 {
+			return nil
+		}
 		_, err := w.Write(o.Inline)
 		return err
 	}

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"banyan"
@@ -16,7 +18,6 @@ with the code that 'banyan run' would. A signal ends the waiting, not the job.`,
 		Args:        exactly("JOB"),
 		Annotations: map[string]string{countsFailures: ""},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			show.format.name = "text"
 			if err := show.check(); err != nil {
 				return err
 			}
@@ -31,9 +32,22 @@ with the code that 'banyan run' would. A signal ends the waiting, not the job.`,
 				return err
 			}
 			defer s.close()
-			return a.watch(ctx, s, follow{job: id, show: show, mute: true})
+			end := a.watch(ctx, s, follow{job: id, show: show, mute: true})
+			var e *exit
+			if !show.format.json() || end != nil && !errors.As(end, &e) {
+				return end
+			}
+			j, err := s.Jobs().Get(ctx, id)
+			if err == nil {
+				err = writeJSON(a.Out, newJobJSON(j))
+			}
+			if err != nil {
+				return err
+			}
+			return end
 		},
 	}
+	show.format.add(cmd.Flags())
 	cmd.Flags().StringVar(&show.progress, "progress", "auto", "`HOW` to show progress: auto, bar, plain or none")
 	return cmd
 }
