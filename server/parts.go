@@ -51,14 +51,15 @@ func (n *Server) openWork() error {
 		HoldUnfinished: n.cfg.Embedded,
 		Logger:         n.log,
 	})
-	runner, err := exec.New(exec.Config{
+	var err error
+	n.runner, err = exec.New(exec.Config{
 		Dir: n.cfg.workDir(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
 	})
 	if err != nil {
 		return err
 	}
 	n.worker, err = worker.New(worker.Config{
-		Node: n.file.Node, Slots: n.cfg.Slots, Runner: runner, Blobs: n.blobs,
+		Node: n.file.Node, Slots: n.cfg.Slots, Runner: n.runner, Blobs: n.blobs,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"banyan"
 	"banyan/blob"
+	"banyan/exec"
 	"banyan/gate"
 	"banyan/member"
 	"banyan/pki"
@@ -46,6 +47,7 @@ type Server struct {
 	router  *route.Router
 	blobs   *blob.Replicated
 	work    *work.Service
+	runner  *exec.Runner
 	worker  *worker.Worker
 	leaders *leaders
 	handler http.Handler
@@ -187,10 +189,7 @@ func reachable(bound string) string {
 	if err != nil || !net.ParseIP(host).IsUnspecified() {
 		return bound
 	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return net.JoinHostPort("127.0.0.1", port)
-	}
+	addrs, _ := net.InterfaceAddrs() // none: loopback it is
 	for _, a := range addrs {
 		if ip, ok := a.(*net.IPNet); ok && ip.IP.IsGlobalUnicast() && ip.IP.To4() != nil {
 			return net.JoinHostPort(ip.IP.String(), port)
@@ -271,6 +270,9 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	n.log.Info("stopping", "node", n.file.Node)
 	stopWorkers()
 	_ = workGroup.Wait() // its error, if any, came through failed
+	if err := n.runner.Close(); err != nil {
+		n.log.Warn("working directories not removed; the next start does", "error", err)
+	}
 	n.sayGoodbye()
 	stopDoors()
 	_ = doorGroup.Wait()

@@ -1565,10 +1565,10 @@ func (x *Attempt) GetInputsFromTasks() []*v1.FileRef {
 
 type WorkerMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`    // first message
-	Credit        uint32                 `protobuf:"varint,2,opt,name=credit,proto3" json:"credit,omitempty"` // attempts this worker will take beyond those it has from this controller (absolute)
+	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`    // first message; again when shards move to this controller
+	Credit        uint32                 `protobuf:"varint,2,opt,name=credit,proto3" json:"credit,omitempty"` // a window: how many attempts this worker will hold of this controller, those it has included
 	Finished      []*Finished            `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty"`
-	Rejected      []*AttemptKey          `protobuf:"bytes,4,rep,name=rejected,proto3" json:"rejected,omitempty"` // handed back, not started (draining, shutting down)
+	Rejected      []*AttemptKey          `protobuf:"bytes,4,rep,name=rejected,proto3" json:"rejected,omitempty"` // handed back without a result: not started, or killed because this worker stops
 	Draining      bool                   `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
