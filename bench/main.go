@@ -49,10 +49,12 @@ func parse(name string, args []string, define func(*flag.FlagSet)) error {
 	return fs.Parse(args)
 }
 
-// buildBanyan builds the product as it is shipped and gives the binary's path.
+// buildBanyan builds the product as it is shipped, in its own module (and so
+// with its own dependencies' versions), and gives the binary's path.
 func buildBanyan(ctx context.Context, dir string) (string, error) {
 	bin := filepath.Join(dir, "banyan")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "banyan/cmd/banyan")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./cmd/banyan")
+	cmd.Dir = ".." // bench is run from its own directory, as the package comment shows
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
 	return bin, cmd.Run()
