@@ -25,7 +25,7 @@ const (
 // that is not nil and known, and at other nodes until one answers.
 func unary[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) (*Res, error) {
 	var res *Res
-	err := c.try(ctx, partition, patienceMin, func(ctx context.Context, n *node) error {
+	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) error {
 		msg := connect.NewRequest(req)
 		obs.ToHeader(ctx, msg.Header())
 		reply, err := method(n, ctx, msg)
@@ -48,6 +48,7 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 	leader := c.leaderOf(partition)
 	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
 		var last error
+		var hint *node // where the next round starts
 		for n := range c.everyone(leader) {
 			err := c.tryAt(ctx, n, patience, once)
 			if err == nil {
@@ -63,17 +64,16 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 				return c.nobody(ctx, last)
 			}
 			c.learn()
-			if hint := c.hinted(err); hint != nil && hint != n {
-				leader = hint
-				break // the next round starts with it
+			if hint = c.hinted(err); hint != nil && hint != n {
+				break
 			}
 		}
 		if !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
 			return c.nobody(ctx, last)
 		}
 		patience = max(patience, min(2*patience, patienceMax))
-		if known := c.leaderOf(partition); known != nil {
-			leader = known
+		if leader = hint; leader == nil {
+			leader = c.leaderOf(partition)
 		}
 	}
 }

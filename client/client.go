@@ -9,6 +9,7 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"iter"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"banyan"
 	"banyan/api/banyan/v1/banyanv1connect"
@@ -49,8 +51,11 @@ type Client struct {
 	http      *http.Client
 	closing   []io.Closer
 	scheme    string
-	single    bool // one node behind a Transport: nothing to route
-	jobs      sync.WaitGroup
+	single    bool          // one node behind a Transport: nothing to route
+	patience  time.Duration // with one node, before another is asked too
+	learner   sync.WaitGroup
+	life      context.Context // ends with Close
+	end       context.CancelFunc
 	topology  atomic.Pointer[topology]
 	learning  atomic.Bool
 	routed    atomic.Uint32 // calls that knowledge of leaders would have helped
@@ -71,7 +76,8 @@ type node struct {
 
 // Open prepares a Client. It does no I/O: the first call connects.
 func Open(cfg Config) (*Client, error) {
-	c := &Client{scheme: "https"}
+	c := &Client{scheme: "https", patience: patienceMin}
+	c.life, c.end = context.WithCancel(context.Background())
 	switch {
 	case cfg.Transport != nil:
 		c.scheme, c.single = "http", true
@@ -101,7 +107,8 @@ func Open(cfg Config) (*Client, error) {
 // Close ends what the Client does in the background and its connections. Calls
 // must have ended.
 func (c *Client) Close() error {
-	c.jobs.Wait()
+	c.end()
+	c.learner.Wait()
 	var first error
 	for _, closer := range c.closing {
 		if err := closer.Close(); err != nil && first == nil {

@@ -14,7 +14,7 @@ const (
 	// learnAfter is how many calls a client makes before it asks where leaders
 	// are: for a few, the detour costs less than asking.
 	learnAfter = 8
-	learnMax   = 2 * time.Second
+	learnMax   = time.Second            // for one node's answer
 	learnPause = 100 * time.Millisecond // between two looks
 )
 
@@ -50,19 +50,25 @@ func (c *Client) learn() {
 	if c.single || !c.learning.CompareAndSwap(false, true) {
 		return
 	}
-	c.jobs.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), learnMax)
-		defer cancel()
+	c.learner.Go(func() {
+		defer c.learning.Store(false)
 		for n := range c.everyone(nil) {
-			reply, err := n.cluster.Map(ctx, connect.NewRequest(&banyanv1.MapRequest{}))
-			if err == nil {
-				c.topology.Store(c.toTopology(reply.Msg))
+			if c.life.Err() != nil || c.learnFrom(n) == nil {
 				break
 			}
 		}
-		pause(ctx, learnPause)
-		c.learning.Store(false)
+		pause(c.life, learnPause)
 	})
+}
+
+func (c *Client) learnFrom(n *node) error {
+	ctx, cancel := context.WithTimeout(c.life, learnMax)
+	defer cancel()
+	reply, err := n.cluster.Map(ctx, connect.NewRequest(&banyanv1.MapRequest{}))
+	if err == nil {
+		c.topology.Store(c.toTopology(reply.Msg))
+	}
+	return err
 }
 
 func (c *Client) toTopology(m *banyanv1.MapResponse) *topology {
