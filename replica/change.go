@@ -32,7 +32,7 @@ type transfer struct {
 
 // Reconfigure makes voters and learners the shard's replicas, by joint
 // consensus if more than one changes, and calls done when the new
-// configuration alone is in force.
+// configuration alone is in force. The leader stays a voter.
 func (c *Core) Reconfigure(shard banyan.ShardID, voters, learners []banyan.NodeID, done func(error)) {
 	g, err := c.led(shard)
 	if err == nil {
@@ -68,6 +68,11 @@ func (g *group) reconfigure(voters, learners []uint64, done func(error)) error {
 	if len(changes) == 0 {
 		done(nil)
 		return nil
+	}
+	if !slices.Contains(voters, uint64(g.core.cfg.Node)) {
+		// It would step down before the others know that they may go on without
+		// it. If they need its vote until then, they would wait for ever.
+		return banyan.Errorf(banyan.Invalid, "shard %d cannot do without its leader %v: hand it over first, and have the next leader change its replicas", g.shard, g.core.cfg.Node)
 	}
 	if err := g.promotable(voters); err != nil {
 		return err
