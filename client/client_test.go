@@ -35,7 +35,7 @@ type cluster struct {
 	hang  []atomic.Bool  // the door takes requests and never answers
 }
 
-func newCluster(t *testing.T, nodes int) *cluster {
+func newCluster(t testing.TB, nodes int) *cluster {
 	t.Helper()
 	ca, err := pki.NewCA("c-test", time.Now())
 	if err != nil {
@@ -55,7 +55,7 @@ func newCluster(t *testing.T, nodes int) *cluster {
 	return c
 }
 
-func (c *cluster) start(t *testing.T, i int, ca *pki.CA) {
+func (c *cluster) start(t testing.TB, i int, ca *pki.CA) {
 	t.Helper()
 	id := banyan.NodeID(i + 1)
 	keeper, err := pki.NewKeeper(ca, pki.Subject{Kind: pki.Node, Name: "node", Node: id}, time.Now)
@@ -83,7 +83,7 @@ func (c *cluster) start(t *testing.T, i int, ca *pki.CA) {
 	c.addrs = append(c.addrs, listener.Addr().String())
 }
 
-func (c *cluster) open(t *testing.T) *client.Client {
+func (c *cluster) open(t testing.TB) *client.Client {
 	t.Helper()
 	cl, err := client.Open(c.cfg)
 	if err != nil {

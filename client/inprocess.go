@@ -115,7 +115,7 @@ func (w *localWriter) Flush() { w.WriteHeader(http.StatusOK) }
 // finish ends the answer when the handler returns or panics.
 func (w *localWriter) finish() {
 	if p := recover(); p != nil {
-		if p != http.ErrAbortHandler {
+		if p != http.ErrAbortHandler { //nolint:errorlint // what was thrown, not an error that is handed up
 			panic(p)
 		}
 		w.WriteHeader(http.StatusInternalServerError)

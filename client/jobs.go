@@ -59,7 +59,7 @@ func sendInputs(stream *connect.ClientStreamForClient[banyanv1.SubmitRequest, ba
 		}
 	}
 	if len(req.Inputs) > 0 || req.Spec != nil {
-		stream.Send(req)
+		_ = stream.Send(req) // the answer says why
 	}
 }
 

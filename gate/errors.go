@@ -79,7 +79,7 @@ func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 // an error or a panic.
 func (e *edge) answer(ctx context.Context, spec connect.Spec, panicked any, err error) error {
 	if panicked != nil {
-		if panicked == http.ErrAbortHandler {
+		if panicked == http.ErrAbortHandler { //nolint:errorlint // what was thrown, not an error that is handed up
 			panic(panicked)
 		}
 		err = fmt.Errorf("panic: %v\n%s", panicked, debug.Stack())

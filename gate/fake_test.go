@@ -107,7 +107,7 @@ func (f *fakeJobs) Submit(_ context.Context, next func() (*banyanv1.SubmitReques
 	job := &banyanv1.Job{State: banyanv1.JobState_JOB_STATE_ACTIVE}
 	for {
 		m, err := next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, err

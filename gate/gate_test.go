@@ -136,18 +136,18 @@ func TestCertificatesThatAreNoGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	state := verified(keeper.Certificate())
-	_, err = g.subject(state)
+	_, err = g.subject(t.Context(), state)
 	wantError(t, "another cluster's", err, banyan.Unauthenticated, "--context")
 	g.Cluster = "c-other"
-	if who, err := g.subject(state); err != nil || who.Name != "bob" {
+	if who, err := g.subject(t.Context(), state); err != nil || who.Name != "bob" {
 		t.Errorf("%v, %v", who, err)
 	}
 	expired := *keeper.Certificate()
 	expired.NotAfter = time.Now().Add(-time.Second)
-	_, err = g.subject(verified(&expired))
+	_, err = g.subject(t.Context(), verified(&expired))
 	wantError(t, "expired on an old connection", err, banyan.Unauthenticated, "expired")
 	state.VerifiedChains = nil
-	_, err = g.subject(state)
+	_, err = g.subject(t.Context(), state)
 	wantError(t, "never verified", err, banyan.Unauthenticated, "banyan join")
 }
 
@@ -161,7 +161,7 @@ func TestErrorsKeepTheirKindAndFaultsAreShownBare(t *testing.T) {
 	}
 	err := get(&banyan.Error{Kind: banyan.NotLeader, Msg: "ask n3", Leader: 3})
 	wantError(t, "not leader", err, banyan.NotLeader, "ask n3")
-	if e := err.(*banyan.Error); e.Leader != 3 {
+	if e, ok := errors.AsType[*banyan.Error](err); !ok || e.Leader != 3 {
 		t.Errorf("the leader was lost: %#v", e)
 	}
 	err = get(fmt.Errorf("secret thing broke"))

@@ -3,8 +3,10 @@ package gate
 import (
 	"context"
 	"crypto/tls"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"banyan"
@@ -59,8 +61,7 @@ func (g *gate) identify(next http.Handler) http.Handler {
 		who, known := Caller(ctx)
 		if !known {
 			var err error
-			if who, err = g.subject(r.TLS); err == nil {
-				known = true
+			if who, err = g.subject(ctx, r.TLS); err == nil {
 				ctx = context.WithValue(ctx, callerKey{}, who)
 			} else if r.URL.Path != banyanv1connect.ClusterJoinProcedure {
 				refuse(w, r, err)
@@ -78,30 +79,50 @@ func (g *gate) identify(next http.Handler) http.Handler {
 	})
 }
 
+// connection is what is known of a connection: who is at its other end, read
+// from the certificate by the first request.
+type connection struct {
+	once    sync.Once
+	who     pki.Subject
+	cluster string
+	err     error
+}
+
+type connectionKey struct{}
+
+// withConnection is for http.Server.ConnContext.
+func withConnection(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, &connection{})
+}
+
 // subject reads the certificate that the TLS handshake has verified.
-func (g *gate) subject(state *tls.ConnectionState) (pki.Subject, error) {
+func (g *gate) subject(ctx context.Context, state *tls.ConnectionState) (pki.Subject, error) {
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return pki.Subject{}, banyan.Errorf(banyan.Unauthenticated,
 			"node %v of cluster %s answers only to holders of the cluster's certificates: use a context ('banyan up' on the first machine wrote one under its configuration directory; copy it here), or 'banyan join' with a token from 'banyan token' to make this machine a node", g.Node, g.Cluster)
 	}
 	cert := state.VerifiedChains[0][0]
-	who, cluster, err := pki.SubjectOf(cert)
-	switch {
-	case err != nil:
-		return who, banyan.Errorf(banyan.Unauthenticated, "the certificate is not one of banyan's: %w", err)
-	case cluster != g.Cluster:
-		return who, banyan.Errorf(banyan.Unauthenticated, "the certificate is of cluster %s, this is cluster %s: choose the right context with --context", cluster, g.Cluster)
-	case time.Now().After(cert.NotAfter): // connections outlive certificates
-		return who, banyan.Errorf(banyan.Unauthenticated, "the certificate of %s %q expired at %s: connect again with a renewed one", who.Kind, who.Name, cert.NotAfter.Format(time.RFC3339))
+	c, ok := ctx.Value(connectionKey{}).(*connection)
+	if !ok {
+		c = &connection{}
 	}
-	return who, nil
+	c.once.Do(func() { c.who, c.cluster, c.err = pki.SubjectOf(cert) })
+	switch {
+	case c.err != nil:
+		return c.who, banyan.Errorf(banyan.Unauthenticated, "the certificate is not one of banyan's: %w", c.err)
+	case c.cluster != g.Cluster:
+		return c.who, banyan.Errorf(banyan.Unauthenticated, "the certificate is of cluster %s, this is cluster %s: choose the right context with --context", c.cluster, g.Cluster)
+	case time.Now().After(cert.NotAfter): // connections outlive certificates
+		return c.who, banyan.Errorf(banyan.Unauthenticated, "the certificate of %s %q expired at %s: connect again with a renewed one", c.who.Kind, c.who.Name, cert.NotAfter.Format(time.RFC3339))
+	}
+	return c.who, nil
 }
 
 // refuse answers in the caller's protocol, or in plain text.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	ce := wire.Encode(err)
 	if writer := connect.NewErrorWriter(); r.Method == http.MethodPost && writer.IsSupported(r) {
-		writer.Write(w, r, ce) // the caller is gone if this fails
+		_ = writer.Write(w, r, ce) // the caller is gone if this fails
 		return
 	}
 	http.Error(w, err.Error(), httpStatus(banyan.KindOf(err)))
@@ -134,8 +155,8 @@ func bounded(places chan struct{}) func(string, http.Handler) (string, http.Hand
 			defer cancel()
 			control := http.NewResponseController(w)
 			until := time.Now().Add(chunkMax)
-			control.SetReadDeadline(until) // not all writers can; the context bounds the rest
-			control.SetWriteDeadline(until)
+			_ = control.SetReadDeadline(until) // not all writers can; the context bounds the rest
+			_ = control.SetWriteDeadline(until)
 			next.ServeHTTP(w, r.WithContext(ctx))
 		})
 	}

@@ -170,7 +170,7 @@ func (a *anywhere) Cancel(ctx context.Context, req *banyanv1.CancelRequest) (*ba
 // is on its way: the caller does that, with the same job id.
 func (a *anywhere) Submit(ctx context.Context, next func() (*banyanv1.SubmitRequest, error)) (*banyanv1.SubmitResponse, error) {
 	first, err := next()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, banyan.Errorf(banyan.Invalid, "the submission is empty: its first message carries job_id and spec")
 	} else if err != nil {
 		return nil, err
@@ -215,9 +215,9 @@ func forward(ctx context.Context, client banyanv1connect.JobsClient, first *bany
 			break
 		}
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		cancel() // never closed, so never stored
-		stream.CloseAndReceive()
+		_, _ = stream.CloseAndReceive() // frees the stream; err says what went wrong
 		return nil, err
 	}
 	reply, err := stream.CloseAndReceive()
