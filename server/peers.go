@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"banyan/api/wire"
 	"banyan/client"
 	"banyan/gate"
+	"banyan/mvcc"
 	"banyan/pki"
 	"banyan/store"
 
@@ -86,7 +88,7 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 	}
 	stream := c.SendSnapshot(ctx)
 	s := snapshotSender{send: stream.Send, msg: &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw}}
-	if err := s.stream(view); err != nil && err != io.EOF { // EOF: the answer says why
+	if err := s.stream(view); err != nil && !errors.Is(err, io.EOF) { // EOF: the answer says why
 		return err
 	}
 	_, err = stream.CloseAndReceive()
@@ -102,7 +104,7 @@ type snapshotSender struct {
 	sum  rowSum
 }
 
-func (s *snapshotSender) stream(view *store.View) error {
+func (s *snapshotSender) stream(view mvcc.Reader) error {
 	var failed error
 	err := view.Scan(nil, nil, func(k, v []byte) bool {
 		s.msg.Keys = append(s.msg.Keys, append([]byte(nil), k...))
@@ -150,6 +152,9 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 		return nil, banyan.Errorf(banyan.Invalid, "empty snapshot: %w", errOr(stream.Err(), io.ErrUnexpectedEOF))
 	}
 	head := stream.Msg()
+	if len(head.Keys) != len(head.Values) {
+		return nil, banyan.Errorf(banyan.Invalid, "snapshot: %d keys with %d values", len(head.Keys), len(head.Values))
+	}
 	var m raftpb.Message
 	if err := proto.Unmarshal(head.RaftMessage, &m); err != nil {
 		return nil, banyan.Errorf(banyan.Invalid, "snapshot: %w", err)
@@ -157,7 +162,12 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 	if who, _ := gate.Caller(ctx); m.GetFrom() != uint64(who.Node) {
 		return nil, banyan.Errorf(banyan.PermissionDenied, "node %v sent a snapshot in the name of node %d", who.Node, m.GetFrom())
 	}
-	r := snapshotReceiver{stream: stream, msg: head}
+	r := snapshotReceiver{msg: head, receive: func() (*peerv1.SnapshotChunk, error) {
+		if !stream.Receive() {
+			return nil, errOr(stream.Err(), io.ErrUnexpectedEOF)
+		}
+		return stream.Msg(), nil
+	}}
 	if err := n.host.ReceiveSnapshot(ctx, banyan.ShardID(head.Shard), &m, r.next); err != nil {
 		return nil, err
 	}
@@ -165,11 +175,11 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 }
 
 type snapshotReceiver struct {
-	stream *connect.ClientStream[peerv1.SnapshotChunk]
-	msg    *peerv1.SnapshotChunk
-	at     int
-	rows   uint64
-	sum    rowSum
+	msg     *peerv1.SnapshotChunk
+	receive func() (*peerv1.SnapshotChunk, error)
+	at      int
+	rows    uint64
+	sum     rowSum
 }
 
 // next gives one row after another and io.EOF when all came through whole.
@@ -181,10 +191,10 @@ func (r *snapshotReceiver) next() (key, value []byte, err error) {
 			}
 			return nil, nil, io.EOF
 		}
-		if !r.stream.Receive() {
-			return nil, nil, banyan.Errorf(banyan.Unavailable, "snapshot cut off after %d rows: %w", r.rows, errOr(r.stream.Err(), io.ErrUnexpectedEOF))
+		if r.msg, err = r.receive(); err != nil {
+			return nil, nil, banyan.Errorf(banyan.Unavailable, "snapshot cut off after %d rows: %w", r.rows, err)
 		}
-		r.msg, r.at = r.stream.Msg(), 0
+		r.at = 0
 		if len(r.msg.Keys) != len(r.msg.Values) {
 			return nil, nil, banyan.Errorf(banyan.Invalid, "snapshot: %d keys with %d values", len(r.msg.Keys), len(r.msg.Values))
 		}

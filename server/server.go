@@ -343,7 +343,7 @@ func retry(ctx context.Context, fn func() error) error {
 		err := fn()
 		switch {
 		case err == nil || ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // as said above
 		case !banyan.IsKind(err, banyan.Unavailable) && !banyan.IsKind(err, banyan.Timeout):
 			return err
 		}

@@ -16,7 +16,7 @@ func diskSpace(dir string) (free, total int64) {
 	if syscall.Statfs(dir, &st) != nil {
 		return 0, 0
 	}
-	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize)
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize) //nolint:unconvert // the types differ between systems
 }
 
 // residentMemory gives the bytes of memory this process occupies.

@@ -1,0 +1,215 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/client"
+	"banyan/pki"
+	"banyan/store"
+)
+
+// start runs an embedded node in dir until the test, or the returned func, ends it.
+func start(t *testing.T, dir string) (*Server, func()) {
+	t.Helper()
+	n, err := New(Config{Dir: dir, Embedded: true, Slots: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	select {
+	case <-n.Ready():
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	return n, stop
+}
+
+func TestKeysOutliveTheNode(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "node")
+	n, stop := start(t, dir)
+	c, err := client.Open(client.Config{Transport: client.InProcess(n.Handler())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.KV().Put(t.Context(), []byte("a/b"), []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	stop()
+	n, _ = start(t, dir)
+	c, err = client.Open(client.Config{Transport: client.InProcess(n.Handler())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	kv, err := c.KV().Get(t.Context(), []byte("a/b"))
+	if err != nil || string(kv.Value) != "kept" {
+		t.Fatalf("Get after a restart: %v, %v", kv, err)
+	}
+}
+
+func TestTwoNodesOnOneDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "node")
+	start(t, dir)
+	_, err := New(Config{Dir: dir, Embedded: true})
+	if !banyan.IsKind(err, banyan.Unavailable) {
+		t.Fatalf("second node on %s: %v", dir, err)
+	}
+}
+
+func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
+	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
+	db := n.router
+	if err := found(t.Context(), db, clusterRow{ID: "c"}, nodeRow{ID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := pki.NewCA("c", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 3, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		wg  sync.WaitGroup
+		mu  sync.Mutex
+		ids = map[banyan.NodeID]bool{}
+	)
+	for i := range 10 {
+		wg.Go(func() {
+			id, err := admit(t.Context(), db, token, nodeRow{Name: fmt.Sprint(i), JoinMs: time.Now().UnixMilli()})
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil && ids[id]:
+				t.Errorf("node id %v was given twice", id)
+			case err == nil:
+				ids[id] = true
+			case !banyan.IsKind(err, banyan.Unauthenticated):
+				t.Errorf("admit: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(ids) != 3 {
+		t.Errorf("%d nodes were let in with 3 uses: %v", len(ids), ids)
+	}
+	short, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 1, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admit(t.Context(), db, short, nodeRow{JoinMs: time.Now().Add(2 * time.Hour).UnixMilli()}); !banyan.IsKind(err, banyan.Unauthenticated) {
+		t.Errorf("an expired token: %v", err)
+	}
+}
+
+func TestJoinChecksTheCaller(t *testing.T) {
+	now := time.Now()
+	good := func() *banyanv1.JoinRequest {
+		return &banyanv1.JoinRequest{Protocol: banyan.ProtocolVersion, NowMs: now.UnixMilli(), Address: "127.0.0.1:1"}
+	}
+	if err := checkJoin(good(), now); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*banyanv1.JoinRequest){
+		"clock":    func(r *banyanv1.JoinRequest) { r.NowMs += clockSkewMax.Milliseconds() + 1 },
+		"protocol": func(r *banyanv1.JoinRequest) { r.Protocol++ },
+		"address":  func(r *banyanv1.JoinRequest) { r.Address = "nowhere" },
+		"name":     func(r *banyanv1.JoinRequest) { r.Name = strings.Repeat("x", banyan.NameBytesMax+1) },
+	} {
+		r := good()
+		spoil(r)
+		if err := checkJoin(r, now); err == nil {
+			t.Errorf("a join with a bad %s was taken", name)
+		}
+	}
+}
+
+func TestBadDirectories(t *testing.T) {
+	f := func(name string, want banyan.Kind, prepare func(dir string)) {
+		t.Helper()
+		dir := filepath.Join(t.TempDir(), name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		prepare(dir)
+		if _, err := New(Config{Dir: dir, Embedded: true}); !banyan.IsKind(err, want) {
+			t.Errorf("%s: %v, want kind %v", name, err, want)
+		}
+	}
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f("foreign", banyan.Invalid, func(dir string) { write(filepath.Join(dir, "thesis.tex"), "x") })
+	f("newer", banyan.TooNew, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 99, "shiny": true}`) })
+	f("torn", banyan.Corrupt, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 1, "clu`) })
+	f("unknown", banyan.Corrupt, func(dir string) {
+		write(filepath.Join(dir, "node.json"), `{"version": 1, "cluster": "c", "node": 1, "shards": 1, "slots": 1, "extra": 1}`)
+	})
+	f("mixed", banyan.Conflict, func(dir string) {
+		st, err := store.Open(filepath.Join(dir, "store"), store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(st.SetIdentity(store.Identity{Cluster: "other", Node: 7}), st.Close()); err != nil {
+			t.Fatal(err)
+		}
+		write(filepath.Join(dir, "node.json"), `{"version": 1, "cluster": "mine", "node": 1, "name": "x", "shards": 1, "slots": 1}`)
+	})
+}
+
+func TestConfigIsCheckedFirst(t *testing.T) {
+	for _, c := range []Config{
+		{}, {Dir: "d", Listen: "here"}, {Dir: "d", Advertise: "1.2.3.4"}, {Dir: "d", Slots: -1},
+		{Dir: "d", Replication: 2}, {Dir: "d", Shards: banyan.ShardsMax + 1}, {Dir: "d", Zone: strings.Repeat("z", 300)},
+	} {
+		if err := c.Validate(); !banyan.IsKind(err, banyan.Invalid) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+func TestEditNodeKeepsBothOfTwoEdits(t *testing.T) {
+	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
+	if err := found(t.Context(), n.router, clusterRow{ID: "c"}, nodeRow{ID: 1, Slots: 0}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := editNode(t.Context(), n.router, 1, func(r *nodeRow) bool { r.Slots++; return true }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	row, err := editNode(t.Context(), n.router, 1, func(*nodeRow) bool { return false })
+	if err != nil || row.Slots != 8 {
+		t.Errorf("after 8 edits: %+v, %v", row, err)
+	}
+	if _, err := editNode(t.Context(), n.router, 9, func(*nodeRow) bool { return true }); !banyan.IsKind(err, banyan.NotFound) {
+		t.Errorf("a node that is not there: %v", err)
+	}
+}
