@@ -3,6 +3,7 @@ package work
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"banyan"
@@ -238,7 +239,7 @@ func (p *taskPage) failures(ctx context.Context) error {
 		bytes += len(result.Value)
 		return p.add(*result)
 	})
-	if err == full {
+	if errors.Is(err, full) {
 		p.out.More, err = true, nil
 	}
 	return err

@@ -431,8 +431,8 @@ func TestAnswersThatGetLostAreAskedForAgain(t *testing.T) {
 	b := newBench(t)
 	n := 0
 	b.rows.before = func(banyan.ShardID, *mvcc.Command) (bool, error) {
-		if n++; n%3 == 0 {
-			return n%2 == 0, banyan.Errorf(banyan.Unavailable, "try again")
+		if n++; n == 1 || n%3 == 0 {
+			return n%2 == 1, banyan.Errorf(banyan.Unavailable, "try again")
 		}
 		return false, nil
 	}
