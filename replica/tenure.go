@@ -63,7 +63,7 @@ func (t *tenure) put(m *raftpb.Message) {
 func (g *group) admit(m *raftpb.Message) *raftpb.Message {
 	switch m.GetType() {
 	case raftpb.MsgAppResp:
-		if g.leader && m.GetVote() != g.tenure.began[m.GetFrom()] {
+		if g.leader && m.GetTerm() == g.term && m.GetVote() != g.tenure.began[m.GetFrom()] {
 			return nil
 		}
 	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
