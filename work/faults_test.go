@@ -48,7 +48,7 @@ type simAttempt struct {
 	said bool // on this stream
 }
 
-const seeds = 120
+const seeds = 60
 
 func TestCoreUnderRandomFaults(t *testing.T) {
 	for seed := range uint64(seeds) {
