@@ -179,7 +179,7 @@ func stepped(t raftpb.MessageType) bool {
 // create makes the empty replica that a first message asks for.
 func (c *Core) create(shard banyan.ShardID, t raftpb.MessageType) *group {
 	switch t {
-	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgVote, raftpb.MsgPreVote, raftpb.MsgSnap:
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
 	default:
 		return nil
 	}

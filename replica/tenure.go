@@ -19,6 +19,11 @@ import (
 // sends, the replica into its acknowledgements, both in Vote, which these
 // messages leave empty; an acknowledgement with another number is dropped.
 // Messages of earlier terms raft drops itself.
+//
+// And an empty replica does not vote. One that was here before may have made
+// up the majority for a configuration that a candidate has not heard of; the
+// empty one would elect that candidate. No voter is ever empty: it was a learner
+// that has caught up.
 
 // Tenure is what a replica has last heard about its membership.
 type Tenure struct {
@@ -64,6 +69,10 @@ func (g *group) admit(m *raftpb.Message) *raftpb.Message {
 	switch m.GetType() {
 	case raftpb.MsgAppResp:
 		if g.leader && m.GetTerm() == g.term && m.GetVote() != g.tenure.began[m.GetFrom()] {
+			return nil
+		}
+	case raftpb.MsgVote, raftpb.MsgPreVote:
+		if g.applied == 0 {
 			return nil
 		}
 	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:

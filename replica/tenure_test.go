@@ -101,3 +101,44 @@ func mustNot(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// TestAnEmptyReplicaDoesNotVote has a node come back that has slept through a
+// change of voters, and meet one that was taken out, destroyed and placed
+// again, empty: together they would be a majority of the old voters, beside the
+// new ones. (Found by package sim: two leaders in one term.)
+func TestAnEmptyReplicaDoesNotVote(t *testing.T) {
+	w := newWorld(t)
+	w.add(1, 0)
+	w.add(2)
+	w.add(3)
+	w.grow(0)
+	w.nodes[1].core.TransferLeader(0, 2, func(err error) { mustNot(t, err) })
+	w.pass(300 * time.Millisecond)
+	w.nodes[1].crash(false)
+	two := w.nodes[2]
+	reconfigure := func(voters, learners []banyan.NodeID) {
+		t.Helper()
+		err := errors.New("not answered")
+		two.core.Reconfigure(0, voters, learners, func(e error) { err = e })
+		w.pump()
+		mustNot(t, err)
+	}
+	reconfigure([]banyan.NodeID{2}, nil)
+	three := w.nodes[3]
+	three.core.Remove(0, three.core.groups[0].heardLast(), func(e error) { mustNot(t, e) })
+	w.pump()
+	b := three.store.NewBatch()
+	b.ClearTombstone(0)
+	mustNot(t, b.Commit(true))
+	two.holdSnaps = true
+	reconfigure([]banyan.NodeID{2}, []banyan.NodeID{3})
+
+	for _, cut := range [][2]banyan.NodeID{{1, 2}, {2, 1}, {2, 3}, {3, 2}} {
+		w.cut[cut] = true
+	}
+	w.nodes[1].restart()
+	w.pass(6 * time.Second)
+	if w.nodes[1].views[0].Leading {
+		t.Errorf("n1 was elected by a replica that knows nothing:\n%s", w.status(0))
+	}
+}
