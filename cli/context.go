@@ -2,7 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -57,8 +60,63 @@ func (a *app) contextCommand() *cobra.Command {
 			return pki.SetCurrentContext(dir, args[0])
 		},
 	}
-	cmd.AddCommand(list, use)
+	cmd.AddCommand(list, use, a.contextExportCommand())
 	return cmd
+}
+
+func (a *app) contextExportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export DIR",
+		Short: "Write the certificates as PEM files, for curl, gRPC clients and browsers",
+		Long: `Write ca.crt, client.crt and client.key into DIR, which is made (mode 0700) if
+need be. Whoever has them can do what you can. Nodes answer to the name "banyan":
+
+  curl --cacert DIR/ca.crt --cert DIR/client.crt --key DIR/client.key \
+    --connect-to banyan:443:HOST:PORT https://banyan/banyan.v1.Cluster/Status \
+    -H 'Content-Type: application/json' -d '{}'`,
+		Args: exactly("DIR"),
+		RunE: func(_ *cobra.Command, args []string) error { return a.exportContext(args[0]) },
+	}
+}
+
+// contextName is the context that a command uses: named, or the current one.
+func (a *app) contextName(dir string) (string, error) {
+	if a.target.context != "" {
+		return a.target.context, nil
+	}
+	if name := a.Env("BANYAN_CONTEXT"); name != "" {
+		return name, nil
+	}
+	name, err := pki.CurrentContext(dir)
+	if err == nil && name == "" {
+		err = banyan.Errorf(banyan.NotFound, "there is no context yet: 'banyan up' starts a cluster here and writes one")
+	}
+	return name, err
+}
+
+func (a *app) exportContext(to string) error {
+	dir, err := a.configDir()
+	if err != nil {
+		return err
+	}
+	name, err := a.contextName(dir)
+	if err != nil {
+		return err
+	}
+	c, err := pki.LoadContext(dir, name)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for file, text := range map[string]string{"ca.crt": c.CA, "client.crt": c.Cert, "client.key": c.Key} {
+		if err := os.WriteFile(filepath.Join(to, file), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(a.Out, "ca.crt, client.crt and client.key of %s are in %s; addresses: %s\n", c.Name, to, strings.Join(c.Addresses, " "))
+	return err
 }
 
 func (a *app) listContexts(f format) error {
