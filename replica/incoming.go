@@ -38,6 +38,8 @@ func (c *Core) StepSnapshot(shard banyan.ShardID, m *raftpb.Message, stage *stor
 	switch {
 	case g == nil || g.removal != nil:
 		done(errNoReplica(shard))
+	case !stage.Current(): // the replica it was meant for was removed meanwhile
+		done(banyan.Errorf(banyan.Unavailable, "shard %d was replaced while its snapshot came in: send a new one", shard))
 	case g.incoming != nil:
 		done(banyan.Errorf(banyan.Unavailable, "shard %d is taking in another snapshot", shard))
 	default:

@@ -142,3 +142,40 @@ func TestAnEmptyReplicaDoesNotVote(t *testing.T) {
 		t.Errorf("n1 was elected by a replica that knows nothing:\n%s", w.status(0))
 	}
 }
+
+// TestSnapshotForAFormerReplica has a snapshot come in so slowly that its
+// replica is removed and taken back meanwhile. (Found by package sim: the node
+// stopped, because the disk refused what raft had accepted.)
+func TestSnapshotForAFormerReplica(t *testing.T) {
+	w := newWorld(t)
+	w.add(1, 0)
+	two := w.add(2)
+	w.pump()
+	w.nodes[1].holdSnaps = true
+	w.nodes[1].core.Reconfigure(0, []banyan.NodeID{1}, []banyan.NodeID{2}, func(err error) { mustNot(t, err) })
+	w.pass(300 * time.Millisecond)
+	if len(w.nodes[1].snapshots) == 0 {
+		t.Fatal("no snapshot is sent")
+	}
+	stage, err := two.store.Stage(0)
+	mustNot(t, err)
+	two.core.Remove(0, two.core.groups[0].heardLast(), func(e error) { mustNot(t, e) })
+	w.pump()
+	b := two.store.NewBatch()
+	b.ClearTombstone(0)
+	mustNot(t, b.Commit(true))
+
+	view, err := w.nodes[1].store.View(0)
+	mustNot(t, err)
+	defer view.Close()
+	m, err := SnapshotMessage(w.nodes[1].snapshots[0].Message, view)
+	mustNot(t, err)
+	two.core.StepSnapshot(0, m, stage, func(e error) { err = e })
+	w.pump()
+	if !banyan.IsKind(err, banyan.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	if two.core == nil {
+		t.Error("the node stopped")
+	}
+}

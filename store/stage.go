@@ -55,6 +55,10 @@ func (st *Stage) Put(key, value []byte) error {
 	return st.sh.s.commit(kv, false)
 }
 
+// Current says whether the shard is still the one the stage was made for: not
+// destroyed, taken back or installed since. Another one can only be aborted.
+func (st *Stage) Current() bool { return st.sh.meta().moves == st.moves }
+
 // Install replaces the shard's state by the staged rows and its log by nothing
 // after index, atomically and synced. Term and vote are those of hs, kept if it
 // is nil; commit is index, also if hs says more: a Ready that brings entries
