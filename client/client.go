@@ -48,7 +48,7 @@ const localAddress = "in-process"
 // Client is a way to one cluster. It is safe for use by many goroutines; close
 // it when done.
 type Client struct {
-	http      *http.Client
+	http      connect.HTTPClient
 	closing   []io.Closer
 	scheme    string
 	single    bool          // one node behind a Transport: nothing to route
@@ -64,6 +64,12 @@ type Client struct {
 	mu    sync.Mutex              // of additions to nodes
 	nodes atomic.Pointer[[]*node] // seeds first; never changed in place
 }
+
+// doer is an http.Client without what Connect has no use for: redirects,
+// cookies, and the cost of both.
+type doer struct{ http.RoundTripper }
+
+func (d doer) Do(req *http.Request) (*http.Response, error) { return d.RoundTrip(req) }
 
 // node is one node's door.
 type node struct {
@@ -81,7 +87,7 @@ func Open(cfg Config) (*Client, error) {
 	switch {
 	case cfg.Transport != nil:
 		c.scheme, c.single = "http", true
-		c.http = &http.Client{Transport: cfg.Transport}
+		c.http = doer{cfg.Transport}
 		cfg.Addresses = []string{localAddress}
 		if closer, ok := cfg.Transport.(io.Closer); ok {
 			c.closing = append(c.closing, closer)
@@ -92,7 +98,7 @@ func Open(cfg Config) (*Client, error) {
 		return nil, banyan.Errorf(banyan.Invalid, "client: Config has no addresses: give host:port of at least one node")
 	default:
 		l := newLanes(cfg.TLS)
-		c.http = &http.Client{Transport: l}
+		c.http = doer{l}
 		c.closing = append(c.closing, l)
 	}
 	for _, addr := range cfg.Addresses {

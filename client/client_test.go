@@ -301,7 +301,7 @@ func TestWatchGoesOnElsewhere(t *testing.T) {
 		}
 		return nil
 	})
-	if err != stop || !slices.Equal(got, []string{"w/1", "w/2", "w/3"}) {
+	if err != stop || !slices.Equal(got, []string{"w/1", "w/2", "w/3"}) { //nolint:errorlint // the very same
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -342,7 +342,7 @@ func TestFollowGivesEveryResultOnce(t *testing.T) {
 		t.Errorf("%v, %v, %v", got, last, err)
 	}
 	own := errors.New("mine")
-	if err := cl.Jobs().Follow(t.Context(), id, 0, func(*banyanv1.FollowResponse) error { return own }); err != own {
+	if err := cl.Jobs().Follow(t.Context(), id, 0, func(*banyanv1.FollowResponse) error { return own }); err != own { //nolint:errorlint // the very same
 		t.Errorf("the caller's error became %v", err)
 	}
 	err = cl.Jobs().Follow(t.Context(), banyan.NewJobID(1, 2), 0, nil)

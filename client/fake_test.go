@@ -237,7 +237,7 @@ func (j *fakeJobs) Submit(ctx context.Context, next func() (*banyanv1.SubmitRequ
 	job := &banyanv1.Job{State: banyanv1.JobState_JOB_STATE_SUCCEEDED}
 	for {
 		m, err := next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, err
