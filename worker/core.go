@@ -203,6 +203,7 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 		return nil
 	}
 	from.demand = int(m.GetDemand())
+	from.hello = from.hello || m.GetSayHello()
 	for _, k := range m.GetRecorded() {
 		c.unwanted(keyOf(k))
 	}
