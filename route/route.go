@@ -15,6 +15,7 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/mvcc"
+	"banyan/obs"
 	"banyan/replica"
 
 	"connectrpc.com/connect"
@@ -125,15 +126,14 @@ func (r *Router) Peer(node banyan.NodeID) (peerv1connect.PeerClient, error) { re
 // carries a term is fenced: it is proposed here once, or not at all.
 func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	if cmd.Term != 0 {
-		return r.cfg.Host.Propose(ctx, shard, cmd)
+		return r.propose(ctx, shard, cmd)
 	}
 	if cmd.Request == (banyan.RequestID{}) {
 		cmd.Request = banyan.NewRequestID()
 	}
 	var res mvcc.Result
 	err := r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
-		own := *cmd // Propose stamps time and term
-		res, err = r.cfg.Host.Propose(ctx, shard, &own)
+		res, err = r.propose(ctx, shard, cmd)
 		return err
 	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
 		reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
@@ -145,6 +145,14 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 		res, err = mvcc.DecodeResult(reply.Msg.Result)
 		return err
 	})
+	return res, err
+}
+
+// propose commits at the replica here, as a span of the caller's trace.
+func (r *Router) propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	ctx, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
+	res, err := r.cfg.Host.Propose(ctx, shard, cmd)
+	span.End(err)
 	return res, err
 }
 
