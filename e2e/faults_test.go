@@ -4,108 +4,41 @@ package e2e
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
-	"sort"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"banyan/pki"
 )
-
-// job is a submitted job as 'job show -o json' tells it.
-type job struct {
-	ID       string `json:"id"`
-	State    string `json:"state"`
-	Tasks    int    `json:"tasks"`
-	Leader   string `json:"leader"`
-	Progress struct {
-		Succeeded, Failed, Running, Pending int
-	} `json:"progress"`
-}
-
-// submit starts a job of n tasks that each note that they ran and print their
-// number, and returns its id.
-func (c *cluster) submit(n int, command string, flags ...string) string {
-	c.t.Helper()
-	args := append(append([]string{"run", "--detach", "-o", "json"}, flags...), "--", command, ":::")
-	for i := range n {
-		args = append(args, strconv.Itoa(i))
-	}
-	out := c.run(args...)
-	var v struct {
-		ID string `json:"job"`
-	}
-	if err := json.Unmarshal([]byte(out), &v); err != nil || v.ID == "" {
-		c.t.Fatalf("run --detach -o json: %v\n%s", err, out)
-	}
-	return v.ID
-}
-
-func decodeInto(out string, j *job) bool { return json.Unmarshal([]byte(out), j) == nil }
-
-// waitDone waits until n tasks have succeeded.
-func (c *cluster) waitDone(id string, n int) {
-	c.t.Helper()
-	c.eventually(fmt.Sprintf("%d tasks of %s are done", n, id), func() bool {
-		var j job
-		out, _, code := c.try("job", "show", id, "-o", "json")
-		return code == 0 && decodeInto(out, &j) && j.Progress.Succeeded >= n
-	})
-}
-
-// checkJob waits for the job's end and checks that each task has exactly one
-// result, with the right output.
-func (c *cluster) checkJob(id string, n int) {
-	c.t.Helper()
-	c.run("wait", id)
-	out := c.run("logs", id)
-	var got []int
-	for _, line := range strings.Fields(out) {
-		v, err := strconv.Atoi(line)
-		if err != nil {
-			c.t.Fatalf("logs of %s: %q", id, line)
-		}
-		got = append(got, v)
-	}
-	sort.Ints(got)
-	if len(got) != n {
-		c.t.Fatalf("%d results of %d tasks: %v", len(got), n, got)
-	}
-	for i, v := range got {
-		if v != i {
-			c.t.Fatalf("result %d is of task %d: one is missing or doubled: %v", i, v, got)
-		}
-	}
-}
 
 func TestKillEachNodeInTurnDuringJobs(t *testing.T) {
 	c := newCluster(t, 3, "--slots", "4")
 	for i := range c.nodes {
-		id := c.submit(60, "sleep 0.05; echo {}")
-		c.waitDone(id, 15)
+		w := c.submit(60)
+		w.waitDone(15)
+		w.expectKept()
 		c.nodes[i].kill()
-		c.checkJob(id, 60)
+		w.check()
 		c.nodes[i].restart()
-		c.eventually("all nodes are alive", func() bool {
-			out := c.run("nodes")
-			return strings.Count(out, "alive") == 3
-		})
+		c.waitAlive(3)
 	}
 }
 
 func TestKillAllAndRestart(t *testing.T) {
+	long(t)
 	c := newCluster(t, 3, "--slots", "2")
 	c.run("kv", "put", "app/color", "green")
-	id := c.submit(40, "sleep 0.05; echo {}")
-	c.waitDone(id, 10)
+	w := c.submit(40)
+	w.waitDone(10)
+	w.expectKept()
 	for _, n := range c.nodes {
 		n.signal(syscall.SIGKILL)
 	}
@@ -121,42 +54,29 @@ func TestKillAllAndRestart(t *testing.T) {
 	if got := strings.TrimSpace(c.run("kv", "get", "app/color")); got != "green" {
 		t.Errorf("kv get after the restart: %q", got)
 	}
-	c.checkJob(id, 40)
+	w.check()
 }
 
-func TestPausedNodeComesBack(t *testing.T) {
+func TestPausedLeaderComesBack(t *testing.T) {
+	long(t)
 	c := newCluster(t, 3, "--slots", "2")
-	id := c.submit(40, "sleep 0.05; echo {}")
-	c.waitDone(id, 8)
-	leader := c.leaderOf(id)
+	w := c.submit(40)
+	w.waitDone(8)
+	leader := w.leader()
+	w.expectKept()
 	leader.signal(syscall.SIGSTOP)
-	c.checkJob(id, 40)
+	w.check()
 	c.run("kv", "put", "a/1", "while paused")
 	leader.signal(syscall.SIGCONT)
-	c.eventually("the paused node is alive again", func() bool {
-		out, _, code := c.try("nodes")
-		return code == 0 && strings.Count(out, "alive") == 3
-	})
-	c.checkJob(id, 40)
+	c.waitAlive(3)
+	w.check() // what the paused node had in hand counts for nothing now
 	if got := strings.TrimSpace(c.run("kv", "get", "a/1")); got != "while paused" {
 		t.Errorf("kv get: %q", got)
 	}
 }
 
-func (c *cluster) leaderOf(id string) *node {
-	c.t.Helper()
-	var j job
-	c.json(&j, "job", "show", id)
-	for _, n := range c.nodes {
-		if n.id == j.Leader {
-			return n
-		}
-	}
-	c.t.Fatalf("job %s is led by %q, no node of ours", id, j.Leader)
-	return nil
-}
-
 func TestWritesSurviveKills(t *testing.T) {
+	long(t)
 	c := newCluster(t, 3)
 	var acked []string
 	for i := range 6 {
@@ -190,7 +110,8 @@ func TestTokens(t *testing.T) {
 	}
 	good := c.token()
 	refused("bad", good[:len(good)-2]+"zz", "token")
-	refused("forged", forge(good), "banyan token")
+	refused("strange", "not-a-token", "banyan token")
+	refused("forged", forge(t, good), "banyan token")
 	c.join(good)
 	refused("reused", good, "banyan token")
 	short := c.token("--ttl", "1s")
@@ -201,8 +122,19 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// forge gives another cluster's well-formed token.
-func forge(string) string { return "banyan-not-a-token" }
+// forge gives a well-formed token for the same cluster with another secret.
+func forge(t *testing.T, token string) string {
+	t.Helper()
+	_, fingerprint, err := pki.ParseToken(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, _, err := pki.NewToken(fingerprint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return forged
+}
 
 func TestStrangersAreRefused(t *testing.T) {
 	c := newCluster(t, 1)
@@ -260,6 +192,7 @@ func replaceAddress(t *testing.T, dir, from, to string) {
 }
 
 func TestFullDisk(t *testing.T) {
+	long(t)
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		t.Skip("needs root on Linux to mount a small tmpfs")
 	}
@@ -278,7 +211,7 @@ func TestFullDisk(t *testing.T) {
 	var errOut string
 	for i := range 1000 {
 		var code int
-		if _, errOut, code = c.tryIn(c.dir, value, "kv", "put", fmt.Sprintf("f/%d", i), "-"); code != 0 {
+		if _, errOut, code = c.tryIn(c.dir, value, "kv", "put", fmt.Sprintf("f/%d", i)); code != 0 {
 			break
 		}
 		acked++
@@ -288,9 +221,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	<-n.done // the node stops rather than go on with a disk it cannot write
 	n.cmd = nil
-	text, err := os.ReadFile(n.log.Name())
-	if err != nil || !strings.Contains(string(text), "space") {
-		t.Errorf("the log does not speak of space: %v\n%s", err, tail(string(text), 20))
+	if text := n.output(); !strings.Contains(text, "free") || !strings.Contains(text, small) {
+		t.Errorf("the log does not say where to free space:\n%s", tail(text, 20))
 	}
 	if err := mountTmpfs(small, "remount,size=96m"); err != nil {
 		t.Fatal(err)
@@ -334,6 +266,7 @@ func TestSendReturnThen(t *testing.T) {
 }
 
 func TestConcurrentClients(t *testing.T) {
+	long(t)
 	c := newCluster(t, 3)
 	var wg sync.WaitGroup
 	for w := range 4 {

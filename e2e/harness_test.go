@@ -69,6 +69,8 @@ type node struct {
 	cmd  *exec.Cmd
 	log  *os.File
 	done chan struct{} // closed when the process has ended
+
+	logged int // bytes of log from before this process
 }
 
 // cluster is some nodes and the operator's configuration.
@@ -101,8 +103,7 @@ func emptyCluster(t *testing.T) *cluster {
 		for _, n := range c.nodes {
 			n.kill()
 			if t.Failed() {
-				text, _ := os.ReadFile(n.log.Name())
-				t.Logf("log of %s:\n%s", n.id, tail(string(text), 60))
+				t.Logf("log of %s:\n%s", n.id, tail(n.output(), 60))
 			}
 			_ = n.log.Close()
 		}
@@ -160,6 +161,7 @@ func (c *cluster) join(token string, flags ...string) *node {
 // start runs the process; its output goes to the node's log.
 func (n *node) start(args ...string) {
 	n.c.t.Helper()
+	n.logged = len(n.output())
 	n.cmd = exec.Command(n.c.bin, args...)
 	n.cmd.Env = n.c.env()
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
@@ -180,22 +182,31 @@ func (n *node) restart() {
 	n.waitReady()
 }
 
+// waitReady waits until the process says that the node is up, and the cluster answers.
 func (n *node) waitReady() {
 	n.c.t.Helper()
-	n.c.eventually("node "+n.id+" answers", func() bool {
+	n.c.eventually("node "+n.id+" is up", func() bool {
 		select {
 		case <-n.done:
-			n.c.t.Fatalf("node %s ended", n.id)
+			n.c.t.Fatalf("node %s ended:\n%s", n.id, tail(n.output(), 5))
 		default:
 		}
-		_, _, code := n.c.try("nodes", "--context", "", "-o", "json")
-		conn, err := net.Dial("tcp", n.addr)
-		if err != nil {
-			return false
-		}
-		_ = conn.Close()
+		return strings.Contains(n.output()[n.logged:], " is up at ")
+	})
+	n.c.eventually("the cluster answers", func() bool {
+		_, _, code := n.c.try("nodes")
 		return code == 0
 	})
+}
+
+// output is what the processes of the node have printed.
+func (n *node) output() string {
+	n.c.t.Helper()
+	text, err := os.ReadFile(n.log.Name())
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	return string(text)
 }
 
 // kill ends the process with SIGKILL and waits until it is gone.
@@ -225,9 +236,6 @@ func (c *cluster) tryIn(dir, stdin string, args ...string) (stdout, stderr strin
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	if i := indexOf(args, "--context"); i >= 0 && args[i+1] == "" {
-		args = append(append([]string{}, args[:i]...), args[i+2:]...)
-	}
 	cmd := exec.CommandContext(ctx, c.bin, args...)
 	cmd.Env, cmd.Dir = c.env(), dir
 	cmd.Stdin = strings.NewReader(stdin)
@@ -239,15 +247,6 @@ func (c *cluster) tryIn(dir, stdin string, args ...string) (stdout, stderr strin
 		c.t.Fatalf("banyan %s: %v", strings.Join(args, " "), err)
 	}
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
-}
-
-func indexOf(args []string, s string) int {
-	for i, a := range args {
-		if a == s && i+1 < len(args) {
-			return i
-		}
-	}
-	return -1
 }
 
 // run is try for commands that must succeed.
