@@ -1,0 +1,227 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"banyan"
+	"banyan/replica"
+	"banyan/store"
+)
+
+// process is one life of a node: what Host does with goroutines is done here by
+// events. It writes, sends and applies through the same calls as Host.
+type process struct {
+	w       *world
+	n       *node
+	store   *store.Store
+	core    *replica.Core
+	applier *replica.Applier
+	hub     *replica.Hub
+	batch   *store.Batch
+	began   time.Duration
+	dead    bool
+
+	in      []func(*replica.Core)
+	woken   bool
+	ticked  bool
+	timerAt time.Duration // of the earliest timer planned; 0: none
+	eff     replica.Effects
+	views   map[banyan.ShardID]replica.View
+
+	appends   []*replica.Append
+	writing   bool
+	applies   []*replica.Apply
+	applying  bool
+	snapshots []replica.Envelope
+	sending   int
+	receiving map[banyan.ShardID]bool
+
+	taps    []*listener
+	tallies map[banyan.ShardID]*tally
+}
+
+const tickEvery = 100 * time.Millisecond
+
+// after plans something this process does. It does not happen if the process
+// is dead by then, and waits if it is paused.
+func (p *process) after(d time.Duration, do func()) {
+	p.w.after(d, func() { p.resume(do) })
+}
+
+func (p *process) resume(do func()) {
+	switch till := p.n.pausedTill; {
+	case p.dead:
+	case till > p.w.now:
+		p.w.after(till-p.w.now, func() { p.resume(do) })
+	default:
+		do()
+	}
+}
+
+// clock is the Core's time.
+func (p *process) clock() time.Duration {
+	return time.Duration(float64(p.w.now-p.began)*p.n.drift) + 1
+}
+
+// work is how long something takes on this machine that takes d on an idle one.
+func (p *process) work(d time.Duration) time.Duration {
+	return p.w.between(d/2, d*3/2) * time.Duration(p.n.slow)
+}
+
+// tick moves raft's clock; while paused, ticks are missed, as a Ticker's are.
+func (p *process) tick() {
+	p.after(time.Duration(float64(tickEvery)/p.n.drift), func() {
+		p.ticked = true
+		p.wake()
+		p.tick()
+	})
+}
+
+// input hands something to the core.
+func (p *process) input(f func(*replica.Core)) {
+	p.in = append(p.in, f)
+	p.wake()
+}
+
+func (p *process) wake() {
+	if !p.woken {
+		p.woken = true
+		p.after(p.work(50*time.Microsecond), p.turn)
+	}
+}
+
+// turn is one round of Host's loop.
+func (p *process) turn() {
+	p.woken = false
+	p.core.Advance(p.clock())
+	if p.ticked {
+		p.ticked = false
+		p.core.Tick()
+	}
+	in := p.in
+	p.in = nil
+	for _, f := range in {
+		f(p.core)
+	}
+	p.core.Process(&p.eff)
+	p.carryOut()
+	if at, ok := p.core.NextTimer(); ok && (p.timerAt == 0 || at < p.timerAt) {
+		p.timerAt = at
+		p.after(max(at-p.clock(), time.Millisecond), func() { p.timerAt = 0; p.wake() })
+	}
+}
+
+func (p *process) carryOut() {
+	for _, e := range p.eff.Send {
+		p.w.net.send(p.n, e)
+	}
+	p.appends = append(p.appends, p.eff.Appends...)
+	p.applies = append(p.applies, p.eff.Applies...)
+	p.snapshots = append(p.snapshots, p.eff.Snapshots...)
+	p.write()
+	p.apply()
+	p.sendSnapshots()
+	for _, v := range p.eff.Views {
+		if p.views[v.Shard] = v; v.Gone {
+			delete(p.views, v.Shard)
+		}
+	}
+	for _, l := range p.eff.Leadership {
+		p.w.note("leads", uint64(p.n.id), uint64(l.Shard), l.Term, flag(l.Leading))
+		p.w.truth[l.Shard].leads(p.n.id, l)
+		p.lead(l)
+	}
+	p.eff.Reset()
+}
+
+func flag(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// write is Host's goroutine of that name.
+func (p *process) write() {
+	if p.writing || len(p.appends) == 0 {
+		return
+	}
+	p.writing = true
+	appends := p.appends
+	p.appends = nil
+	p.after(min(p.work(time.Millisecond)*time.Duration(p.n.slowDisk), time.Second), func() { p.written(appends) })
+}
+
+func (p *process) written(appends []*replica.Append) {
+	halted := false
+	err := replica.Persist(p.batch, appends, func(e replica.Envelope) {
+		if halted = halted || p.n.pass("send"); !halted {
+			p.w.net.send(p.n, e)
+		}
+	})
+	p.w.note("written", uint64(p.n.id), uint64(len(appends)), flag(err == nil))
+	switch {
+	case err != nil:
+		p.diskFailed("write", err)
+		return
+	case halted || p.n.pass("written"):
+		p.n.die(p.n.doom.how, "between disk and network")
+		return
+	}
+	p.writing = false
+	p.input(func(c *replica.Core) {
+		for _, a := range appends {
+			c.Appended(a)
+		}
+	})
+	p.write()
+}
+
+// diskFailed ends the process, as it ends a real one.
+func (p *process) diskFailed(what string, err error) {
+	if !errors.Is(err, store.ErrFatal) {
+		p.w.fail("%v: %s: %v", p.n.id, what, err)
+		return
+	}
+	how := p.n.doom.how
+	if how == "" {
+		how = kill
+	}
+	p.n.die(how, "in "+what)
+}
+
+// apply is Host's goroutine of that name.
+func (p *process) apply() {
+	if p.applying || len(p.applies) == 0 {
+		return
+	}
+	p.applying = true
+	applies := p.applies
+	p.applies = nil
+	p.after(p.work(100*time.Microsecond), func() { p.applied(applies) })
+}
+
+func (p *process) applied(applies []*replica.Apply) {
+	if err := p.applier.Apply(applies); err != nil {
+		p.diskFailed("apply", err)
+		return
+	}
+	for _, a := range applies {
+		if n := len(a.Entries); n > 0 {
+			p.w.note("applied", uint64(p.n.id), uint64(a.Shard), a.Entries[n-1].GetIndex(), a.Entries[n-1].GetTerm())
+		}
+	}
+	p.drainTaps()
+	if p.n.pass("applied") {
+		p.n.die(p.n.doom.how, "between apply and acknowledgement")
+		return
+	}
+	p.applying = false
+	p.input(func(c *replica.Core) {
+		for _, a := range applies {
+			c.Applied(a)
+		}
+	})
+	p.apply()
+}

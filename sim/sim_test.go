@@ -1,0 +1,173 @@
+package sim
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"banyan"
+	"banyan/mvcc"
+)
+
+// budget is how many seeds every run of the tests tries.
+const budget = 400
+
+// mustReach is what so many seeds come through: a point that never happens is
+// a part of the simulation that tests nothing.
+var mustReach = []string{
+	"1 voters", "3 voters", "change of voters unknown", "leader transferred", "replica removed", "replica taken back",
+	"snapshot installed", "snapshot broken off", "compacted", "watch moved", "watch compacted away", "watch begun anew",
+	"client gave up", "client timed out", "outcome unknown", "retry deduplicated",
+	"controller does not know", "controller refused by its term",
+	"replicas compared", "stale read", "stale read that says it is old",
+}
+
+func TestSeeds(t *testing.T) {
+	seeds := uint64(budget)
+	if testing.Short() {
+		seeds = budget / 10
+	}
+	total := Report{Faults: map[string]int{}, Reached: map[string]int{}}
+	for seed := uint64(1); seed <= seeds; seed++ {
+		r := Run(Config{Seed: seed})
+		total.Add(r)
+		if r.Failure != nil {
+			t.Fatalf("seed %d: %v\nsee it again: %s", seed, r.Failure, r.Replay())
+		}
+	}
+	t.Logf("%d seeds, %v simulated, %d operations, faults %v", seeds, total.Time.Round(time.Second), total.Ops, total.Faults)
+	if total.Unsure > 0 {
+		t.Errorf("%d histories were too hard to check", total.Unsure)
+	}
+	if testing.Short() {
+		return
+	}
+	for _, kind := range faultKinds {
+		if total.Faults[kind] == 0 {
+			t.Errorf("never injected: %s", kind)
+		}
+	}
+	for _, name := range mustReach {
+		if total.Reached[name] == 0 {
+			t.Errorf("never reached: %s", name)
+		}
+	}
+}
+
+// TestFound runs seeds that have found something once. The script or test that
+// pins each down for good is named with it; what a seed does changes whenever
+// the simulation draws in another order.
+func TestFound(t *testing.T) {
+	for seed, what := range map[uint64]string{
+		44:    "a replica credited with its predecessor's log (replica: TestMessagesOfAFormerReplica)",
+		493:   "a sole voter that called its state new before it had applied its log",
+		2659:  "a leader that removed itself and left nobody who could be elected (replica: move.txt)",
+		6143:  "a second leader, elected by an empty replica (replica: TestAnEmptyReplicaDoesNotVote)",
+		7942:  "a leader that did not listen to a replica of a later term",
+		10916: "a node stopped by a snapshot for a removed replica (replica: TestSnapshotForAFormerReplica)",
+	} {
+		if r := Run(Config{Seed: seed}); r.Failure != nil {
+			t.Errorf("seed %d, which once found %s: %v\nsee it again: %s", seed, what, r.Failure, r.Replay())
+		}
+	}
+}
+
+func TestSeedsRepeatExactly(t *testing.T) {
+	seen := map[uint64]uint64{}
+	for seed := uint64(1); seed <= 12; seed++ {
+		for _, nodes := range []int{0, 5} {
+			a, b := Run(Config{Seed: seed, Nodes: nodes}), Run(Config{Seed: seed, Nodes: nodes, Trace: &strings.Builder{}})
+			if a.Hash != b.Hash || a.Events != b.Events || a.Time != b.Time {
+				t.Errorf("seed %d: two runs differ: %d events until %v, %d until %v", seed, a.Events, a.Time, b.Events, b.Time)
+			}
+			if other, ok := seen[a.Hash]; ok && other != seed {
+				t.Errorf("seeds %d and %d are the same run", seed, other)
+			}
+			seen[a.Hash] = seed
+		}
+	}
+}
+
+// What follows shows that the checkers can fail.
+
+func answered(o op, call, back int) *op {
+	o.call, o.back, o.done = time.Duration(call), time.Duration(back), true
+	return &o
+}
+
+func TestHistoriesThatAreWrong(t *testing.T) {
+	put1 := answered(op{kind: put, key: "k", value: "1", answer: answer{ok: true, revision: 1, effect: true}}, 1, 2)
+	put2 := answered(op{client: 1, kind: put, key: "k", value: "2", answer: answer{ok: true, revision: 2, effect: true}}, 3, 4)
+	get := func(value string, revision banyan.Revision) *op {
+		return answered(op{client: 2, kind: get, key: "k", answer: answer{value: value, found: true, ok: true, revision: revision}}, 5, 6)
+	}
+	for _, c := range []struct {
+		name string
+		ops  []*op
+		want string
+	}{
+		{"right", []*op{put1, put2, get("2", 2)}, ""},
+		{"lost write", []*op{put1, put2, get("1", 2)}, "not linearizable"},
+		{"old state", []*op{put1, put2, get("1", 1)}, "older state"},
+		{"one revision twice", []*op{put1, answered(op{kind: put, key: "k", value: "3", answer: answer{ok: true, revision: 1, effect: true}}, 1, 2)}, "both told"},
+		{"failed for no reason", []*op{put1, answered(op{kind: cas, key: "k", expect: "1", value: "2", answer: answer{revision: 1}}, 3, 4)}, "not linearizable"},
+	} {
+		w := newWorld(Config{Seed: 1})
+		w.checkOrder(0, c.ops)
+		w.checkKey(0, "k", c.ops)
+		if got := w.failure; (got == nil) != (c.want == "") || got != nil && !strings.Contains(got.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func change(key, value string, revision banyan.Revision) mvcc.Event {
+	return mvcc.Event{Row: mvcc.Row{Key: []byte(key), Value: []byte(value), Create: revision, Mod: revision, Version: 1}}
+}
+
+func TestWatchersThatAreWrong(t *testing.T) {
+	a, b, c := change("a", "1", 1), change("b", "1", 2), change("c", "1", 3)
+	for _, tc := range []struct {
+		name  string
+		heard []mvcc.Event
+		upTo  banyan.Revision
+		want  string
+	}{
+		{"right", []mvcc.Event{a, b, c}, 3, ""},
+		{"a gap", []mvcc.Event{a, c}, 3, "heard []"},
+		{"twice", []mvcc.Event{a, a, b, c}, 3, "but it was"},
+		{"out of order", []mvcc.Event{b, a, c}, 3, "heard []"},
+		{"another value", []mvcc.Event{change("a", "2", 1), b, c}, 3, "but it was"},
+		{"too much", []mvcc.Event{a, b, c, change("d", "1", 4)}, 4, "nobody has applied"},
+	} {
+		w := newWorld(Config{Seed: 1})
+		w.truth[0] = newTruth(w, 0)
+		for _, e := range []mvcc.Event{a, b, c} {
+			w.truth[0].extend([]mvcc.Event{e})
+		}
+		l := listener{w: w, who: "watcher"}
+		l.hear(slices.Clone(tc.heard), tc.upTo)
+		if got := w.failure; (got == nil) != (tc.want == "") || got != nil && !strings.Contains(got.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestStaleReadsThatLie(t *testing.T) {
+	w := newWorld(Config{Seed: 1})
+	w.plan.drift = 0
+	w.truth[0] = newTruth(w, 0)
+	w.now = time.Second
+	w.truth[0].acknowledge(7)
+	w.now = 3 * time.Second
+	p := &process{n: w.nodes[0]}
+	w.checkAge(p, 0, answer{revision: 6, age: 2500 * time.Millisecond})
+	w.checkAge(p, 0, answer{revision: 7, age: 0})
+	if w.failure != nil {
+		t.Fatal(w.failure)
+	}
+	if w.checkAge(p, 0, answer{revision: 6, age: 1500 * time.Millisecond}); w.failure == nil {
+		t.Error("a read that says it is younger than it is was believed")
+	}
+}

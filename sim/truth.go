@@ -1,0 +1,259 @@
+package sim
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"banyan"
+	"banyan/mvcc"
+	"banyan/replica"
+)
+
+// truth is the one history of a shard, as first applied anywhere. Every other
+// replica, and every watcher, must see the same.
+type truth struct {
+	w     *world
+	shard banyan.ShardID
+
+	revisions [][]mvcc.Event // of revision i+1
+	leaders   map[uint64]banyan.NodeID
+	digests   map[uint64]uint64 // of the state at an applied index
+	acked     []ack
+	tally     int
+}
+
+// ack says that by at the revision was acknowledged to somebody.
+type ack struct {
+	at       time.Duration
+	revision banyan.Revision // the highest so far
+}
+
+func newTruth(w *world, shard banyan.ShardID) *truth {
+	return &truth{w: w, shard: shard, leaders: map[uint64]banyan.NodeID{}, digests: map[uint64]uint64{}}
+}
+
+func (t *truth) revision() banyan.Revision { return banyan.Revision(len(t.revisions)) }
+
+// leads checks that a term has one leader.
+func (t *truth) leads(node banyan.NodeID, l replica.Leadership) {
+	if !l.Leading {
+		return
+	}
+	t.w.reach("elected")
+	if other, ok := t.leaders[l.Term]; ok && other != node {
+		t.w.fail("shard %d has two leaders in term %d: %v and %v", t.shard, l.Term, other, node)
+	}
+	t.leaders[l.Term] = node
+}
+
+func (t *truth) acknowledge(revision banyan.Revision) {
+	if n := len(t.acked); n == 0 || t.acked[n-1].revision < revision {
+		t.acked = append(t.acked, ack{t.w.now, revision})
+	}
+}
+
+// ackedBy is the highest revision that was acknowledged by a time.
+func (t *truth) ackedBy(at time.Duration) banyan.Revision {
+	lo, hi := 0, len(t.acked)
+	for lo < hi {
+		if mid := (lo + hi) / 2; t.acked[mid].at <= at {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == 0 {
+		return 0
+	}
+	return t.acked[lo-1].revision
+}
+
+// extend takes the events of the next revision.
+func (t *truth) extend(events []mvcc.Event) {
+	t.revisions = append(t.revisions, events)
+	for i := range events {
+		if e := &events[i]; string(e.Row.Key) == tallyKey {
+			t.tally++
+			if got := string(e.Row.Value); got != strconv.Itoa(t.tally) {
+				t.w.fail("shard %d, revision %d: a controller wrote tally %s over %d: it did not know what was committed before its term", t.shard, e.Row.Mod, got, t.tally-1)
+			}
+		}
+	}
+}
+
+// listener is somebody who watches [lo, hi) of a shard: what it hears is
+// compared with the truth.
+type listener struct {
+	w      *world
+	who    string
+	shard  banyan.ShardID
+	lo, hi []byte
+	upTo   banyan.Revision // it has heard everything up to here
+	watch  *replica.Watcher
+	first  bool // may be the first to hear of a revision
+}
+
+// drain takes all there is. An error ends the watch.
+func (l *listener) drain() error {
+	for {
+		events, upTo, ok, err := l.watch.TryNext()
+		if err != nil || !ok {
+			return err
+		}
+		l.hear(events, upTo)
+		if l.w.failure != nil {
+			return nil
+		}
+	}
+}
+
+func (l *listener) hear(events []mvcc.Event, upTo banyan.Revision) {
+	t := l.w.truth[l.shard]
+	if upTo < l.upTo {
+		l.w.fail("%s, shard %d: told of revision %d after %d", l.who, l.shard, upTo, l.upTo)
+		return
+	}
+	for rev := l.upTo + 1; rev <= upTo; rev++ {
+		n := 0
+		for n < len(events) && events[n].Row.Mod == rev {
+			n++
+		}
+		if rev > t.revision() {
+			if !l.first {
+				l.w.fail("%s, shard %d: told of revision %d, and nobody has applied more than %d", l.who, l.shard, rev, t.revision())
+				return
+			}
+			t.extend(events[:n:n])
+		} else if want := l.filter(t.revisions[rev-1]); !sameEvents(events[:n], want) {
+			l.w.fail("%s, shard %d, revision %d: heard %v, but it was %v", l.who, l.shard, rev, showEvents(events[:n]), showEvents(want))
+			return
+		}
+		events = events[n:]
+	}
+	if len(events) > 0 {
+		l.w.fail("%s, shard %d: heard %v, which is not of revisions %d to %d in order", l.who, l.shard, showEvents(events), l.upTo+1, upTo)
+	}
+	l.upTo = upTo
+}
+
+func (l *listener) filter(events []mvcc.Event) []mvcc.Event {
+	if l.lo == nil && l.hi == nil {
+		return events
+	}
+	var out []mvcc.Event
+	for _, e := range events {
+		if bytes.Compare(e.Row.Key, l.lo) >= 0 && (l.hi == nil || bytes.Compare(e.Row.Key, l.hi) < 0) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func sameEvents(a, b []mvcc.Event) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		x, y := &a[i].Row, &b[i].Row
+		if a[i].Deleted != b[i].Deleted || !bytes.Equal(x.Key, y.Key) || !bytes.Equal(x.Value, y.Value) ||
+			x.Create != y.Create || x.Mod != y.Mod || x.Version != y.Version || x.Lease != y.Lease {
+			return false
+		}
+	}
+	return true
+}
+
+func showEvents(events []mvcc.Event) []string {
+	out := []string{}
+	for _, e := range events {
+		s := string(e.Row.Key) + "=" + string(e.Row.Value)
+		if e.Deleted {
+			s = string(e.Row.Key) + " deleted"
+		}
+		out = append(out, s+" at "+strconv.FormatUint(uint64(e.Row.Mod), 10))
+	}
+	return out
+}
+
+// tap listens to everything that this process applies.
+func (p *process) tap() {
+	for _, shard := range p.w.shards() {
+		l := &listener{w: p.w, who: "replica on " + p.n.id.String(), shard: shard, first: true}
+		p.taps = append(p.taps, l)
+		p.listen(l)
+	}
+}
+
+// listen begins a tap where the state is, or where the truth ends: an apply
+// that was cut off by a crash may have reached the disk and nobody else.
+func (p *process) listen(l *listener) {
+	revision, err := mvcc.RevisionOf(p.store.Shard(l.shard).Latest())
+	if err == nil {
+		revision = min(revision, p.w.truth[l.shard].revision())
+		l.upTo = revision
+		l.watch, err = p.hub.Watch(l.shard, nil, nil, revision)
+	}
+	if err != nil {
+		p.w.fail("%s: shard %d: %v", l.who, l.shard, err)
+	}
+}
+
+func (p *process) drainTaps() {
+	for _, l := range p.taps {
+		err := l.drain()
+		switch {
+		case err == nil:
+		case banyan.IsKind(err, banyan.Compacted) || banyan.IsKind(err, banyan.Unavailable):
+			p.w.reach("watch begun anew")
+			l.watch.Close()
+			p.listen(l)
+		default:
+			p.w.fail("%s: shard %d: %v", l.who, l.shard, err)
+		}
+	}
+}
+
+// compareReplicas compares the state of replicas that have applied as much.
+func (w *world) compareReplicas() {
+	for _, p := range w.up() {
+		for _, shard := range w.shards() {
+			w.compareReplica(p, shard)
+		}
+	}
+}
+
+func (w *world) compareReplica(p *process, shard banyan.ShardID) {
+	view, err := p.store.View(shard)
+	if err != nil {
+		return // no replica there
+	}
+	defer view.Close()
+	d := fnv(fnvStart)
+	if err := view.Scan(nil, nil, func(k, v []byte) bool {
+		d.bytes(k)
+		d.bytes(v)
+		return true
+	}); err != nil {
+		return
+	}
+	t, at := w.truth[shard], view.AppliedIndex()
+	other, ok := t.digests[at]
+	if ok {
+		w.reach("replicas compared")
+	}
+	if ok && other != uint64(d) {
+		w.fail("%v: shard %d differs from another replica at applied index %d", p.n.id, shard, at)
+	}
+	t.digests[at] = uint64(d)
+}
+
+type fnv uint64
+
+func (f *fnv) bytes(b []byte) {
+	h := (*f ^ fnv(len(b))) * fnvPrime
+	for _, c := range b {
+		h = (h ^ fnv(c)) * fnvPrime
+	}
+	*f = h
+}

@@ -1,0 +1,188 @@
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"banyan"
+)
+
+// world is one run: the clock, what is to happen, the nodes, the network, and
+// what is known to be true.
+type world struct {
+	cfg  Config
+	plan plan
+	rng  *rand.Rand
+	now  time.Duration
+
+	queue  queue
+	seq    uint64
+	events int
+	hash   uint64
+
+	nodes     []*node // by id
+	net       network
+	clients   []*client
+	watchers  []*watcher
+	operator  operator
+	truth     map[banyan.ShardID]*truth
+	history   history
+	faults    map[string]int
+	reached   map[string]int
+	faultless bool // no more faults: the cluster must recover
+	over      bool
+	failure   error
+}
+
+// event is something that happens at a time; events of one time happen in the
+// order in which they were planned.
+type event struct {
+	at  time.Duration
+	seq uint64
+	do  func()
+}
+
+type queue []event
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *queue) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	old[len(old)-1] = event{}
+	*q = old[:len(old)-1]
+	return e
+}
+
+func newWorld(cfg Config) *world {
+	w := &world{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0xba27a2)), hash: fnvStart,
+		truth: map[banyan.ShardID]*truth{}, faults: map[string]int{}, reached: map[string]int{},
+	}
+	w.plan = drawPlan(w.rng, cfg.Nodes)
+	w.net = newNetwork()
+	for i := range w.plan.nodes {
+		w.addNode(banyan.NodeID(i + 1))
+	}
+	return w
+}
+
+// begin starts a cluster of one that the others join.
+func (w *world) begin() {
+	w.say("plan %+v", w.plan)
+	for _, s := range w.shards() {
+		w.truth[s] = newTruth(w, s)
+	}
+	for _, n := range w.nodes {
+		n.bootstrap(w.shards())
+	}
+	for i := range w.plan.clients {
+		w.addClient(i)
+	}
+	for i := range w.plan.watchers {
+		w.addWatcher(i)
+	}
+	w.operator.begin(w)
+	w.beginFaults()
+	w.every(time.Second, w.compareReplicas)
+	w.after(w.plan.length, w.beginRecovery)
+}
+
+// shards are numbered from the root shard.
+func (w *world) shards() []banyan.ShardID {
+	out := make([]banyan.ShardID, w.plan.shards)
+	for i := range out {
+		out[i] = banyan.ShardID(i)
+	}
+	return out
+}
+
+// eventsMax ends a run that does not end by itself.
+const eventsMax = 5_000_000
+
+// run makes everything happen until the run is over or something is wrong.
+func (w *world) run() {
+	for w.failure == nil && !w.over && len(w.queue) > 0 {
+		e := heap.Pop(&w.queue).(event)
+		w.now = e.at
+		w.events++
+		if w.events > eventsMax {
+			w.fail("the run does not end: %d events", w.events)
+		}
+		e.do()
+	}
+}
+
+// after plans an event d from now.
+func (w *world) after(d time.Duration, do func()) {
+	w.seq++
+	heap.Push(&w.queue, event{w.now + max(d, 0), w.seq, do})
+}
+
+// every does something at intervals around d until the run is over.
+func (w *world) every(d time.Duration, do func()) {
+	w.after(w.between(d/2, d*3/2), func() {
+		do()
+		w.every(d, do)
+	})
+}
+
+// fail ends the run; only the first reason counts.
+func (w *world) fail(format string, args ...any) {
+	if w.failure == nil {
+		w.failure = fmt.Errorf("at %v: "+format, append([]any{w.now}, args...)...)
+		w.say("FAILURE %v", w.failure)
+	}
+}
+
+func (w *world) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
+
+// between draws a duration of [lo, hi).
+func (w *world) between(lo, hi time.Duration) time.Duration {
+	if hi <= lo {
+		return lo
+	}
+	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
+}
+
+func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }
+
+// fault counts an injected fault, reach a state that runs should come through.
+func (w *world) fault(kind string) { w.faults[kind]++ }
+func (w *world) reach(name string) { w.reached[name]++ }
+
+// FNV-1a, 64 bit.
+const (
+	fnvStart = 14695981039346656037
+	fnvPrime = 1099511628211
+)
+
+func (w *world) mix(v uint64) {
+	for range 8 {
+		w.hash = (w.hash ^ v&0xff) * fnvPrime
+		v >>= 8
+	}
+}
+
+// note makes something that happened part of the run's hash and trace.
+func (w *world) note(what string, numbers ...uint64) {
+	w.mix(uint64(w.now))
+	for i := range len(what) {
+		w.hash = (w.hash ^ uint64(what[i])) * fnvPrime
+	}
+	for _, n := range numbers {
+		w.mix(n)
+	}
+	if w.cfg.Trace != nil {
+		fmt.Fprintf(w.cfg.Trace, "%12.6f %s %v\n", w.now.Seconds(), what, numbers)
+	}
+}
+
+// say is note for what does not happen often.
+func (w *world) say(format string, args ...any) { w.note(fmt.Sprintf(format, args...)) }
