@@ -190,7 +190,7 @@ func (c *client) receive(o *op, n int, a answer) {
 		return
 	}
 	o.done, o.back, o.answer = true, w.now, a
-	w.note("answer", uint64(o.client), uint64(o.kind), uint64(o.shard), uint64(a.revision), flag(a.ok), flag(a.found), a.sequence, uint64(len(a.value)))
+	w.note("answer", uint64(o.client), uint64(o.kind), uint64(o.shard), uint64(a.revision), bit(a.ok), bit(a.found), a.sequence, uint64(len(a.value)))
 	w.history.took(w, o)
 	c.learn(o)
 	c.rest()

@@ -87,7 +87,7 @@ func (t *network) deliver(w *world, from banyan.NodeID, sent time.Duration, e re
 	if w.cfg.Trace != nil {
 		fmt.Fprintf(w.cfg.Trace, "%12.6f %v -> %v shard %d %v\n", w.now.Seconds(), from, e.To, e.Shard, m.GetType())
 	}
-	w.note("message", uint64(m.GetType()), uint64(from), uint64(e.To), uint64(e.Shard), m.GetTerm(), m.GetIndex(), m.GetLogTerm(), m.GetCommit(), uint64(len(m.GetEntries())), flag(m.GetReject()))
+	w.note("message", uint64(m.GetType()), uint64(from), uint64(e.To), uint64(e.Shard), m.GetTerm(), m.GetIndex(), m.GetLogTerm(), m.GetCommit(), uint64(len(m.GetEntries())), bit(m.GetReject()))
 	p.input(func(c *replica.Core) {
 		t.slowest = max(t.slowest, w.now-sent)
 		c.Step(e.Shard, m)

@@ -37,7 +37,7 @@ func drawPlan(rng *rand.Rand, nodes int) plan {
 		keep:   uint64(8 + rng.IntN(120)),
 		length: 8 * time.Second,
 		think:  time.Duration(5+rng.IntN(60)) * time.Millisecond,
-		every:  time.Duration(150+rng.IntN(1500)) * time.Millisecond,
+		every:  time.Duration(200+rng.IntN(2500)) * time.Millisecond,
 	}
 	if drawn := []int{3, 3, 5}[rng.IntN(3)]; nodes == 0 {
 		p.nodes = drawn // drawn also if it is given: a given number changes nothing else

@@ -128,14 +128,14 @@ func (p *process) carryOut() {
 		}
 	}
 	for _, l := range p.eff.Leadership {
-		p.w.note("leads", uint64(p.n.id), uint64(l.Shard), l.Term, flag(l.Leading))
+		p.w.note("leads", uint64(p.n.id), uint64(l.Shard), l.Term, bit(l.Leading))
 		p.w.truth[l.Shard].leads(p.n.id, l)
 		p.lead(l)
 	}
 	p.eff.Reset()
 }
 
-func flag(b bool) uint64 {
+func bit(b bool) uint64 {
 	if b {
 		return 1
 	}
@@ -160,7 +160,7 @@ func (p *process) written(appends []*replica.Append) {
 			p.w.net.send(p.n, e)
 		}
 	})
-	p.w.note("written", uint64(p.n.id), uint64(len(appends)), flag(err == nil))
+	p.w.note("written", uint64(p.n.id), uint64(len(appends)), bit(err == nil))
 	switch {
 	case err != nil:
 		p.diskFailed("write", err)

@@ -127,7 +127,7 @@ func (s *stream) end(err error) {
 	}
 	delete(s.to.receiving, s.e.Shard)
 	ok := err == nil || errors.Is(err, replica.ErrNotTaken)
-	s.w.note("snapshot", uint64(s.e.To), uint64(s.e.Shard), flag(err == nil), flag(ok))
+	s.w.note("snapshot", uint64(s.e.To), uint64(s.e.Shard), bit(err == nil), bit(ok))
 	if err == nil {
 		s.w.reach("snapshot installed")
 	}

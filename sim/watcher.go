@@ -11,7 +11,8 @@ import (
 // watcher is a client that watches a shard, on one node after the other.
 type watcher struct {
 	listener
-	on *process
+	on    *process
+	until time.Duration // it is away
 }
 
 func (w *world) addWatcher(i int) {
@@ -26,7 +27,7 @@ func (w *world) addWatcher(i int) {
 func (c *watcher) poll() {
 	w := c.w
 	switch {
-	case w.over:
+	case w.over, w.now < c.until:
 		return
 	case c.on == nil:
 		c.attach()
@@ -50,6 +51,9 @@ func (c *watcher) poll() {
 	}
 	c.watch.Close()
 	c.on = nil
+	if !w.faultless && w.chance(0.2) {
+		c.until = w.now + w.between(0, 4*time.Second)
+	}
 }
 
 // skip begins behind what is compacted away, as a client does that reads the
