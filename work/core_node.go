@@ -69,6 +69,11 @@ func (n *node) room() int {
 	return max(0, n.window-len(n.holds))
 }
 
+// ahead is how many attempts the worker wants waiting beyond its slots. They
+// wait beyond a job's bound on one node, too: the worker starts no more than
+// the bound at once, and a slot must not idle for a round trip.
+func (n *node) ahead() int { return max(0, n.window-n.slots) }
+
 // find gives a node, nil if it is neither a member nor connected.
 func (c *Core) find(id banyan.NodeID) *node {
 	if at, ok := c.findNode(id); ok {

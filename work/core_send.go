@@ -85,7 +85,7 @@ func (c *Core) pass() int {
 		}
 		if j.PerNodeMax > 0 {
 			for _, n := range p.at {
-				j.OnNode = append(j.OnNode, r.running[n.id])
+				j.OnNode = append(j.OnNode, r.running[n.id]-n.ahead())
 			}
 		}
 		p.jobs = append(p.jobs, j)
@@ -133,7 +133,7 @@ func (a appetite) of(n *node) int {
 	}
 	d := a.anywhere
 	for _, r := range a.limited {
-		d += min(r.pending, max(0, r.perNode-r.running[n.id]))
+		d += min(r.pending, max(0, r.perNode+n.ahead()-r.running[n.id]))
 	}
 	return d
 }
