@@ -12,6 +12,7 @@ import (
 	"banyan"
 	"banyan/mvcc"
 	"banyan/route"
+	"banyan/store"
 )
 
 // nodeRow is the root shard's row of one node: n/<id, 16 hex digits>.
@@ -53,6 +54,24 @@ func newNodeTable(f *nodeFile) *nodeTable {
 	}
 	t.rows[f.Node] = nodeRow{ID: f.Node, Name: f.Name, Address: f.Address, Zone: f.Zone, Slots: f.Slots}
 	return t
+}
+
+// load takes over the rows that a replica of the root shard on this disk has:
+// node.json may be older than they are.
+func (t *nodeTable) load(st *store.Store) error {
+	root, err := st.View(banyan.RootShard)
+	if banyan.IsKind(err, banyan.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	rows, _, err := mvcc.Range(root, mvcc.Query{Lo: []byte(nodePrefix), Hi: mvcc.PrefixEnd([]byte(nodePrefix))})
+	if err != nil {
+		return err
+	}
+	return t.replace(rows)
 }
 
 func (t *nodeTable) get(id banyan.NodeID) (nodeRow, bool) {
@@ -115,11 +134,16 @@ func (t *nodeTable) reload(ctx context.Context, db *route.Router, lo, hi []byte)
 	if err != nil {
 		return 0, err
 	}
+	return res.Revision, t.replace(res.Rows)
+}
+
+// replace makes the table what rows say, unless there are none yet.
+func (t *nodeTable) replace(rows []mvcc.Row) error {
 	fresh := map[banyan.NodeID]nodeRow{}
-	for i := range res.Rows {
+	for i := range rows {
 		var n nodeRow
-		if err := json.Unmarshal(res.Rows[i].Value, &n); err != nil {
-			return 0, banyan.Errorf(banyan.Corrupt, "node row %q: %w", res.Rows[i].Key, err)
+		if err := json.Unmarshal(rows[i].Value, &n); err != nil {
+			return banyan.Errorf(banyan.Corrupt, "node row %q: %w", rows[i].Key, err)
 		}
 		fresh[n.ID] = n
 	}
@@ -129,7 +153,7 @@ func (t *nodeTable) reload(ctx context.Context, db *route.Router, lo, hi []byte)
 			maps.Copy(rows, fresh)
 		})
 	}
-	return res.Revision, nil
+	return nil
 }
 
 func (t *nodeTable) apply(evs []mvcc.Event) {

@@ -99,6 +99,9 @@ func (n *Server) build() error {
 		}
 	}
 	n.nodes = newNodeTable(n.file)
+	if err := n.nodes.load(n.store); err != nil {
+		return err
+	}
 	n.peers = newPeers(n)
 	n.leaders = newLeaders(n)
 	var err error

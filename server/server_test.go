@@ -14,6 +14,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
+	"banyan/mvcc"
 	"banyan/pki"
 	"banyan/store"
 )
@@ -211,5 +212,42 @@ func TestEditNodeKeepsBothOfTwoEdits(t *testing.T) {
 	}
 	if _, err := editNode(t.Context(), n.router, 9, func(*nodeRow) bool { return true }); !banyan.IsKind(err, banyan.NotFound) {
 		t.Errorf("a node that is not there: %v", err)
+	}
+}
+
+// TestNodeRowsOnDiskAreNewerThanNodeJSON cuts a node off before it has noted
+// in node.json that another one joined.
+func TestNodeRowsOnDiskAreNewerThanNodeJSON(t *testing.T) {
+	st, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	table := newNodeTable(&nodeFile{Node: 1, Address: "a:1"})
+	if err := table.load(st); err != nil {
+		t.Fatalf("without a replica of the root shard: %v", err)
+	}
+	if err := st.Bootstrap([]banyan.ShardID{banyan.RootShard}, 1); err != nil {
+		t.Fatal(err)
+	}
+	b := st.NewBatch()
+	rows := b.State(banyan.RootShard)
+	m, err := mvcc.Open(rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: nodeKey(2), Value: nodeRow{ID: 2, Address: "b:2"}.encode()}}}
+	if _, _, err := m.Apply(rows, 1, put); err != nil {
+		t.Fatal(err)
+	}
+	m.Flush(rows)
+	if err := b.Commit(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.load(st); err != nil {
+		t.Fatal(err)
+	}
+	if addr, ok := table.resolve(2); !ok || addr != "b:2" {
+		t.Errorf("node n2 is at %q, %v", addr, ok)
 	}
 }

@@ -37,7 +37,7 @@ func (t *Transport) resolve(node banyan.NodeID) (string, error) {
 	if addr, ok := t.config.Resolve(node); ok {
 		return addr, nil
 	}
-	return "", banyan.Errorf(banyan.NotFound, "no address is known for node %s: 'banyan nodes' lists the nodes", node)
+	return "", banyan.Errorf(banyan.Unavailable, "no address is known for node %s: 'banyan nodes' lists the nodes", node)
 }
 
 // converseWith connects to addr and exchanges hellos.

@@ -203,7 +203,7 @@ func TestHTTP(t *testing.T) {
 	if _, _, err := get(t, one.HTTPClient(), one.URL(3)); err == nil || !strings.Contains(err.Error(), "is node n2, not node n3") {
 		t.Errorf("the wrong node: %v", err)
 	}
-	if _, _, err := get(t, one.HTTPClient(), one.URL(9)); err == nil || !strings.Contains(err.Error(), "no address is known for node n9") {
+	if _, _, err := get(t, one.HTTPClient(), one.URL(9)); !banyan.IsKind(err, banyan.Unavailable) || !strings.Contains(err.Error(), "no address is known for node n9") {
 		t.Errorf("an unknown node: %v", err)
 	}
 }
