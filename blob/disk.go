@@ -85,7 +85,7 @@ func (d *Disk) Put(ctx context.Context, h banyan.Hash, data []byte) error {
 	}
 	tmp := d.fs.PathJoin(d.dir, tmpDir, name+"."+strconv.FormatUint(d.seq.Add(1), 10))
 	if err := d.writeFile(tmp, data); err != nil {
-		d.fs.Remove(tmp) // best effort: sweep removes what this leaves
+		_ = d.fs.Remove(tmp) // best effort: sweep removes what this leaves
 		return err
 	}
 	if err := d.fs.Rename(tmp, d.path(h)); err != nil {

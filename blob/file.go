@@ -43,7 +43,7 @@ func Write(ctx context.Context, s Store, r io.Reader) (chunks []banyan.Hash, siz
 		if rerr == nil && size > banyan.BlobBytesMax {
 			rerr = banyan.Errorf(banyan.Exhausted, "a file may have at most %d bytes (BlobBytesMax)", int64(banyan.BlobBytesMax))
 		}
-		if rerr == io.EOF {
+		if rerr == io.EOF { //nolint:errorlint // a stream that broke may wrap EOF: only the bare one is the end
 			return chunks, size, g.Wait()
 		}
 		if rerr != nil {

@@ -149,7 +149,7 @@ func (r *Replicated) spread(ctx context.Context, ranked []banyan.NodeID, want in
 	defer func() { // data is the caller's again only when nobody reads it
 		cancel()
 		for ; flying > 0; flying-- {
-			<-results
+			<-results //nolint:errcheck // too late to count
 		}
 	}()
 	start := func() {

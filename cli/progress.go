@@ -184,7 +184,7 @@ func (b *bar) show(m *banyanv1.Progress) {
 	if b.lines > 0 {
 		text = fmt.Sprintf("\r\x1b[%dA", b.lines) + text
 	}
-	io.WriteString(b.w, text)
+	_, _ = io.WriteString(b.w, text) // a terminal that is gone does not stop the job
 	b.lines = len(lines)
 }
 

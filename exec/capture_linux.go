@@ -65,7 +65,7 @@ func (c *capture) span() (from, size int64, err error) {
 	}
 	var mark [len(c.mark)]byte
 	if _, err := c.read.ReadAt(mark[:], 0); size < c.base || err != nil || mark != c.mark {
-		return 0, size, nil
+		return 0, size, nil //nolint:nilerr // no mark to be read: truncated
 	}
 	return c.base, size - c.base, nil
 }

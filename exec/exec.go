@@ -188,9 +188,9 @@ func removeAll(dir string) error {
 	if err == nil {
 		return nil
 	}
-	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() || path == dir {
-			os.Chmod(path, 0o700) // what still fails, RemoveAll reports
+			_ = os.Chmod(path, 0o700) // what still fails, RemoveAll reports
 		}
 		return nil
 	})

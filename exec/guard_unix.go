@@ -73,7 +73,7 @@ func (g *guard) close() {
 	defer g.mu.Unlock()
 	if g.cmd != nil {
 		g.pipe.Close()
-		g.cmd.Wait()
+		_ = g.cmd.Wait() // how the guard ended matters to nobody
 		g.cmd, g.pipe = nil, nil
 	}
 }

@@ -40,7 +40,7 @@ func (p *process) signal(s syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
-		unix.Kill(-p.p.Pid, s) // ESRCH: already gone
+		_ = unix.Kill(-p.p.Pid, s) // ESRCH: already gone
 	}
 }
 

@@ -216,7 +216,7 @@ func forward(ctx context.Context, client banyanv1connect.JobsClient, first *bany
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		cancel() // never closed, so never stored
+		cancel()                        // never closed, so never stored
 		_, _ = stream.CloseAndReceive() // frees the stream; err says what went wrong
 		return nil, err
 	}

@@ -229,7 +229,7 @@ func TestWatch(t *testing.T) {
 			}
 			return nil
 		})
-		if err != stop {
+		if err != stop { //nolint:errorlint // the very same
 			t.Errorf("ended with %v", err)
 		}
 		return got

@@ -1,7 +1,6 @@
 package member
 
 import (
-	"bytes"
 
 	"banyan"
 
@@ -44,7 +43,7 @@ func describe(n *memberlist.Node) (banyan.NodeID, meta, error) {
 	if err != nil {
 		return 0, meta{}, err
 	}
-	if n.Port != gossipPort || !bytes.Equal(n.Addr, gossipIP(realmNode, uint64(id))) {
+	if n.Port != gossipPort || !n.Addr.Equal(gossipIP(realmNode, uint64(id))) {
 		return 0, meta{}, banyan.Errorf(banyan.Corrupt, "node %s is named by the address %s, which is not its own", id, n.Addr)
 	}
 	m, err := decodeMeta(n.Meta)

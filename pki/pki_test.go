@@ -422,8 +422,8 @@ func TestContextRefusals(t *testing.T) {
 	wantKind(t, err, banyan.Invalid)
 	_, err = decodeContext([]byte(`{"version":2}`))
 	wantKind(t, err, banyan.TooNew)
-	_, err = decodeContext([]byte(`{"version":1,"nmae":"x"}`))
-	wantKind(t, err, banyan.Corrupt, "nmae")
+	_, err = decodeContext([]byte(`{"version":1,"nick":"x"}`))
+	wantKind(t, err, banyan.Corrupt, "nick")
 	_, err = decodeContext([]byte(`junk`))
 	wantKind(t, err, banyan.Corrupt)
 

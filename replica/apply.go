@@ -142,7 +142,7 @@ func (a *Applier) configure(t *Apply, m *machine, e *raftpb.Entry) error {
 	}
 	conf, err := confAfter(m.conf, cc)
 	if err != nil {
-		return nil // it does not fit, on any replica: passed over
+		return nil //nolint:nilerr // it does not fit, on any replica: passed over
 	}
 	m.conf = conf
 	t.confs, t.confsAt, t.conf = append(t.confs, cc), append(t.confsAt, e.GetIndex()), conf

@@ -33,7 +33,6 @@ func TestScripts(t *testing.T) {
 type script struct {
 	w       *world
 	watches map[string]*Watcher
-	shard   banyan.ShardID
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) {

@@ -16,7 +16,7 @@ func TestStorageErrors(t *testing.T) {
 		defer caught(&caughtErr)
 		return must(err)
 	}
-	if err := run(raft.ErrCompacted); err != raft.ErrCompacted {
+	if err := run(raft.ErrCompacted); err != raft.ErrCompacted { //nolint:errorlint // raft compares
 		t.Errorf("raft expects this error: %v", err)
 	}
 	broken := errors.New("broken")

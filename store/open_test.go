@@ -243,7 +243,7 @@ func TestEveryFlipIsFound(t *testing.T) {
 		}
 		s.Close()
 		key := d.Flip(n)
-		s, err = simOpen(d)()
+		_, err = simOpen(d)()
 		if err == nil {
 			t.Fatalf("seed %d: a flipped bit in row %x was not found", n, key)
 		}

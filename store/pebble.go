@@ -160,7 +160,7 @@ func (k *pebbleKV) options(o Options) *pebble.Options {
 	}
 	p.EventListener = &pebble.EventListener{
 		BackgroundError: k.hang, // else Pebble tries again at once, for ever
-		DataCorruption:  func(info pebble.DataCorruptionInfo) { k.stop("read", info.Details) },
+		DataCorruption:  func(info pebble.DataCorruptionInfo) { _ = k.stop("read", info.Details) },
 	}
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -181,7 +181,7 @@ func (k *pebbleKV) stop(what string, err error) error {
 
 // hang stops the store and does not return to Pebble.
 func (k *pebbleKV) hang(err error) {
-	k.stop("write to", err)
+	_ = k.stop("write to", err)
 	select {}
 }
 

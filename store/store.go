@@ -66,7 +66,7 @@ func Open(dir string, o Options) (*Store, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{log: o.Logger, failed: make(chan struct{})}
-	kv, err := openPebble(dir, o, func(err error) { s.fail(err) })
+	kv, err := openPebble(dir, o, func(err error) { _ = s.fail(err) })
 	if err != nil {
 		return nil, err
 	}

@@ -135,7 +135,7 @@ func fetchFile(ctx context.Context, s blob.Store, root *os.Root, name string, f 
 	}
 	defer func() {
 		if err != nil {
-			root.Remove(part)
+			_ = root.Remove(part) // best effort: err says what went wrong
 		}
 	}()
 	err = blob.Read(ctx, s, chunks, w)

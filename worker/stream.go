@@ -82,12 +82,12 @@ func (s *stream) talk(ctx context.Context) error {
 		received <- s.receive(bidi.Receive)
 	}()
 	s.send(ctx, bidi.Send)
-	bidi.CloseRequest()
+	_ = bidi.CloseRequest() // a stream that broke ends receive
 	if !closed(s.farewell) {
 		cancel()
 	}
 	err = <-received // after a farewell: when the far end has read it, or at its deadline
-	bidi.CloseResponse()
+	_ = bidi.CloseResponse()
 	return err
 }
 

@@ -66,7 +66,7 @@ func (c *boss) Work(ctx context.Context, s *connect.BidiStream[peerv1.WorkerMess
 	for {
 		in, err := s.Receive()
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // the worker is gone
 		}
 		c.mu.Lock()
 		out := c.take(in, session)

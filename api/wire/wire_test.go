@@ -66,7 +66,7 @@ func TestEveryKindSurvivesEveryProtocol(t *testing.T) {
 func expectSame(t *testing.T, what string, got, want error) {
 	t.Helper()
 	var g *banyan.Error
-	w := want.(*banyan.Error)
+	w, _ := errors.AsType[*banyan.Error](want)
 	if !errors.As(got, &g) || g.Kind != w.Kind || g.Leader != w.Leader || g.Error() != w.Error() {
 		t.Errorf("%s: got %#v, want %#v", what, got, want)
 	}
@@ -105,7 +105,7 @@ func TestErrorsOfThisSide(t *testing.T) {
 		}
 	}
 	for _, err := range []error{nil, io.EOF, banyan.Errorf(banyan.Conflict, "x")} {
-		if Decode(err) != err {
+		if Decode(err) != err { //nolint:errorlint // the very same
 			t.Errorf("Decode changed %v", err)
 		}
 	}

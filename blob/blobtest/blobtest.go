@@ -95,7 +95,7 @@ func files(t *testing.T, s blob.Store) {
 	random := rand.NewChaCha8([32]byte{1})
 	for _, size := range []int{0, 1, banyan.BlobChunkBytes, 2*banyan.BlobChunkBytes + 3} {
 		data := make([]byte, size)
-		random.Read(data)
+		_, _ = random.Read(data) // never fails
 		chunks, n, err := blob.Write(t.Context(), s, bytes.NewReader(data))
 		if err != nil || n != int64(size) || len(chunks) != (size+banyan.BlobChunkBytes-1)/banyan.BlobChunkBytes {
 			t.Fatalf("write of %d bytes: %d chunks, %d bytes, %v", size, len(chunks), n, err)

@@ -30,12 +30,12 @@ func (a vec) axis(i int) float64 {
 	return a.z
 }
 
-// basis gives two directions at right angles to n and to each other.
-func (n vec) basis() (vec, vec) {
-	s := math.Copysign(1, n.z)
-	a := -1 / (s + n.z)
-	b := n.x * n.y * a
-	return vec{1 + s*n.x*n.x*a, s * b, -s * n.x}, vec{b, s + n.y*n.y*a, -n.y}
+// basis gives two directions at right angles to a and to each other.
+func (a vec) basis() (vec, vec) {
+	s := math.Copysign(1, a.z)
+	f := -1 / (s + a.z)
+	b := a.x * a.y * f
+	return vec{1 + s*a.x*a.x*f, s * b, -s * a.x}, vec{b, s + a.y*a.y*f, -a.y}
 }
 
 // smooth goes from 0 to 1 as x goes from lo to hi, without a kink.

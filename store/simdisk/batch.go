@@ -2,6 +2,7 @@ package simdisk
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/google/btree"
 
@@ -91,7 +92,7 @@ func (b *batch) Commit(sync bool) error {
 // commit writes, then syncs. d.mu is held.
 func (b *batch) commit(d *Disk, sync bool) error {
 	failed := b.k.ask(Write)
-	if failed == errDead {
+	if errors.Is(failed, errDead) {
 		return failed
 	}
 	if failed == nil {

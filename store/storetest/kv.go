@@ -153,7 +153,9 @@ func testCopies(t *testing.T, kv store.KV) {
 	}
 	for range 3 {
 		show(t, b, nil, nil)
-		b.Get([]byte("other"))
+		if _, err := b.Get([]byte("other")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if string(first) != "value" {
 		t.Fatalf("Get and Scan disturbed what Get gave: %q", first)
@@ -227,9 +229,9 @@ func testConcurrent(t *testing.T, kv store.KV) {
 	})
 	wg.Wait()
 	n := 0
-	kv.Scan([]byte("w"), []byte("x"), func(_, _ []byte) bool { n++; return true })
-	if n != writers*commits {
-		t.Fatalf("%d rows, want %d", n, writers*commits)
+	err := kv.Scan([]byte("w"), []byte("x"), func(_, _ []byte) bool { n++; return true })
+	if err != nil || n != writers*commits {
+		t.Fatalf("%d rows, want %d: %v", n, writers*commits, err)
 	}
 }
 
