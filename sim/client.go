@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -343,7 +344,7 @@ func (o *op) command() *mvcc.Command {
 }
 
 func leaderOf(err error) banyan.NodeID {
-	if e, ok := err.(*banyan.Error); ok {
+	if e, ok := errors.AsType[*banyan.Error](err); ok {
 		return e.Leader
 	}
 	return 0
