@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -45,34 +47,59 @@ func benchTasks(ctx context.Context, args []string) error {
 	if _, err := exec.LookPath("parallel"); err == nil {
 		all = append(all, contender{"GNU parallel -j2", parallelRun})
 	}
-	took := map[string][]time.Duration{}
-	for range rounds {
-		for _, c := range all {
-			start := time.Now()
-			if err := c.run(ctx, n); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			took[c.name] = append(took[c.name], time.Since(start))
-		}
+	took, cpu, err := interleave(ctx, all, n, rounds)
+	if err != nil {
+		return err
 	}
-	base := median(took[all[0].name])
+	base, baseCPU := median(took[0]), median(cpu[0])
 	fmt.Printf("%d × /bin/true, two slots, medians of %d interleaved rounds\n\n", n, rounds)
-	fmt.Println("| | tasks/s | of the bare loop |\n|---|--:|--:|")
-	for _, c := range all {
-		d := median(took[c.name])
-		fmt.Printf("| %s | %.0f | %.2f |\n", c.name, float64(n)/d.Seconds(), base.Seconds()/d.Seconds())
+	fmt.Println("| | tasks/s | of the bare loop | CPU per task | of the bare loop |\n|---|--:|--:|--:|--:|")
+	for i, c := range all {
+		d, used := median(took[i]), median(cpu[i])
+		fmt.Printf("| %s | %.0f | %.2f | %.2f ms | %.2f |\n", c.name, float64(n)/d.Seconds(), base.Seconds()/d.Seconds(), ms(used)/float64(n), baseCPU.Seconds()/used.Seconds())
 	}
 	return nil
 }
 
-// bareLoop is the ceiling: two goroutines that spawn and collect output.
+// interleave runs all in turn, rounds times, and gives how long each run took
+// and how much CPU time, which a busy machine disturbs less.
+func interleave(ctx context.Context, all []contender, n, rounds int) (took, cpu [][]time.Duration, err error) {
+	took, cpu = make([][]time.Duration, len(all)), make([][]time.Duration, len(all))
+	for range rounds {
+		for i, c := range all {
+			used, start := cpuTime(), time.Now()
+			if err := c.run(ctx, n); err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			took[i] = append(took[i], time.Since(start))
+			cpu[i] = append(cpu[i], cpuTime()-used)
+		}
+	}
+	return took, cpu, nil
+}
+
+// cpuTime is what this process and all that it has waited for have used.
+func cpuTime() time.Duration {
+	var sum int64
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var r syscall.Rusage
+		if syscall.Getrusage(who, &r) == nil {
+			sum += r.Utime.Nano() + r.Stime.Nano()
+		}
+	}
+	return time.Duration(sum)
+}
+
+// bareLoop is the ceiling: two goroutines that spawn and collect output. Each
+// command gets its number, as from the others: with an argument /bin/true first
+// loads its locale, which costs a third more.
 func bareLoop(ctx context.Context, n int) error {
 	var wg sync.WaitGroup
 	errs := make([]error, 2)
 	for w := range 2 {
 		wg.Go(func() {
 			for i := w; i < n && errs[w] == nil; i += 2 {
-				_, errs[w] = exec.CommandContext(ctx, "/bin/true").Output()
+				_, errs[w] = exec.CommandContext(ctx, "/bin/true", strconv.Itoa(i)).Output()
 			}
 		})
 	}
@@ -145,20 +172,14 @@ func benchCold(ctx context.Context, args []string) error {
 	if _, err := exec.LookPath("parallel"); err == nil {
 		all = append(all, contender{"GNU parallel", parallelRun})
 	}
-	took := map[string][]time.Duration{}
-	for range rounds {
-		for _, c := range all {
-			start := time.Now()
-			if err := c.run(ctx, 1); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			took[c.name] = append(took[c.name], time.Since(start))
-		}
+	took, cpu, err := interleave(ctx, all, 1, rounds)
+	if err != nil {
+		return err
 	}
 	fmt.Printf("one task, process start to exit, %d interleaved rounds\n\n", rounds)
-	fmt.Println("| | median | p90 |\n|---|--:|--:|")
-	for _, c := range all {
-		fmt.Printf("| %s | %.1f ms | %.1f ms |\n", c.name, ms(median(took[c.name])), ms(quantile(took[c.name], 0.9)))
+	fmt.Println("| | median | p90 | CPU |\n|---|--:|--:|--:|")
+	for i, c := range all {
+		fmt.Printf("| %s | %.1f ms | %.1f ms | %.1f ms |\n", c.name, ms(median(took[i])), ms(quantile(took[i], 0.9)), ms(median(cpu[i])))
 	}
 	return nil
 }
