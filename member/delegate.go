@@ -1,7 +1,6 @@
 package member
 
 import (
-
 	"banyan"
 
 	"github.com/hashicorp/memberlist"
