@@ -147,17 +147,21 @@ func (c *Client) hinted(err error) *node {
 
 // nobody is the error when the time was over; last is what was heard last.
 func (c *Client) nobody(ctx context.Context, last error) error {
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
-	case c.single || !unreachable(last):
+	}
+	if c.single {
 		return &banyan.Error{Kind: banyan.Timeout, Msg: "not done in the time given", Err: last}
 	}
 	var addrs []string
 	for _, n := range c.known() {
 		addrs = append(addrs, n.addr)
 	}
-	return &banyan.Error{Kind: banyan.Unavailable, Msg: "no node of the cluster can be reached (tried " + strings.Join(addrs, ", ") + "): check that banyan runs there", Err: last}
+	asked := strings.Join(addrs, ", ")
+	if !unreachable(last) {
+		return &banyan.Error{Kind: banyan.Timeout, Msg: "not done in the time given (asked " + asked + "): 'banyan status' says what is wrong, if anything answers there", Err: last}
+	}
+	return &banyan.Error{Kind: banyan.Unavailable, Msg: "no node of the cluster can be reached (tried " + asked + "): check that banyan runs there", Err: last}
 }
 
 func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {

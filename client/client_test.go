@@ -248,6 +248,13 @@ func TestWhenNobodyAnswers(t *testing.T) {
 	cancel()
 	_, err = cl.Cluster().Status(ctx)
 	wantError(t, "canceled", err, banyan.Canceled, "")
+
+	c = newCluster(t, 1)
+	c.hang[0].Store(true)
+	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = c.open(t).Cluster().Status(ctx)
+	wantError(t, "silent", err, banyan.Timeout, c.addrs[0])
 }
 
 func TestWrongPlaces(t *testing.T) {

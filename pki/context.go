@@ -122,8 +122,7 @@ func LoadContext(dir, name string) (*Context, error) {
 	}
 	path := contextPath(dir, name)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		names, _ := ListContexts(dir)
-		return nil, banyan.Errorf(banyan.NotFound, "there is no context %q in %s (there is: %s)", name, dir, strings.Join(names, ", "))
+		return nil, banyan.Errorf(banyan.NotFound, "there is no context %q in %s: 'banyan context list' lists those there are, 'banyan up' makes one", name, dir)
 	}
 	b, err := readPrivate(path)
 	if err != nil {

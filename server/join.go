@@ -61,7 +61,7 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 		Protocol: banyan.ProtocolVersion, Version: banyan.Version, NowMs: time.Now().UnixMilli(), RequestId: id[:],
 	}))
 	if err != nil {
-		return err
+		return banyan.Errorf(banyan.KindOf(err), "joining at %s: %w", addr, err)
 	}
 	return settle(c, reply.Msg, key)
 }
@@ -106,5 +106,13 @@ func joinClient(addr, fingerprint string) banyanv1connect.ClusterClient {
 		DisableKeepAlives:     true,
 		ForceAttemptHTTP2:     true, // what the pinned ALPN asks for
 	}
-	return banyanv1connect.NewClusterClient(&http.Client{Transport: tr}, "https://"+addr, connect.WithInterceptors(wire.ClientInterceptor()))
+	return banyanv1connect.NewClusterClient(explained{tr}, "https://"+addr, connect.WithInterceptors(wire.ClientInterceptor()))
+}
+
+// explained is a transport whose errors say what to do.
+type explained struct{ http.RoundTripper }
+
+func (e explained) Do(req *http.Request) (*http.Response, error) {
+	res, err := e.RoundTrip(req)
+	return res, pki.Explain(req.URL.Host, err)
 }
