@@ -11,6 +11,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // etcdCluster is three etcd processes on loopback with their default settings
@@ -53,7 +54,7 @@ func startEtcd(ctx context.Context, dir string, connections int) (*etcdCluster, 
 		c.procs = append(c.procs, cmd)
 	}
 	for range connections {
-		cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second})
+		cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 		if err != nil {
 			c.Close()
 			return nil, err

@@ -8,16 +8,24 @@
 //	cd bench && go run . submit     # 20,000 tasks: acceptance and memory
 //	cd bench && go run . puts       # three nodes beside a three-node etcd
 //	cd bench && go run . failover   # kill -9 of the node that leads everything
+//
+// With BANYAN_BENCH_PROFILE=DIR in the environment every banyan process that is
+// not killed leaves a CPU profile in DIR, and so does bench itself, the client:
+// go tool pprof -top DIR/banyan-*.pprof. Figures taken so are not for quoting.
 package main
 
 import (
 	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"time"
 )
@@ -37,10 +45,28 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|failover [flags]; see the package comment")
 		os.Exit(2)
 	}
-	if err := commands[os.Args[1]](ctx, os.Args[2:]); err != nil {
+	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// profiled runs fn, under the profiler if profiles says so.
+func profiled(fn func() error) error {
+	dir := os.Getenv(profiles)
+	if dir == "" {
+		return fn()
+	}
+	f, err := os.Create(filepath.Join(dir, "client.pprof"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return err
+	}
+	defer pprof.StopCPUProfile()
+	return fn()
 }
 
 func parse(name string, args []string, define func(*flag.FlagSet)) error {
@@ -49,15 +75,47 @@ func parse(name string, args []string, define func(*flag.FlagSet)) error {
 	return fs.Parse(args)
 }
 
+//go:embed profiled.go.txt
+var profiledMain []byte
+
+// profiles is where profiled nodes leave their profiles, as an environment
+// variable for them; bench -profile sets it.
+const profiles = "BANYAN_BENCH_PROFILE"
+
 // buildBanyan builds the product as it is shipped, in its own module (and so
-// with its own dependencies' versions), and gives the binary's path.
+// with its own dependencies' versions), and gives the binary's path. With
+// profiles set its processes leave CPU profiles there when they end.
 func buildBanyan(ctx context.Context, dir string) (string, error) {
 	bin := filepath.Join(dir, "banyan")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./cmd/banyan")
-	cmd.Dir = ".." // bench is run from its own directory, as the package comment shows
+	root, err := filepath.Abs("..") // bench is run from its own directory, as the package comment shows
+	if err != nil {
+		return "", err
+	}
+	args := []string{"build", "-trimpath"}
+	if os.Getenv(profiles) == "" {
+		args = append(args, "-ldflags=-s -w")
+	} else {
+		overlay, err := profiledOverlay(root, dir)
+		if err != nil {
+			return "", err
+		}
+		args = append(args, "-overlay", overlay)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "-o", bin, "./cmd/banyan")...)
+	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
 	return bin, cmd.Run()
+}
+
+func profiledOverlay(root, dir string) (string, error) {
+	source, overlay := filepath.Join(dir, "profiled.go"), filepath.Join(dir, "overlay.json")
+	replace := map[string]any{"Replace": map[string]string{filepath.Join(root, "cmd", "banyan", "main.go"): source}}
+	b, err := json.Marshal(replace)
+	if err != nil {
+		return "", err
+	}
+	return overlay, errors.Join(os.WriteFile(source, profiledMain, 0o600), os.WriteFile(overlay, b, 0o600))
 }
 
 // scratch is a directory for one benchmark, and what removes it.

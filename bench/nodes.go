@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"banyan/client"
@@ -82,8 +83,17 @@ func (n *nodes) kill(i int) {
 	}
 }
 
-// Close ends every node.
+// Close ends every node, those with a profile to write by asking.
 func (n *nodes) Close() {
+	if os.Getenv(profiles) != "" {
+		for i, p := range n.procs {
+			if p != nil {
+				_ = p.Process.Signal(syscall.SIGTERM)
+				_ = p.Wait()
+				n.procs[i] = nil
+			}
+		}
+	}
 	for i := range n.procs {
 		n.kill(i)
 	}
