@@ -406,11 +406,17 @@ func (c *Core) rejectWaiting(keep int) {
 	}
 }
 
-// reject hands an attempt back to whoever leads its job. With no stream there
-// it is enough that the next Hello does not claim it.
+// reject hands an attempt back to whoever may count on it: who leads its job as
+// this worker believes, who sent it, and who is said to lead, because the late
+// word of a controller that leads no more may have misled this worker. With no
+// stream to any it is enough that the next Hello does not claim it.
 func (c *Core) reject(a *attempt) {
-	if x := c.owner(a); x != nil {
-		x.rejected = append(x.rejected, a.key)
+	var told []*controller
+	for _, x := range []*controller{c.owner(a), c.controller(a.from), c.controller(c.view[a.shard])} {
+		if x != nil && !slices.Contains(told, x) {
+			told = append(told, x)
+			x.rejected = append(x.rejected, a.key)
+		}
 	}
 	c.forget(a)
 }
