@@ -122,6 +122,8 @@ func (n *node) start(st *store.Store) {
 	n.w.note("start", uint64(n.id))
 	p.tap()
 	p.drainTaps()
+	p.openOffice()
+	p.openCrew()
 	p.tick()
 	p.wake()
 }
@@ -134,6 +136,7 @@ func (n *node) die(how death, why string) {
 	}
 	n.w.note("die "+string(how)+" "+why, uint64(n.id))
 	p.dead, n.proc, n.doom = true, nil, doom{}
+	p.hangUp()
 	n.disk.Inject(nil)
 	n.disk.SetCapacity(0)
 	switch how {

@@ -329,6 +329,9 @@ func (w *world) recovered() {
 			return
 		}
 	}
+	if !w.jobs.done() {
+		return
+	}
 	w.operator.calm = true
 	for _, shard := range w.shards() {
 		if !w.level(shard) {
@@ -376,6 +379,9 @@ func (w *world) status() string {
 		for _, st := range w.operator.statuses(n.proc) {
 			fmt.Fprintf(&b, "  %v %+v\n", n.id, st)
 		}
+	}
+	for _, s := range w.jobs.order {
+		fmt.Fprintf(&b, "  %s\n", s)
 	}
 	for _, c := range w.clients {
 		if c.op != nil {

@@ -8,7 +8,7 @@ import (
 // plan is what kind of run a seed makes. Each run has some of the faults, not
 // all of them: what one fault hides another seed shows.
 type plan struct {
-	nodes, shards, clients, watchers int
+	nodes, shards, clients, watchers, jobs int
 
 	keep     uint64        // log entries kept
 	compact  uint64        // revisions of history kept; 0: all
@@ -33,7 +33,7 @@ var faultKinds = [...]string{
 
 func drawPlan(rng *rand.Rand, nodes int) plan {
 	p := plan{
-		nodes: nodes, shards: 1 + rng.IntN(3), clients: 3 + rng.IntN(4), watchers: 2,
+		nodes: nodes, shards: 1 + rng.IntN(3), clients: 3 + rng.IntN(4), watchers: 2, jobs: rng.IntN(4),
 		keep:   uint64(8 + rng.IntN(120)),
 		length: 8 * time.Second,
 		think:  time.Duration(5+rng.IntN(60)) * time.Millisecond,

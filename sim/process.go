@@ -39,6 +39,8 @@ type process struct {
 
 	taps    []*listener
 	tallies map[banyan.ShardID]*tally
+	office  *office
+	crew    *crew
 }
 
 const tickEvery = 100 * time.Millisecond
@@ -131,6 +133,8 @@ func (p *process) carryOut() {
 		p.w.note("leads", uint64(p.n.id), uint64(l.Shard), l.Term, bit(l.Leading))
 		p.w.truth[l.Shard].leads(p.n.id, l)
 		p.lead(l)
+		p.w.jobs.announce(p.n.id, l)
+		p.office.lead(l)
 	}
 	p.eff.Reset()
 }

@@ -73,6 +73,7 @@ func (t *truth) ackedBy(at time.Duration) banyan.Revision {
 func (t *truth) extend(events []mvcc.Event) {
 	t.revisions = append(t.revisions, events)
 	for i := range events {
+		t.w.jobs.watch(t.w, &events[i])
 		if e := &events[i]; string(e.Row.Key) == tallyKey {
 			t.tally++
 			if got := string(e.Row.Value); got != strconv.Itoa(t.tally) {

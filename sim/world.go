@@ -29,6 +29,7 @@ type world struct {
 	operator  operator
 	truth     map[banyan.ShardID]*truth
 	history   history
+	jobs      jobs
 	faults    map[string]int
 	reached   map[string]int
 	faultless bool // no more faults: the cluster must recover
@@ -66,6 +67,7 @@ func newWorld(cfg Config) *world {
 		truth: map[banyan.ShardID]*truth{}, faults: map[string]int{}, reached: map[string]int{},
 	}
 	w.plan = drawPlan(w.rng, cfg.Nodes)
+	w.jobs = jobs{all: map[banyan.JobID]*submitted{}, led: map[banyan.ShardID]claim{}}
 	w.net = newNetwork()
 	for i := range w.plan.nodes {
 		w.addNode(banyan.NodeID(i + 1))
@@ -87,6 +89,9 @@ func (w *world) begin() {
 	}
 	for i := range w.plan.watchers {
 		w.addWatcher(i)
+	}
+	for i := range w.plan.jobs {
+		w.addJob(i)
 	}
 	w.operator.begin(w)
 	w.beginFaults()

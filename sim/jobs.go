@@ -1,0 +1,189 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/job"
+	"banyan/mvcc"
+	"banyan/replica"
+	"banyan/work"
+)
+
+// jobs is what clients have submitted and what became of it.
+type jobs struct {
+	all   map[banyan.JobID]*submitted
+	order []*submitted
+	led   map[banyan.ShardID]claim // the newest that leaders announce, as gossip carries it
+}
+
+type claim struct {
+	term uint64
+	node banyan.NodeID
+}
+
+// submitted is one job as the truth knows it.
+type submitted struct {
+	id      banyan.JobID
+	shard   banyan.ShardID
+	header  *banyanv1.Job
+	stored  bool // the header is a row
+	ended   bool
+	results map[uint32]banyanv1.TaskState
+	ran     map[work.Key]banyanv1.TaskState // how attempts ended at their workers
+	begun   map[uint32]int                  // attempts at each task
+}
+
+// announce is what gossip tells of leaders: the newest claim wins, and stays
+// until there is a newer one.
+func (j *jobs) announce(node banyan.NodeID, l replica.Leadership) {
+	if l.Leading && l.Term > j.led[l.Shard].term {
+		j.led[l.Shard] = claim{l.Term, node}
+	}
+}
+
+// shardOf spreads jobs over the shards.
+func (w *world) shardOf(partition []byte) banyan.ShardID {
+	return banyan.ShardID(banyan.SlotOf(partition) % w.plan.shards)
+}
+
+// addJob submits a job some time and keeps at it until it is stored.
+func (w *world) addJob(i int) {
+	w.after(w.between(0, w.plan.length*3/4), func() {
+		s := &submitted{
+			id:      banyan.NewJobID(w.now.Milliseconds(), uint32(w.rng.Uint64())+uint32(i)),
+			results: map[uint32]banyanv1.TaskState{}, ran: map[work.Key]banyanv1.TaskState{}, begun: map[uint32]int{},
+		}
+		s.shard = w.shardOf([]byte(s.id))
+		spec := &banyanv1.JobSpec{
+			Command:     &banyanv1.Command{Args: []string{"true"}},
+			AttemptsMax: uint32(w.rng.IntN(4)), PerNodeMax: uint32(w.rng.IntN(3)),
+		}
+		if w.chance(0.3) {
+			spec.Then = spec.Command
+		}
+		s.header = &banyanv1.Job{
+			Id: string(s.id), Spec: spec, State: banyanv1.JobState_JOB_STATE_ACTIVE,
+			Tasks: uint32(1 + w.rng.IntN(60)), SubmitMs: w.now.Milliseconds(),
+		}
+		w.jobs.all[s.id] = s
+		w.jobs.order = append(w.jobs.order, s)
+		w.submit(s)
+	})
+}
+
+// submit asks the shard's controller, and asks again until the job is there.
+func (w *world) submit(s *submitted) {
+	if s.stored || w.over {
+		return
+	}
+	if n := w.jobs.led[s.shard].node; n != 0 && w.node(n).proc != nil && !w.clientLost() {
+		p := w.node(n).proc
+		w.after(w.latency(), func() { p.resume(func() { p.office.submit(s) }) })
+	}
+	w.after(w.between(100*time.Millisecond, time.Second), func() { w.submit(s) })
+}
+
+// watch checks each change of a job's rows: a result is written once, for an
+// attempt that ended so; a job ends once, when all its tasks have results.
+func (j *jobs) watch(w *world, e *mvcc.Event) {
+	key := string(e.Row.Key)
+	if id, ok := strings.CutPrefix(key, "j/"); ok {
+		if s := j.all[banyan.JobID(id)]; s != nil {
+			s.changed(w, e)
+		}
+		return
+	}
+	rest, ok := strings.CutPrefix(key, "jd/")
+	if !ok || len(rest) < 16 || rest[15] != 'r' {
+		return
+	}
+	s, task := j.all[banyan.JobID(rest[:14])], uint32(0)
+	if n, err := job.Number(e.Row.Key); err == nil {
+		task = uint32(n)
+	}
+	if s == nil || e.Deleted || e.Row.Version != 1 {
+		w.fail("job %s, task %d: the recorded result was changed, at revision %d", rest[:14], task, e.Row.Mod)
+		return
+	}
+	s.record(w, task, e)
+}
+
+// record checks a result.
+func (s *submitted) record(w *world, task uint32, e *mvcc.Event) {
+	result, err := job.DecodeResult(e.Row.Value)
+	if err != nil {
+		w.fail("job %s, task %d: %v", s.id, task, err)
+		return
+	}
+	honest := false
+	for k, state := range s.ran { // any will do: the order does not show
+		honest = honest || k.Task == task && state == result.State
+	}
+	switch {
+	case s.ended:
+		w.fail("job %s, task %d: a result was recorded after the job had ended", s.id, task)
+	case task > s.header.Tasks || !honest:
+		w.fail("job %s, task %d: recorded as %v, but no attempt ended so", s.id, task, result.State)
+	}
+	s.results[task] = result.State
+	w.reach("result recorded")
+	if s.begun[task] > 1 {
+		w.reach("task run again")
+	}
+}
+
+// changed checks a change of the header.
+func (s *submitted) changed(w *world, e *mvcc.Event) {
+	header, err := job.DecodeHeader(e.Row.Value)
+	switch {
+	case err != nil:
+		w.fail("job %s: %v", s.id, err)
+	case e.Deleted || s.ended:
+		w.fail("job %s was changed after it had ended, at revision %d", s.id, e.Row.Mod)
+	case !job.Ended(header.State):
+		s.stored = true
+	default:
+		s.ended = true
+		s.complete(w, header)
+	}
+}
+
+// complete checks that a job that ended is done.
+func (s *submitted) complete(w *world, header *banyanv1.Job) {
+	failed := false
+	for task := range s.header.Tasks {
+		state, ok := s.results[task]
+		if !ok {
+			w.fail("job %s ended as %v without a result of task %d", s.id, header.State, task)
+			return
+		}
+		failed = failed || state != banyanv1.TaskState_TASK_STATE_SUCCEEDED
+	}
+	then, ok := s.results[s.header.Tasks]
+	if wants := s.header.Spec.Then != nil && !failed; ok != wants {
+		w.fail("job %s ended as %v; the then step ran: %v, should: %v", s.id, header.State, ok, wants)
+	}
+	failed = failed || ok && then != banyanv1.TaskState_TASK_STATE_SUCCEEDED
+	if (header.State == banyanv1.JobState_JOB_STATE_SUCCEEDED) == failed {
+		w.fail("job %s ended as %v, though a task failed: %v", s.id, header.State, failed)
+	}
+	w.reach("job ended")
+}
+
+// done says whether every job has ended.
+func (j *jobs) done() bool {
+	for _, s := range j.order {
+		if !s.ended {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *submitted) String() string {
+	return fmt.Sprintf("job %s of shard %d: stored %v, %d of %d results, ended %v", s.id, s.shard, s.stored, len(s.results), s.header.Tasks, s.ended)
+}
