@@ -74,7 +74,7 @@ func killOnce(ctx context.Context, own *nodes, c *client.Client, victim int) (wr
 	if err := gatherLeaders(ctx, own, victim); err != nil {
 		return 0, 0, sum, err
 	}
-	id, err := submitJob(ctx, c, []string{"sleep", "0.05"}, failoverTasks)
+	id, err := submitJob(ctx, c, []string{"sh", "-c", "sleep 0.05"}, failoverTasks) // the input becomes $0
 	if err != nil {
 		return 0, 0, sum, err
 	}
