@@ -57,6 +57,12 @@ var breaks = []struct {
 	{"take acknowledgements of a former replica", 10000, []edit{{"replica/tenure.go", "m.GetVote() != g.tenure.began[m.GetFrom()]", "false"}}},
 	{"let an empty replica vote", 10000, []edit{
 		{"replica/tenure.go", "	case raftpb.MsgVote, raftpb.MsgPreVote:\n		if g.applied == 0 {\n			return nil\n		}\n", ""}}},
+	{"write results without term and condition", 5000, []edit{
+		{"work/core_commit.go", "	b.Cmd.Term = s.term\n", ""},
+		{"work/core_commit.go", "		cmd.Conds = append(cmd.Conds, mvcc.Cond{Key: key, Test: mvcc.Missing})\n", ""}}},
+	{"forget a result before it is recorded", 2000, []edit{{"worker/message.go", "	for _, k := range x.rejected {\n", "	for _, f := range m.Finished {\n		c.unwanted(keyOf(f.Key))\n	}\n	for _, k := range x.rejected {\n"}}},
+	{"leave a dead node its tasks", 2000, []edit{{"work/core_node.go", "	c.lose(n, func(Key, uint64) bool { return true })\n", ""}}},
+	{"take over jobs without their results", 2000, []edit{{"work/load.go", "		l.Run.Result(uint32(task), m)\n", "		_ = m\n"}}},
 	{"forget a removed replica's vote", 20000, []edit{{"store/batch.go", "moves: c.m.moves, term: c.m.term, vote: c.m.vote}", "moves: c.m.moves}"}}},
 	{"remove a replica whatever it has heard", 20000, []edit{{"replica/core.go", "case seen != g.heardLast():", "case false:"}}},
 	{"acknowledge before the entry is applied", 2000, []edit{{"replica/apply.go", "	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n",

@@ -87,29 +87,28 @@ func (w *world) submit(s *submitted) {
 	w.after(w.between(100*time.Millisecond, time.Second), func() { w.submit(s) })
 }
 
-// watch checks each change of a job's rows: a result is written once, for an
-// attempt that ended so; a job ends once, when all its tasks have results.
-func (j *jobs) watch(w *world, e *mvcc.Event) {
-	key := string(e.Row.Key)
-	if id, ok := strings.CutPrefix(key, "j/"); ok {
-		if s := j.all[banyan.JobID(id)]; s != nil {
-			s.changed(w, e)
+// watch checks what one revision changes of jobs: a result is written once, for
+// an attempt that ended so; a job ends once, when all its tasks have results.
+func (j *jobs) watch(w *world, events []mvcc.Event) {
+	for i := range events {
+		if rest, ok := strings.CutPrefix(string(events[i].Row.Key), "jd/"); ok && len(rest) > 15 && rest[15] == 'r' {
+			j.result(w, banyan.JobID(rest[:14]), &events[i])
 		}
+	}
+	for i := range events {
+		if id, ok := strings.CutPrefix(string(events[i].Row.Key), "j/"); ok {
+			j.all[banyan.JobID(id)].changed(w, &events[i])
+		}
+	}
+}
+
+func (j *jobs) result(w *world, id banyan.JobID, e *mvcc.Event) {
+	task, err := job.Number(e.Row.Key)
+	if err != nil || e.Deleted || e.Row.Version != 1 {
+		w.fail("job %s, task %d: the recorded result was changed, at revision %d", id, task, e.Row.Mod)
 		return
 	}
-	rest, ok := strings.CutPrefix(key, "jd/")
-	if !ok || len(rest) < 16 || rest[15] != 'r' {
-		return
-	}
-	s, task := j.all[banyan.JobID(rest[:14])], uint32(0)
-	if n, err := job.Number(e.Row.Key); err == nil {
-		task = uint32(n)
-	}
-	if s == nil || e.Deleted || e.Row.Version != 1 {
-		w.fail("job %s, task %d: the recorded result was changed, at revision %d", rest[:14], task, e.Row.Mod)
-		return
-	}
-	s.record(w, task, e)
+	j.all[id].record(w, uint32(task), e)
 }
 
 // record checks a result.

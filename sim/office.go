@@ -22,6 +22,7 @@ type office struct {
 	talks    map[banyan.NodeID]*talk
 	sessions uint64
 	requests uint64
+	heardAt  time.Duration                   // when the latest word of leadership arrives
 	missing  map[banyan.NodeID]time.Duration // since when a node was not heard of
 }
 
@@ -58,6 +59,17 @@ func (p *process) every(d time.Duration, do func()) {
 }
 
 func (o *office) now() int64 { return o.p.w.now.Milliseconds() }
+
+// hear brings word of leadership, in order, and sometimes late: until then a
+// controller goes on in a term that is over.
+func (o *office) hear(l replica.Leadership) {
+	d := o.p.work(100 * time.Microsecond)
+	if o.p.w.chance(0.1) {
+		d = o.p.w.between(0, 3*time.Second)
+	}
+	o.heardAt = max(o.heardAt+1, o.p.w.now+d)
+	o.p.after(o.heardAt-o.p.w.now, func() { o.lead(l) })
+}
 
 // lead follows leadership as server does.
 func (o *office) lead(l replica.Leadership) {
@@ -253,6 +265,7 @@ func (o *office) answer(x *lead, b *work.Batch, wait time.Duration, res mvcc.Res
 		o.act()
 		o.commit(x)
 	case err == nil || banyan.IsKind(err, banyan.Stale):
+		o.p.w.reach("batch of results refused by its term")
 		o.core.Lose(x.shard)
 		o.act()
 	default:

@@ -134,7 +134,7 @@ func (p *process) carryOut() {
 		p.w.truth[l.Shard].leads(p.n.id, l)
 		p.lead(l)
 		p.w.jobs.announce(p.n.id, l)
-		p.office.lead(l)
+		p.office.hear(l)
 	}
 	p.eff.Reset()
 }

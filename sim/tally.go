@@ -27,7 +27,7 @@ const tallyKey = "t/tally"
 func (p *process) lead(l replica.Leadership) {
 	if old := p.tallies[l.Shard]; old != nil && old.term <= l.Term {
 		delete(p.tallies, l.Shard)
-		if !p.w.chance(0.5) { // else it has not heard of it yet
+		if p.w.chance(0.3) { // else it has not heard of it yet
 			old.ended = true
 		}
 	}
@@ -52,7 +52,7 @@ func (t *tally) load() {
 
 func (t *tally) step() {
 	d := t.p.work(100 * time.Millisecond)
-	if t.p.w.chance(0.02) {
+	if t.p.w.chance(0.06) {
 		d = t.p.w.between(0, 5*time.Second)
 	}
 	t.p.after(d, func() {

@@ -72,8 +72,8 @@ func (t *truth) ackedBy(at time.Duration) banyan.Revision {
 // extend takes the events of the next revision.
 func (t *truth) extend(events []mvcc.Event) {
 	t.revisions = append(t.revisions, events)
+	t.w.jobs.watch(t.w, events)
 	for i := range events {
-		t.w.jobs.watch(t.w, &events[i])
 		if e := &events[i]; string(e.Row.Key) == tallyKey {
 			t.tally++
 			if got := string(e.Row.Value); got != strconv.Itoa(t.tally) {
