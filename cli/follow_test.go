@@ -125,7 +125,7 @@ func TestFailuresThatOutputCannotTell(t *testing.T) {
 	f := &fakeJobs{follow: []*banyanv1.FollowResponse{message(2, 0, 2, failed, lost, late)}}
 	out, errs, code := do(t, f.session(t), "run", "x", ":::", "1", "2")
 	want := "banyan: task 1 (in1) could not be run: no-such-program is not found on node n2\n" +
-		"banyan: task 2 (in2) was killed on n1: it took longer than 2s\n" +
+		"banyan: task 2 (in2) was killed on n1 after 2s: it took longer than --timeout allows\n" +
 		"banyan: 2 of 2 tasks failed: 'banyan job show "
 	if code != 2 || out != "part\n" || !strings.HasPrefix(errs, want) {
 		t.Errorf("exit %d, %q, standard error:\n%s", code, out, errs)

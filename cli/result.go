@@ -111,7 +111,7 @@ func failure(r *banyanv1.TaskResult) string {
 	case r.Error != "":
 		return "could not be run: " + oneLine(r.Error)
 	case r.State == banyanv1.TaskState_TASK_STATE_TIMED_OUT:
-		return fmt.Sprintf("was killed on %v: it took longer than %s", banyan.NodeID(r.Node), duration(time.Duration(r.DurationUs)*time.Microsecond))
+		return fmt.Sprintf("was killed on %v after %s: it took longer than --timeout allows", banyan.NodeID(r.Node), duration(time.Duration(r.DurationUs)*time.Microsecond))
 	}
 	return ""
 }

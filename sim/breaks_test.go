@@ -22,7 +22,7 @@ type edit struct{ file, old, new string }
 // breaks are deliberate mistakes in the engine, each of which the simulation
 // must find within so many seeds. docs/testing.md lists them; run them with
 //
-//	go test -tags breaks ./sim -run TestBreaks -v -timeout 1h
+//	go test -tags breaks ./sim -run TestBreaks -v -timeout 2h
 var breaks = []struct {
 	name   string
 	within int

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -754,6 +755,38 @@ func TestStreamsThatAreRefused(t *testing.T) {
 			t.Errorf("hello %v: got %v, want %v", c.hello, err, c.kind)
 		}
 	}
+}
+
+// slowSend is a stream whose Send takes its time.
+type slowSend struct {
+	pipe
+	began chan struct{}
+	free  chan struct{}
+}
+
+func (p slowSend) Send(*peerv1.ControllerMessage) error {
+	p.began <- struct{}{}
+	<-p.free
+	return io.EOF
+}
+
+func TestNothingIsSentAfterServe(t *testing.T) {
+	b := newBench(t)
+	s := b.service(1, nil)
+	ctx, cancel := context.WithCancel(b.ctx)
+	p := slowSend{pipe{ctx, make(chan *peerv1.WorkerMessage, 1), nil}, make(chan struct{}, 1), make(chan struct{})}
+	p.up <- &peerv1.WorkerMessage{Hello: &peerv1.Hello{Node: 2, Protocol: banyan.ProtocolVersion}}
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.Serve(ctx, p) }()
+	<-p.began
+	cancel()
+	select {
+	case <-ended:
+		t.Error("Serve returned while Send still wrote to its stream")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(p.free)
+	<-ended
 }
 
 // BenchmarkTasks is the controller alone: submission, planning, streams,

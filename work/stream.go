@@ -18,8 +18,9 @@ import (
 
 // Stream is a conversation with one worker. Receive gives io.EOF at its end;
 // the messages it gives belong to the receiver. Both methods may block, and
-// are each called by one goroutine at a time. They must return soon after the
-// handler that owns the stream has returned.
+// are each called by one goroutine at a time. Receive must return soon after
+// the handler that owns the stream has returned; the handler waits for Send,
+// which must return soon after the worker has ended the stream or is gone.
 type Stream interface {
 	Receive() (*peerv1.WorkerMessage, error)
 	Send(*peerv1.ControllerMessage) error
@@ -56,10 +57,12 @@ func (s *Service) Serve(ctx context.Context, stream Stream) error {
 	if err != nil {
 		return err
 	}
-	defer s.disconnect(x)
-	ended := make(chan error, 2)
+	ended, sent := make(chan error, 2), make(chan struct{})
+	// An answer may not be written to once its handler has returned: net/http
+	// panics then, and the node with it.
+	defer func() { s.disconnect(x); <-sent }()
 	s.wg.Go(func() { ended <- s.receive(x, first) })
-	s.wg.Go(func() { ended <- s.send(x) })
+	s.wg.Go(func() { defer close(sent); ended <- s.send(x) })
 	select {
 	case err = <-ended:
 		return err
