@@ -85,8 +85,11 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 func (r *Runner) watch(ctx context.Context, proc *process, timeout time.Duration) (Outcome, int32, string) {
 	var why atomic.Int32 // an Outcome
 	var force atomic.Pointer[time.Timer]
+	var ended atomic.Pointer[time.Time] // when the grace began
 	end := func(o Outcome) {
 		if why.CompareAndSwap(int32(Exited), int32(o)) {
+			now := time.Now()
+			ended.Store(&now)
 			force.Store(time.AfterFunc(r.cfg.Grace, proc.kill))
 			proc.terminate()
 		}
@@ -100,6 +103,9 @@ func (r *Runner) watch(ctx context.Context, proc *process, timeout time.Duration
 		guarded.Stop()
 		if Outcome(why.Load()) == Exited {
 			return 0
+		}
+		if at := ended.Load(); at != nil {
+			return max(0, r.cfg.Grace-time.Since(*at))
 		}
 		return r.cfg.Grace
 	})
