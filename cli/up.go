@@ -17,7 +17,7 @@ import (
 // nodeFlags are the flags of the commands that start a node.
 type nodeFlags struct {
 	dir, listen, advertise, zone, name string
-	slots                              int
+	slots, shards                      int
 	deadAfter                          time.Duration
 	verbose                            bool
 }
@@ -44,7 +44,7 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 		f.dir = filepath.Join(a.stateDir(), "node")
 	}
 	return server.Config{
-		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots,
+		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
 		DeadAfter: f.deadAfter, ConfigDir: config,
 		Logger: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
 	}, err
@@ -71,6 +71,7 @@ joined, it starts that node again. A signal stops it.`,
 		},
 	}
 	f.add(cmd.Flags())
+	cmd.Flags().IntVar(&f.shards, "shards", server.DefaultShards, "a new cluster has `N` data shards; cannot be changed later")
 	return cmd
 }
 
