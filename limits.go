@@ -66,6 +66,11 @@ const (
 	RequestBytesMax      = 8 << 20
 	CallsMax             = 20_000
 	LogCacheBytesMax     = 32 << 20
+	SlowOpsMax           = 512
+	LogLinesMax          = 2048
+	LogLineBytesMax      = 2 << 10
+	ProfileSecondsMax    = 120
+	DumpBytesMax         = 64 << 20
 )
 
 // Limits is the table behind docs/limits.md.
@@ -124,4 +129,9 @@ var Limits = []Limit{
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
 	{"CallsMax", CallsMax, "calls", "answered by one node at once, streams included; more are told to come again"},
 	{"LogCacheBytesMax", LogCacheBytesMax, "bytes", "of recent log entries kept in memory on one node; older ones are read from disk"},
+	{"SlowOpsMax", SlowOpsMax, "operations", "kept in the slow log of one node; a new one replaces the oldest"},
+	{"LogLinesMax", LogLinesMax, "lines", "of the log kept in memory on one node for 'banyan debug'; a new one replaces the oldest"},
+	{"LogLineBytesMax", LogLineBytesMax, "bytes", "of one of these lines; the rest is cut off"},
+	{"ProfileSecondsMax", ProfileSecondsMax, "seconds", "of one profile"},
+	{"DumpBytesMax", DumpBytesMax, "bytes", "of one dump taken from a node; the rest is cut off"},
 }

@@ -184,6 +184,8 @@ type Proposal struct {
 	// and must not block. An error of kind NotLeader, Stale or Exhausted means
 	// that nothing happened; IsUncertain tells those where it may still happen.
 	Done func(mvcc.Result, error)
+
+	loggedAt, committedAt time.Duration // by Core's clock; 0: not yet
 }
 
 // Prepare makes cmd a proposal of node, whose latest View v is, in v's term. A

@@ -198,6 +198,7 @@ func (g *group) propose() []*Proposal {
 			p.Done(mvcc.Result{}, errStale(g.shard, p.Term, g.term))
 			continue
 		}
+		p.loggedAt = g.core.now
 		stepped = append(stepped, p)
 		entries = append(entries, &raftpb.Entry{Data: p.Data})
 	}
@@ -331,7 +332,9 @@ func (g *group) take(m *raftpb.Message) *Apply {
 	a.proposals = make([]*Proposal, len(m.Entries))
 	for i, e := range m.Entries {
 		if e.GetIndex() == g.flightAt && len(g.flight) > 0 {
-			a.proposals[i] = g.flight[0]
+			if a.proposals[i] = g.flight[0]; a.proposals[i] != nil {
+				a.proposals[i].committedAt = g.core.now
+			}
 			g.flight = g.flight[1:]
 			g.flightAt++
 		}

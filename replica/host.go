@@ -14,7 +14,11 @@ import (
 // Step takes a raft message from another node. It never blocks; if the loop is
 // too far behind, the message is dropped. The caller has checked that it comes
 // from the node it names.
-func (h *Host) Step(shard banyan.ShardID, m *raftpb.Message) { h.in.message(shard, m) }
+func (h *Host) Step(shard banyan.ShardID, m *raftpb.Message) {
+	if !h.in.message(shard, m) {
+		h.meter.dropped.Inc()
+	}
+}
 
 // PeerLost says that a node's process is gone for certain (its machine refuses
 // connections): shards that it led elect another leader at once.
@@ -75,10 +79,14 @@ func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Comm
 	w := &waiter{Proposal: *p, slot: s, ready: make(chan struct{})}
 	w.Done = w.done
 	if err := s.reserve(len(w.Data)); err != nil {
+		h.meter.crowdedProposals.Inc()
 		return mvcc.Result{}, err
 	}
+	began := h.clock()
 	h.in.put(func(in *intake) { in.proposed = append(in.proposed, proposed{shard, &w.Proposal}) })
-	return h.await(ctx, w, cmd.Request != banyan.RequestID{})
+	res, err := h.await(ctx, w, cmd.Request != banyan.RequestID{})
+	h.meter.proposed(w, began, h.clock(), err)
+	return res, err
 }
 
 func (h *Host) await(ctx context.Context, w *waiter, again bool) (mvcc.Result, error) {
@@ -101,7 +109,7 @@ func (h *Host) await(ctx context.Context, w *waiter, again bool) (mvcc.Result, e
 // ReadIndex returns when this node has proved, after the call, that it leads
 // the shard, and has applied all that was acknowledged before: a View taken
 // then is linearizable. Else it is NotLeader, with a hint.
-func (h *Host) ReadIndex(ctx context.Context, shard banyan.ShardID) error {
+func (h *Host) ReadIndex(ctx context.Context, shard banyan.ShardID) (err error) {
 	s := h.slot(shard)
 	if s == nil {
 		return errNoReplica(shard)
@@ -111,8 +119,11 @@ func (h *Host) ReadIndex(ctx context.Context, shard banyan.ShardID) error {
 	}
 	defer s.reads.Add(-1)
 	if s.reads.Add(1) > banyan.ReadsMax {
+		h.meter.crowdedReads.Inc()
 		return errCrowded(shard)
 	}
+	began := h.clock()
+	defer func() { h.meter.proved(shard, h.clock()-began, err) }()
 	answer := make(chan error, 1)
 	done := func(err error) { answer <- err }
 	h.in.put(func(in *intake) { in.reads = append(in.reads, read{shard, done}) })

@@ -48,6 +48,13 @@ func (h *Hub) topic(shard banyan.ShardID) *topic {
 	return t
 }
 
+// Watching is the number of watchers.
+func (h *Hub) Watching() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.watchers
+}
+
 // Revision is the last revision that was published.
 func (h *Hub) Revision(shard banyan.ShardID) banyan.Revision {
 	t := h.topic(shard)

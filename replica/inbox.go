@@ -176,6 +176,12 @@ func (q *queue[T]) take(max int) []T {
 	return out
 }
 
+func (q *queue[T]) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
+}
+
 func (q *queue[T]) close() {
 	q.mu.Lock()
 	q.closed = true

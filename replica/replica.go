@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
+	"banyan/obs/metric"
 	"banyan/store"
 )
 
@@ -41,6 +42,7 @@ type Config struct {
 	LogBytesKept   uint64 // LogBytesKept
 	Logger         *slog.Logger
 	NowMs          func() int64 // the wall clock, since 1970, recorded in commands
+	Metrics        *metric.Set  // nil: none
 }
 
 // SnapshotSendsMax is how many snapshots one node sends at a time.
@@ -55,6 +57,7 @@ type Host struct {
 	hub     *Hub
 	board   *board
 	start   time.Time
+	meter   meter
 
 	in      *inbox
 	appends *queue[*Append]
@@ -87,13 +90,14 @@ func New(cfg Config) (*Host, error) {
 	}
 	hub := NewHub(cfg.Store)
 	h := &Host{
-		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub), board: newBoard(), start: time.Now(),
+		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub), board: newBoard(), start: time.Now(), meter: newMeter(cfg.Metrics),
 		in: newInbox(), appends: newQueue[*Append](), applies: newQueue[*Apply](), sends: newQueue[Envelope](),
 		stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{}, receiving: map[banyan.ShardID]bool{},
 	}
 	for _, shard := range cfg.Store.Shards() {
 		h.show(View{Shard: shard})
 	}
+	cfg.Metrics.Read(h.readMeter)
 	return h, h.applier.Load()
 }
 
@@ -206,6 +210,9 @@ func (h *Host) carryOut(eff *Effects) {
 	}
 	h.board.post(eff.Leadership)
 	for _, l := range eff.Leadership {
+		if l.Leading {
+			h.meter.won.Inc()
+		}
 		h.cfg.Logger.Info("leadership", "shard", l.Shard, "term", l.Term, "leading", l.Leading)
 	}
 	eff.Reset()
@@ -226,6 +233,7 @@ func (h *Host) write(context.Context) error {
 		if appends == nil {
 			return nil
 		}
+		h.meter.wrote(appends)
 		if err := Persist(batch, appends, send); err != nil {
 			return err
 		}
@@ -240,9 +248,11 @@ func (h *Host) apply(context.Context) error {
 		if applies == nil {
 			return nil
 		}
+		began := h.clock()
 		if err := h.applier.Apply(applies); err != nil {
 			return err
 		}
+		h.meter.appliedBatch(applies, h.clock()-began)
 		h.in.put(func(in *intake) { in.applied = append(in.applied, applies) })
 	}
 }

@@ -46,7 +46,9 @@ func (h *Host) show(v View) {
 		h.slots[v.Shard] = s
 		h.mu.Unlock()
 	default:
-		s.view.Store(&v)
+		if before := s.view.Swap(&v); v.Leader != 0 && v.Leader != before.Leader {
+			h.meter.leaders.Inc()
+		}
 	}
 }
 

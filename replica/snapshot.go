@@ -41,7 +41,9 @@ func (h *Host) sendSnapshots(ctx context.Context) error {
 			return nil
 		}
 		e := some[0]
+		began := h.clock()
 		err := h.sendSnapshot(ctx, e)
+		h.meter.snapshotSent(h.clock()-began, err)
 		if err != nil && ctx.Err() == nil {
 			h.cfg.Logger.Warn("a snapshot could not be sent; it will be tried again", "shard", e.Shard, "to", e.To, "err", err)
 		}
@@ -106,6 +108,8 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, shard banyan.ShardID, m *raf
 	}
 	if err != nil {
 		stage.Abort()
+	} else {
+		h.meter.received.Inc()
 	}
 	if errors.Is(err, ErrNotTaken) {
 		return nil

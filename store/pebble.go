@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -40,6 +41,10 @@ type pebbleKV struct {
 	lock *pebble.Lock
 	fail func(error) // stops the Store; any goroutine
 
+	meter   meter
+	closing sync.RWMutex // closed is set under it
+	closed  bool
+
 	stopOnce sync.Once
 	stopped  chan struct{} // closed at the first failure
 	why      error         // set before stopped is closed
@@ -48,7 +53,7 @@ type pebbleKV struct {
 var _ KV = (*pebbleKV)(nil)
 
 func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error) {
-	k := &pebbleKV{dir: dir, fs: o.FS, fail: fail, stopped: make(chan struct{})}
+	k := &pebbleKV{dir: dir, fs: o.FS, fail: fail, meter: newMeter(o.Metrics), stopped: make(chan struct{})}
 	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, k.explain("create", err)
 	}
@@ -74,6 +79,7 @@ func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error
 		k.lock.Close()
 		return nil, err
 	}
+	o.Metrics.Read(k.readMeter)
 	return k, nil
 }
 
@@ -160,6 +166,7 @@ func (k *pebbleKV) options(o Options) *pebble.Options {
 	}
 	p.EventListener = &pebble.EventListener{
 		BackgroundError: k.hang, // else Pebble tries again at once, for ever
+		WriteStallBegin: func(pebble.WriteStallBeginInfo) { k.meter.stalls.Inc() },
 		DataCorruption:  func(info pebble.DataCorruptionInfo) { _ = k.stop("read", info.Details) },
 	}
 	for i := range p.Levels {
@@ -251,6 +258,9 @@ func (k *pebbleKV) Snapshot() (KVSnapshot, error) { return pebbleSnapshot{k, k.d
 //
 // After a failure Pebble and its lock stay as they are until the process ends.
 func (k *pebbleKV) Close() error {
+	k.closing.Lock()
+	k.closed = true
+	k.closing.Unlock()
 	return k.beside("close", func() error {
 		return errors.Join(k.db.Flush(), k.db.Close(), k.seal(), k.lock.Close())
 	})
@@ -330,6 +340,10 @@ func (b *pebbleBatch) Commit(sync bool) error {
 		if err := pb.LogData(nil, nil); err != nil {
 			return b.k.stop("write to", err)
 		}
+	}
+	if sync {
+		began := time.Now()
+		defer func() { b.k.meter.synced(time.Since(began)) }()
 	}
 	return b.k.beside("write to", func() error {
 		if err := pb.Commit(&pebble.WriteOptions{Sync: sync}); err != nil {

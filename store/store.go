@@ -18,6 +18,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"banyan"
+	"banyan/obs/metric"
 )
 
 // ErrFatal is wrapped by the error of a write or fsync that failed, and by
@@ -33,6 +34,7 @@ type Options struct {
 	FS         vfs.FS       // the real file system if nil
 	Logger     *slog.Logger // silent if nil
 	CacheBytes int64        // block cache; 16 MiB if 0
+	Metrics    *metric.Set  // nil: none
 }
 
 // Identity says whose data a store holds.

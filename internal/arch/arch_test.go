@@ -31,7 +31,7 @@ var floors = [][]string{
 	{"api/banyan/v1/banyanv1connect", "api/banyan/peer/v1"},
 	{"api/banyan/peer/v1/peerv1connect"},
 	{"obs"},
-	{"obs/otlp"},
+	{"obs/otlp", "obs/metric"},
 	{"mvcc", "sched", "policy"},
 	{"mvcc/memrows", "job"},
 	{"pki"},
