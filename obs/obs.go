@@ -7,7 +7,6 @@ package obs
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net/http"
 
@@ -110,9 +109,4 @@ func ToHeader(ctx context.Context, h http.Header) {
 	if tp := Traceparent(ctx); tp != "" {
 		h.Set(header, tp)
 	}
-}
-
-// NewLogger gives a logger that writes lines of text of at least a level.
-func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }

@@ -15,6 +15,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
+
+	"banyan"
+	"banyan/obs"
 )
 
 // ContentType is of what WriteText writes.
@@ -23,12 +26,12 @@ const ContentType = string("text/plain; version=0.0.4; charset=utf-8")
 // Set is the metrics of one node, and its slow log. A nil Set counts for nobody.
 type Set struct {
 	registry *prometheus.Registry
-	slow     slowLog
+	slow     *obs.Ring[Slow]
 }
 
 // NewSet gives a set that holds what the process and Go's runtime tell.
 func NewSet() *Set {
-	s := &Set{registry: prometheus.NewRegistry()}
+	s := &Set{registry: prometheus.NewRegistry(), slow: obs.NewRing[Slow](banyan.SlowOpsMax)}
 	s.registry.MustRegister(
 		prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}), //nolint:staticcheck // its new home pulls in database/sql
 		prometheus.NewGoCollector(),                                       //nolint:staticcheck // as above

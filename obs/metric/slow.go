@@ -1,12 +1,6 @@
 package metric
 
-import (
-	"slices"
-	"sync"
-	"time"
-
-	"banyan"
-)
+import "time"
 
 // SlowAfter is how long an operation takes before it is put into the slow log.
 const SlowAfter = 200 * time.Millisecond
@@ -27,34 +21,14 @@ type Wait struct {
 	Took time.Duration
 }
 
-// slowLog keeps the last slow operations.
-type slowLog struct {
-	mu   sync.Mutex
-	ops  []Slow // a ring when full
-	next int
-}
-
 // Slow puts an operation into the slow log, in the place of the oldest one.
 func (s *Set) Slow(op Slow) {
 	if s == nil {
 		return
 	}
 	op.At = time.Now()
-	l := &s.slow
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.ops) < banyan.SlowOpsMax {
-		l.ops = append(l.ops, op)
-		return
-	}
-	l.ops[l.next] = op
-	l.next = (l.next + 1) % len(l.ops)
+	s.slow.Put(op)
 }
 
 // SlowOps gives the slow log, oldest first.
-func (s *Set) SlowOps() []Slow {
-	l := &s.slow
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Concat(l.ops[l.next:], l.ops[:l.next])
-}
+func (s *Set) SlowOps() []Slow { return s.slow.All() }

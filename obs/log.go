@@ -1,0 +1,48 @@
+package obs
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+
+	"banyan"
+)
+
+// LogFormats are the forms that NewLogger knows.
+var LogFormats = []string{"text", "json"}
+
+// NewLogger gives a logger that writes each record of at least a level as one
+// line, as JSON if asked.
+func NewLogger(w io.Writer, level slog.Leveler, json bool) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if json {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Lines is the end of a log, kept in memory.
+type Lines struct{ ring *Ring[[]byte] }
+
+// KeepLines gives a logger that does what log does and keeps the last lines of
+// level info and above, whatever log's own level is.
+func KeepLines(log *slog.Logger) (*slog.Logger, Lines) {
+	l := Lines{NewRing[[]byte](banyan.LogLinesMax)}
+	return slog.New(slog.NewMultiHandler(log.Handler(), slog.NewTextHandler(l, nil))), l
+}
+
+// Write takes one line; slog's handlers write one at a time.
+func (l Lines) Write(line []byte) (int, error) {
+	kept := bytes.Clone(line)
+	if len(kept) > banyan.LogLineBytesMax {
+		kept = append(kept[:banyan.LogLineBytesMax-len(lineCut)], lineCut...)
+	}
+	l.ring.Put(kept)
+	return len(line), nil
+}
+
+// lineCut ends a line that was too long.
+const lineCut = "…\n"
+
+// Bytes gives all lines, oldest first.
+func (l Lines) Bytes() []byte { return bytes.Join(l.ring.All(), nil) }
