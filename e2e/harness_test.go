@@ -66,6 +66,7 @@ type node struct {
 	id   string // n1
 	dir  string
 	addr string
+	host *host // nil: the machine of the test
 	cmd  *exec.Cmd
 	log  *os.File
 	done chan struct{} // closed when the process has ended
@@ -78,6 +79,7 @@ type cluster struct {
 	t     *testing.T
 	bin   string
 	dir   string
+	hosts []*host // of its nodes in order; further ones run on the machine of the test
 	nodes []*node
 }
 
@@ -86,14 +88,22 @@ type cluster struct {
 func newCluster(t *testing.T, n int, flags ...string) *cluster {
 	t.Helper()
 	c := emptyCluster(t)
-	c.up(filepath.Join(c.dir, "n1"), flags...)
-	for i := 2; i <= n; i++ {
+	c.grow(n, flags...)
+	return c
+}
+
+// grow starts nodes until there are n, and waits for their voters.
+func (c *cluster) grow(n int, flags ...string) {
+	c.t.Helper()
+	if len(c.nodes) == 0 {
+		c.up(filepath.Join(c.dir, "n1"), flags...)
+	}
+	for len(c.nodes) < n {
 		c.join(c.token(), flags...)
 	}
 	if n >= 3 {
 		c.waitVoters(3)
 	}
-	return c
 }
 
 func emptyCluster(t *testing.T) *cluster {
@@ -132,7 +142,13 @@ func (c *cluster) env() []string {
 
 func (c *cluster) newNode(dir string) *node {
 	c.t.Helper()
-	n := &node{c: c, id: fmt.Sprintf("n%d", len(c.nodes)+1), dir: dir, addr: freeAddr(c.t)}
+	n := &node{c: c, id: fmt.Sprintf("n%d", len(c.nodes)+1), dir: dir}
+	if i := len(c.nodes); i < len(c.hosts) {
+		n.host = c.hosts[i]
+		n.addr = n.host.String() + ":7401"
+	} else {
+		n.addr = freeAddr(c.t)
+	}
 	log, err := os.Create(filepath.Join(c.dir, n.id+".log"))
 	if err != nil {
 		c.t.Fatal(err)
@@ -165,7 +181,8 @@ func (n *node) start(args ...string) {
 	n.cmd = exec.Command(n.c.bin, args...)
 	n.cmd.Env = n.c.env()
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
-	if err := n.cmd.Start(); err != nil {
+	endWithParent(n.cmd)
+	if err := n.host.start(n.cmd); err != nil {
 		n.c.t.Fatal(err)
 	}
 	n.done = make(chan struct{})
@@ -279,6 +296,21 @@ type shardStatus struct {
 	ID     int      `json:"id"`
 	Leader string   `json:"leader"`
 	Voters []string `json:"voters"`
+}
+
+// problems is what 'banyan status' complains about.
+func (c *cluster) problems() []string {
+	c.t.Helper()
+	var v struct{ Problems []struct{ What string } }
+	out, errOut, _ := c.try("status", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		c.t.Fatalf("banyan status: %v\n%s%s", err, out, errOut)
+	}
+	var all []string
+	for _, p := range v.Problems {
+		all = append(all, p.What)
+	}
+	return all
 }
 
 func (c *cluster) shards() []shardStatus {
