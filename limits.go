@@ -71,6 +71,14 @@ const (
 	LogLineBytesMax      = 2 << 10
 	ProfileSecondsMax    = 120
 	DumpBytesMax         = 64 << 20
+	LooksMax             = 64
+	LeasesMax            = 100_000
+	LeaseClaimsMax       = 1024
+	LeaseBatchMax        = 1024
+	LockWaitersMax       = 10_000
+	LockPermitsMax       = 1024
+	LockValueBytesMax    = 4 << 10
+	LockQueueMax         = 16_384
 )
 
 // Limits is the table behind docs/limits.md.
@@ -134,4 +142,12 @@ var Limits = []Limit{
 	{"LogLineBytesMax", LogLineBytesMax, "bytes", "of one of these lines; the rest is cut off"},
 	{"ProfileSecondsMax", ProfileSecondsMax, "seconds", "of one profile"},
 	{"DumpBytesMax", DumpBytesMax, "bytes", "of one dump taken from a node; the rest is cut off"},
+	{"LooksMax", LooksMax, "calls", "for metrics and debugging answered by one node at once, beside CallsMax; more are told to come again"},
+	{"LeasesMax", LeasesMax, "leases", "alive in one shard"},
+	{"LeaseClaimsMax", LeaseClaimsMax, "claims", "of one lease to locks"},
+	{"LeaseBatchMax", LeaseBatchMax, "leases", "kept alive by one call"},
+	{"LockWaitersMax", LockWaitersMax, "claims", "waiting for one lock; then Acquire is refused"},
+	{"LockPermitsMax", LockPermitsMax, "permits", "of one semaphore"},
+	{"LockValueBytesMax", LockValueBytesMax, "bytes", "of the value of a claim to a lock"},
+	{"LockQueueMax", LockQueueMax, "changes", "of locks waiting to be committed in one shard; then Acquire and Release are refused"},
 }

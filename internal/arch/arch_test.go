@@ -47,7 +47,7 @@ var floors = [][]string{
 	{"exec"},
 	{"route"},
 	{"placement"},
-	{"kv"},
+	{"kv", "coord"},
 	{"work"},
 	{"worker"},
 	{"gate"},
