@@ -7,11 +7,14 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"banyan"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/api/wire"
 	"banyan/obs"
+	"banyan/obs/metric"
 
 	"connectrpc.com/connect"
 )
@@ -44,13 +47,18 @@ type edge struct {
 	node banyan.NodeID
 	log  *slog.Logger
 	peer bool // nodes are shown all
+
+	metrics *metric.Set
 }
 
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	var meter atomic.Pointer[callMeter]
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+		began := time.Now()
 		ctx, span := obs.StartServer(ctx, strings.TrimPrefix(req.Spec().Procedure, "/"))
 		defer func() {
 			err = e.answer(ctx, req.Spec(), recover(), err)
+			e.once(&meter, req.Spec().Procedure, false).answered(began, err)
 			span.End(err)
 		}()
 		return next(ctx, req)
@@ -58,13 +66,17 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 }
 
 func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	var at atomic.Pointer[callMeter]
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
+		meter := e.once(&at, conn.Spec().Procedure, true)
+		meter.opened.Inc()
 		var span obs.Span
 		if conn.Spec().Procedure != peerv1connect.PeerWorkProcedure { // lasts as long as the worker
 			ctx, span = obs.StartServer(ctx, strings.TrimPrefix(conn.Spec().Procedure, "/"))
 		}
 		defer func() {
 			err = e.answer(ctx, conn.Spec(), recover(), err)
+			meter.failed(err)
 			span.End(err)
 		}()
 		return next(ctx, conn)

@@ -16,6 +16,7 @@ import (
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/obs/metric"
 
 	"connectrpc.com/connect"
 )
@@ -47,11 +48,13 @@ type Config struct {
 	Node    banyan.NodeID
 	Cluster string // whose certificates are let in
 	Logger  *slog.Logger
+	Metrics *metric.Set // nil: none, and no GET /metrics
 
 	KV       KV
 	Clusters Clusters
 	Blobs    Blobs
 	Jobs     Jobs // those of the shards that this node leads
+	Debug    Debug
 
 	// Leaders and JobsAt find the jobs of other nodes. JobsAt must decode
 	// errors (ClientInterceptor); nil on a node that will never have peers.
@@ -72,6 +75,8 @@ type gate struct {
 	calls   chan struct{} // banyan.CallsMax
 	chunks  chan struct{} // chunks of users in memory
 	peering chan struct{} // chunks of peers in memory: apart, for a user's put waits for a peer's
+	looks   chan struct{} // banyan.LooksMax: apart, to see what a node that is full does
+	crowded metric.Counter
 }
 
 // New builds the handler of everything a node answers.
@@ -81,12 +86,14 @@ func New(c Config) http.Handler {
 		calls:   make(chan struct{}, banyan.CallsMax),
 		chunks:  make(chan struct{}, banyan.BlobTransfersMax),
 		peering: make(chan struct{}, banyan.BlobTransfersMax),
+		looks:   make(chan struct{}, banyan.LooksMax),
+		crowded: c.Metrics.Crowded("calls"),
 	}
 	options := func(peer bool) connect.HandlerOption {
 		return connect.WithHandlerOptions(
 			connect.WithReadMaxBytes(banyan.RequestBytesMax),
 			connect.WithCompressMinBytes(compressMin),
-			connect.WithInterceptors(&edge{node: c.Node, log: c.Logger, peer: peer}),
+			connect.WithInterceptors(&edge{node: c.Node, log: c.Logger, peer: peer, metrics: c.Metrics}),
 		)
 	}
 	mux := http.NewServeMux()
@@ -101,8 +108,13 @@ func New(c Config) http.Handler {
 		mux.Handle(bounded(g.peering)(peerv1connect.PeerPutBlobProcedure, peer))
 		mux.Handle(bounded(g.peering)(peerv1connect.PeerGetBlobProcedure, peer))
 	}
+	mux.Handle(banyanv1connect.NewDebugHandler(debugDoor{c.Debug}, options(false)))
 	mux.HandleFunc("GET /{$}", g.hello)
 	mux.HandleFunc("GET /ready", g.ready)
+	if c.Metrics != nil {
+		mux.HandleFunc("GET "+metricsPath, g.showMetrics)
+		c.Metrics.Read(g.readMeter)
+	}
 	return g.limit(g.identify(mux))
 }
 
@@ -114,7 +126,8 @@ func (g *gate) hello(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintf(w, `This is banyan %s, node %v of cluster %s.
 Call it with the banyan command, the Go SDK, or any gRPC, gRPC-web or Connect client:
   POST /banyan.v1.Cluster/Status  Content-Type: application/json  {}
-The services are KV, Jobs, Cluster and Blobs, defined in api/banyan/v1. GET /ready says whether this node answers.
+The services are KV, Jobs, Cluster, Blobs and Debug, defined in api/banyan/v1.
+GET /ready says whether this node answers, GET /metrics is for Prometheus.
 `, banyan.Version, g.Node, g.Cluster)
 }
 

@@ -131,12 +131,17 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 // limit bounds the calls answered at once.
 func (g *gate) limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		places := g.calls
+		if isLook(r.URL.Path) {
+			places = g.looks
+		}
 		select {
-		case g.calls <- struct{}{}:
-			defer func() { <-g.calls }()
+		case places <- struct{}{}:
+			defer func() { <-places }()
 			next.ServeHTTP(w, r)
 		default:
-			refuse(w, r, banyan.Errorf(banyan.Exhausted, "node %v answers %d calls already (CallsMax): try again, or ask another node", g.Node, banyan.CallsMax))
+			g.crowded.Inc()
+			refuse(w, r, banyan.Errorf(banyan.Exhausted, "node %v answers %d such calls already (CallsMax, LooksMax): try again, or ask another node", g.Node, cap(places)))
 		}
 	})
 }

@@ -93,6 +93,9 @@ func (ca *CA) CertDER() []byte { return ca.cert.Raw }
 // KeyDER is the authority's key, PKCS #8.
 func (ca *CA) KeyDER() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(ca.key) }
 
+// NotAfter is when the authority's own certificate expires.
+func (c *CA) NotAfter() time.Time { return c.cert.NotAfter }
+
 // Fingerprint is the SHA-256 of the authority's certificate in hexadecimal;
 // join tokens carry it.
 func (ca *CA) Fingerprint() string { return fingerprint(ca.cert.Raw) }

@@ -21,7 +21,6 @@ type meter struct {
 }
 
 func newMeter(s *metric.Set) meter {
-	const pressure, pressureHelp = "banyan_backpressure_total", "Requests or messages refused or dropped because a limit was reached."
 	const snapshots, snapshotsHelp = "banyan_snapshots_total", "Snapshots of shards, by what became of them."
 	return meter{
 		set:      s,
@@ -32,9 +31,9 @@ func newMeter(s *metric.Set) meter {
 		logged:   s.Counter("banyan_log_entries_total", "Entries written to raft logs; divided by fsyncs, how many share one."),
 		applied:  s.Counter("banyan_applied_entries_total", "Committed entries applied."),
 
-		crowdedProposals: s.Counter(pressure, pressureHelp, "where", "proposals"),
-		crowdedReads:     s.Counter(pressure, pressureHelp, "where", "reads"),
-		dropped:          s.Counter(pressure, pressureHelp, "where", "raft inbox"),
+		crowdedProposals: s.Crowded("proposals"),
+		crowdedReads:     s.Crowded("reads"),
+		dropped:          s.Crowded("raft inbox"),
 
 		leaders:  s.Counter("banyan_leader_changes_total", "Changes of a shard's leader as seen by its replica here."),
 		won:      s.Counter("banyan_leaderships_total", "Terms of leadership that began on this node."),

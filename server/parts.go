@@ -66,7 +66,7 @@ func (n *Server) openWork() error {
 		return err
 	}
 	c := gate.Config{
-		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log,
+		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
 		KV: kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work,
 		Leaders: n.router, Tail: n.worker,
 		Peer: peerService{Handler: n.router.Handler(), PeerBlobs: gate.PeerBlobs{Store: n.blobs}, n: n},
@@ -75,6 +75,7 @@ func (n *Server) openWork() error {
 		c.JobsAt, c.PeerAt = n.jobsAt, n.peers.client
 	}
 	n.handler = gate.New(c)
+	n.metrics.Read(n.readMetrics)
 	return nil
 }
 

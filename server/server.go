@@ -14,6 +14,8 @@ import (
 	"banyan/exec"
 	"banyan/gate"
 	"banyan/member"
+	"banyan/obs"
+	"banyan/obs/metric"
 	"banyan/pki"
 	"banyan/replica"
 	"banyan/route"
@@ -37,8 +39,11 @@ type Server struct {
 	cfg    Config
 	file   *nodeFile
 	log    *slog.Logger
+	lines  obs.Lines // the end of the log
+	start  time.Time
 	keeper *pki.Keeper // nil: embedded
 
+	metrics *metric.Set
 	store   *store.Store
 	port    *transport.Transport // nil: embedded
 	host    *replica.Host
@@ -82,7 +87,8 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Server{cfg: cfg, file: f, log: cfg.Logger, ready: make(chan struct{}), led: make(chan struct{}), silent: silences{}}
+	n := &Server{cfg: cfg, file: f, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), silent: silences{}}
+	n.log, n.lines = obs.KeepLines(cfg.Logger)
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -106,7 +112,7 @@ func (n *Server) build() error {
 	n.leaders = newLeaders(n)
 	var err error
 	n.host, err = replica.New(replica.Config{
-		Node: n.file.Node, Store: n.store, Logger: n.log,
+		Node: n.file.Node, Store: n.store, Logger: n.log, Metrics: n.metrics,
 		Send:         n.sendRaft,
 		SendSnapshot: n.sendSnapshot,
 		NowMs:        func() int64 { return time.Now().UnixMilli() },
@@ -130,7 +136,7 @@ func (n *Server) build() error {
 
 // openStore opens the store and checks that it belongs to this node.
 func (n *Server) openStore() (err error) {
-	n.store, err = store.Open(n.cfg.storeDir(), store.Options{Logger: n.log})
+	n.store, err = store.Open(n.cfg.storeDir(), store.Options{Logger: n.log, Metrics: n.metrics})
 	if err != nil {
 		return err
 	}

@@ -39,19 +39,29 @@ func NewSet() *Set {
 	return s
 }
 
-// Counter only grows.
+// Counter only grows. The zero Counter counts nothing.
 type Counter struct{ c prometheus.Counter }
 
 // Inc adds one.
-func (c Counter) Inc() { c.c.Inc() }
+func (c Counter) Inc() { c.Add(1) }
 
 // Add adds n.
-func (c Counter) Add(n int) { c.c.Add(float64(n)) }
+func (c Counter) Add(n int) {
+	if c.c != nil {
+		c.c.Add(float64(n))
+	}
+}
 
 // Counter makes a counter: its name ends in _total, labels are pairs of a name
 // and this counter's value.
 func (s *Set) Counter(name, help string, labels ...string) Counter {
 	return Counter{register(s, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: pairs(labels)}))}
+}
+
+// Crowded makes the counter of what is refused or dropped at a limit; where
+// names the queue or door.
+func (s *Set) Crowded(where string) Counter {
+	return s.Counter("banyan_backpressure_total", "Requests and messages refused or dropped because a limit was reached.", "where", where)
 }
 
 // Timer tells how long something takes, as a histogram in seconds.

@@ -1,0 +1,92 @@
+package gate
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"banyan"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/api/wire"
+	"banyan/obs/metric"
+)
+
+// callMeter counts the calls of one procedure, and the errors of its door.
+type callMeter struct {
+	set    *metric.Set
+	name   string // such as KV.Put
+	took   metric.Timer
+	opened metric.Counter // streams, which last as long as their caller wants
+	errors [banyan.Kinds]metric.Counter
+}
+
+// newCallMeter makes the meter of a procedure, such as /banyan.v1.KV/Put.
+func newCallMeter(s *metric.Set, procedure string, stream bool) *callMeter {
+	service, call, _ := strings.Cut(strings.TrimPrefix(procedure, "/"), "/")
+	door := service[strings.LastIndex(service, ".")+1:]
+	m := &callMeter{set: s, name: door + "." + call}
+	if stream {
+		m.opened = s.Counter("banyan_streams_total", "Streams opened at the doors.", "call", m.name)
+	} else {
+		m.took = s.Timer("banyan_call_seconds", "Answering one call, streams apart.", "call", m.name)
+	}
+	for k := range m.errors {
+		m.errors[k] = s.Counter("banyan_call_errors_total", "Calls that failed, by door and kind of error.", "door", door, "kind", banyan.Kind(k).String())
+	}
+	return m
+}
+
+const (
+	metricsPath = "/metrics"
+	debugPrefix = "/" + banyanv1connect.DebugName + "/"
+)
+
+// isLook tells the calls of operators who look at the node.
+func isLook(path string) bool { return path == metricsPath || strings.HasPrefix(path, debugPrefix) }
+
+func (g *gate) showMetrics(w http.ResponseWriter, _ *http.Request) {
+	var b bytes.Buffer
+	if err := g.Metrics.WriteText(&b); err != nil {
+		g.Logger.Error("the metrics cannot be read", "err", err)
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", metric.ContentType)
+	_, _ = w.Write(b.Bytes()) // the caller is gone if this fails
+}
+
+func (g *gate) readMeter(r *metric.Reading) {
+	r.Gauge("banyan_calls_open", "Calls being answered, streams included.", float64(len(g.calls)))
+}
+
+// once gives the meter of a handler's one procedure, made by its first call.
+func (e *edge) once(at *atomic.Pointer[callMeter], procedure string, stream bool) *callMeter {
+	m := at.Load()
+	if m == nil {
+		m = newCallMeter(e.metrics, procedure, stream)
+		at.Store(m)
+	}
+	return m
+}
+
+// answered counts a call that is over; its error is as it goes out.
+func (m *callMeter) answered(began time.Time, err error) {
+	took := time.Since(began)
+	m.took.Observe(took)
+	m.failed(err)
+	if took >= metric.SlowAfter {
+		op := metric.Slow{What: m.name, Shard: -1, Took: took}
+		if err != nil {
+			op.Failed = wire.KindOf(err).String()
+		}
+		m.set.Slow(op)
+	}
+}
+
+func (m *callMeter) failed(err error) {
+	if err != nil {
+		m.errors[wire.KindOf(err)].Inc()
+	}
+}
