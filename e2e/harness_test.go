@@ -313,6 +313,14 @@ func (c *cluster) problems() []string {
 	return all
 }
 
+// expectProblem waits until 'banyan status' complains about something that mentions what.
+func (c *cluster) expectProblem(what string) {
+	c.t.Helper()
+	if what != "" {
+		c.eventually("status complains of "+what, func() bool { return strings.Contains(strings.Join(c.problems(), "\n"), what) })
+	}
+}
+
 func (c *cluster) shards() []shardStatus {
 	var v struct{ Shards []shardStatus }
 	out, _, code := c.try("status", "-o", "json")

@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -59,7 +57,7 @@ func TestPartitions(t *testing.T) {
 		h.take()
 		w := c.submit(20)
 		s.spoil(l, c.hosts)
-		c.eventually("status complains of "+s.says, func() bool { return strings.Contains(fmt.Sprint(c.problems()), s.says) })
+		c.expectProblem(s.says)
 		h.flow()
 		saw := h.take()
 		t.Logf("%s: %v", s.name, saw)

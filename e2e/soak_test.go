@@ -29,14 +29,14 @@ func TestStorm(t *testing.T) {
 	r, h := storm(t, c)
 	var worst period
 	for i := range *cycles {
-		w := c.submit(30)
-		w.waitDone(1 + r.IntN(10))
 		victim := c.nodes[r.IntN(3)]
-		switch r.IntN(4) {
-		case 0:
-			victim = w.leader()
-		case 1:
+		if r.IntN(3) == 0 {
 			c.gather(victim)
+		}
+		w := c.submit(80)
+		w.waitDone(1 + r.IntN(10))
+		if r.IntN(3) == 0 {
+			victim = w.leader()
 		}
 		w.expectKept()
 		h.take()
