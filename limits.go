@@ -79,6 +79,7 @@ const (
 	LockPermitsMax       = 1024
 	LockValueBytesMax    = 4 << 10
 	LockQueueMax         = 16_384
+	LockClaimsShownMax   = 1000
 )
 
 // Limits is the table behind docs/limits.md.
@@ -150,4 +151,5 @@ var Limits = []Limit{
 	{"LockPermitsMax", LockPermitsMax, "permits", "of one semaphore"},
 	{"LockValueBytesMax", LockValueBytesMax, "bytes", "of the value of a claim to a lock"},
 	{"LockQueueMax", LockQueueMax, "changes", "of locks waiting to be committed in one shard; then Acquire and Release are refused"},
+	{"LockClaimsShownMax", LockClaimsShownMax, "claims", "told of those that hold a lock, and of those that wait for it; the rest is counted"},
 }

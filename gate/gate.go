@@ -54,12 +54,15 @@ type Config struct {
 	Clusters Clusters
 	Blobs    Blobs
 	Jobs     Jobs // those of the shards that this node leads
+	Coord    Coord
 	Debug    Debug
 
-	// Leaders and JobsAt find the jobs of other nodes. JobsAt must decode
-	// errors (ClientInterceptor); nil on a node that will never have peers.
+	// Leaders, JobsAt and CoordAt find the jobs and locks of other nodes. The
+	// clients must decode errors (ClientInterceptor); nil on a node that will
+	// never have peers.
 	Leaders Leaders
 	JobsAt  func(banyan.NodeID) (banyanv1connect.JobsClient, error)
+	CoordAt func(banyan.NodeID) (banyanv1connect.CoordClient, error)
 
 	// Tail reads what runs here, PeerAt asks for it elsewhere (nil as JobsAt).
 	Tail   Tailer
@@ -101,6 +104,7 @@ func New(c Config) http.Handler {
 	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV}, options(false)))
 	mux.Handle(banyanv1connect.NewClusterHandler(clusterDoor{c.Clusters}, options(false)))
 	mux.Handle(banyanv1connect.NewJobsHandler(jobsDoor{jobs, &logs{jobs, c.Blobs, g.tail}}, options(false)))
+	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{&locks{Coord: c.Coord, self: c.Node, leaders: c.Leaders, at: c.CoordAt}}, options(false)))
 	mux.Handle(bounded(g.chunks)(banyanv1connect.NewBlobsHandler(blobsDoor{c.Blobs}, options(false))))
 	if c.Peer != nil {
 		path, peer := peerv1connect.NewPeerHandler(c.Peer, options(true))
@@ -126,7 +130,7 @@ func (g *gate) hello(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintf(w, `This is banyan %s, node %v of cluster %s.
 Call it with the banyan command, the Go SDK, or any gRPC, gRPC-web or Connect client:
   POST /banyan.v1.Cluster/Status  Content-Type: application/json  {}
-The services are KV, Jobs, Cluster, Blobs and Debug, defined in api/banyan/v1.
+The services are KV, Jobs, Coord, Cluster, Blobs and Debug, defined in api/banyan/v1.
 GET /ready says whether this node answers, GET /metrics is for Prometheus.
 `, banyan.Version, g.Node, g.Cluster)
 }

@@ -629,6 +629,8 @@ type LockState struct {
 	Waiters       []*Claim               `protobuf:"bytes,3,rep,name=waiters,proto3" json:"waiters,omitempty"`    // in order
 	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"` // of the shard when it was read
 	Shard         uint32                 `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`
+	Holding       uint32                 `protobuf:"varint,6,opt,name=holding,proto3" json:"holding,omitempty"` // how many hold it; holders may be the first of them
+	Waiting       uint32                 `protobuf:"varint,7,opt,name=waiting,proto3" json:"waiting,omitempty"` // how many wait; waiters may be the first of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,6 +696,20 @@ func (x *LockState) GetRevision() uint64 {
 func (x *LockState) GetShard() uint32 {
 	if x != nil {
 		return x.Shard
+	}
+	return 0
+}
+
+func (x *LockState) GetHolding() uint32 {
+	if x != nil {
+		return x.Holding
+	}
+	return 0
+}
+
+func (x *LockState) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
 	}
 	return 0
 }
@@ -834,13 +850,15 @@ const file_banyan_v1_coord_proto_rawDesc = "" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"S\n" +
 	"\x11ListLocksResponse\x12*\n" +
 	"\x05locks\x18\x01 \x03(\v2\x14.banyan.v1.LockStateR\x05locks\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\xa9\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xdd\x01\n" +
 	"\tLockState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\aholders\x18\x02 \x03(\v2\x10.banyan.v1.ClaimR\aholders\x12*\n" +
 	"\awaiters\x18\x03 \x03(\v2\x10.banyan.v1.ClaimR\awaiters\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05shard\x18\x05 \x01(\rR\x05shard\"&\n" +
+	"\x05shard\x18\x05 \x01(\rR\x05shard\x12\x18\n" +
+	"\aholding\x18\x06 \x01(\rR\aholding\x12\x18\n" +
+	"\awaiting\x18\a \x01(\rR\awaiting\"&\n" +
 	"\x10WatchLockRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"=\n" +
 	"\x11WatchLockResponse\x12(\n" +

@@ -1,0 +1,111 @@
+package gate
+
+import (
+	"context"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+
+	"connectrpc.com/connect"
+)
+
+// Coord answers banyan.v1.Coord; *coord.Service does. The first three it
+// answers for shards that this node leads, and with NotLeader for others.
+type Coord interface {
+	Acquire(context.Context, *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error)
+	Release(context.Context, *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error)
+	KeepAlive(context.Context, *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error)
+	List(context.Context, *banyanv1.ListLocksRequest) (*banyanv1.ListLocksResponse, error)
+	Watch(ctx context.Context, req *banyanv1.WatchLockRequest, send func(*banyanv1.WatchLockResponse) error) error
+}
+
+// locks wraps the locks led here into those of the whole cluster: a call is
+// answered here or passed on, once, to the node that leads the lock's shard.
+type locks struct {
+	Coord
+	self    banyan.NodeID
+	leaders Leaders
+	at      func(banyan.NodeID) (banyanv1connect.CoordClient, error)
+}
+
+var _ Coord = (*locks)(nil)
+
+// lockCall answers one call at the leader of a lock. All of them may safely be
+// repeated.
+func lockCall[Req, Res any](ctx context.Context, l *locks, name string, req *Req,
+	here func(Coord, context.Context, *Req) (*Res, error),
+	there func(banyanv1connect.CoordClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error),
+) (res *Res, err error) {
+	if hopped(ctx) || l.at == nil {
+		return here(l.Coord, ctx, req)
+	}
+	shard := l.leaders.ShardOf(banyan.Partition([]byte(name)))
+	err = again(ctx, func(node banyan.NodeID) (err error) {
+		ok := node != 0
+		if !ok {
+			node, ok = l.leaders.Leader(shard)
+		}
+		switch {
+		case !ok:
+			return banyan.Errorf(banyan.Unavailable, "lock %q: its shard %d has no leader now: try again; 'banyan status' shows what is missing", name, shard)
+		case node == l.self:
+			res, err = here(l.Coord, ctx, req)
+			return err
+		}
+		client, err := l.at(node)
+		if err != nil {
+			return err
+		}
+		reply, err := there(client, ctx, passOn(ctx, req))
+		if err == nil {
+			res = reply.Msg
+		}
+		return err
+	})
+	return res, err
+}
+
+// Acquire answers at the lock's leader.
+func (l *locks) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
+	return lockCall(ctx, l, req.Name, req, Coord.Acquire, banyanv1connect.CoordClient.Acquire)
+}
+
+// Release answers at the lock's leader.
+func (l *locks) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
+	name := req.Name
+	if name == "" {
+		name = req.Partition
+	}
+	return lockCall(ctx, l, name, req, Coord.Release, banyanv1connect.CoordClient.Release)
+}
+
+// KeepAlive answers at the leases' leader.
+func (l *locks) KeepAlive(ctx context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
+	return lockCall(ctx, l, req.Partition, req, Coord.KeepAlive, banyanv1connect.CoordClient.KeepAlive)
+}
+
+// coordDoor is banyan.v1.Coord over the locks of the whole cluster.
+type coordDoor struct{ locks Coord }
+
+var _ banyanv1connect.CoordHandler = coordDoor{}
+
+func (d coordDoor) Acquire(ctx context.Context, req *connect.Request[banyanv1.AcquireRequest]) (*connect.Response[banyanv1.AcquireResponse], error) {
+	return answer(ctx, req, d.locks.Acquire)
+}
+
+func (d coordDoor) Release(ctx context.Context, req *connect.Request[banyanv1.ReleaseRequest]) (*connect.Response[banyanv1.ReleaseResponse], error) {
+	return answer(ctx, req, d.locks.Release)
+}
+
+func (d coordDoor) KeepAlive(ctx context.Context, req *connect.Request[banyanv1.KeepAliveRequest]) (*connect.Response[banyanv1.KeepAliveResponse], error) {
+	return answer(ctx, req, d.locks.KeepAlive)
+}
+
+func (d coordDoor) List(ctx context.Context, req *connect.Request[banyanv1.ListLocksRequest]) (*connect.Response[banyanv1.ListLocksResponse], error) {
+	return answer(ctx, req, d.locks.List)
+}
+
+func (d coordDoor) Watch(ctx context.Context, req *connect.Request[banyanv1.WatchLockRequest], s *connect.ServerStream[banyanv1.WatchLockResponse]) error {
+	return d.locks.Watch(ctx, req.Msg, s.Send)
+}
