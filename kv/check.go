@@ -121,8 +121,14 @@ func condition(i int, c *banyanv1.Condition) (mvcc.Cond, error) {
 		out.Test, out.Value = mvcc.ValueEquals, t.Value
 	case *banyanv1.Condition_ModRevision:
 		out.Test, out.Mod = mvcc.ModEquals, banyan.Revision(t.ModRevision)
+	case *banyanv1.Condition_Held_:
+		out.Key = banyan.LockRow(string(c.GetKey()), t.Held.GetPermit())
+		out.Test, out.Mod = mvcc.ModEquals, banyan.Revision(t.Held.GetToken())
+		if out.Mod == 0 {
+			return out, banyan.Errorf(banyan.Invalid, "condition %d: a lock is never held with token 0: give the token that taking it gave", i)
+		}
 	default:
-		return out, banyan.Errorf(banyan.Invalid, "condition %d asks nothing: set exists, value or mod_revision", i)
+		return out, banyan.Errorf(banyan.Invalid, "condition %d asks nothing: set exists, value, mod_revision or held", i)
 	}
 	return out, checkPair(c.GetKey(), out.Value)
 }

@@ -318,3 +318,45 @@ func TestBadInputIsRefusedAtTheDoor(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldCondition: a change is made only while a lock of the partition is
+// held with the token given.
+func TestHeldCondition(t *testing.T) {
+	db := newFake(4)
+	s := New(db)
+	take := func() uint64 {
+		t.Helper()
+		res, err := db.Commit(t.Context(), db.ShardOf([]byte("shop")), &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: banyan.LockRow("shop/stock", 0)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uint64(res.Revision)
+	}
+	write := func(held *banyanv1.Condition_Held, value string) (bool, error) {
+		res, err := s.Txn(t.Context(), &banyanv1.TxnRequest{
+			Conditions: []*banyanv1.Condition{{Key: []byte("shop/stock"), Test: &banyanv1.Condition_Held_{Held: held}}},
+			Mutations:  []*banyanv1.Mutation{{Op: &banyanv1.Mutation_Put_{Put: &banyanv1.Mutation_Put{Key: []byte("shop/lamps"), Value: []byte(value)}}}},
+		})
+		return res.GetSucceeded(), err
+	}
+	old := take()
+	if ok, err := write(&banyanv1.Condition_Held{Token: old}, "1"); !ok || err != nil {
+		t.Errorf("the holder was refused: %v", err)
+	}
+	token := take()
+	if ok, err := write(&banyanv1.Condition_Held{Token: old}, "2"); ok || err != nil {
+		t.Errorf("an old token was taken, or an error: %v", err)
+	}
+	if ok, _ := write(&banyanv1.Condition_Held{Token: token, Permit: 1}, "3"); ok {
+		t.Error("another permit's token was taken")
+	}
+	if ok, err := write(&banyanv1.Condition_Held{Token: token}, "4"); !ok || err != nil {
+		t.Errorf("the new holder was refused: %v", err)
+	}
+	if _, err := write(&banyanv1.Condition_Held{Permit: 1}, "5"); !banyan.IsKind(err, banyan.Invalid) {
+		t.Errorf("token 0: %v", err)
+	}
+	if got := get(t, s, "shop/lamps"); got != "4" {
+		t.Errorf("the key is %q", got)
+	}
+}

@@ -652,6 +652,7 @@ type Condition struct {
 	//	*Condition_Exists
 	//	*Condition_Value
 	//	*Condition_ModRevision
+	//	*Condition_Held_
 	Test          isCondition_Test `protobuf_oneof:"test"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -728,6 +729,15 @@ func (x *Condition) GetModRevision() uint64 {
 	return 0
 }
 
+func (x *Condition) GetHeld() *Condition_Held {
+	if x != nil {
+		if x, ok := x.Test.(*Condition_Held_); ok {
+			return x.Held
+		}
+	}
+	return nil
+}
+
 type isCondition_Test interface {
 	isCondition_Test()
 }
@@ -744,11 +754,17 @@ type Condition_ModRevision struct {
 	ModRevision uint64 `protobuf:"varint,4,opt,name=mod_revision,json=modRevision,proto3,oneof"` // equals; 0: no such key
 }
 
+type Condition_Held_ struct {
+	Held *Condition_Held `protobuf:"bytes,5,opt,name=held,proto3,oneof"` // key is the name of a lock of the partition, held with this token
+}
+
 func (*Condition_Exists) isCondition_Test() {}
 
 func (*Condition_Value) isCondition_Test() {}
 
 func (*Condition_ModRevision) isCondition_Test() {}
+
+func (*Condition_Held_) isCondition_Test() {}
 
 type Mutation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1140,6 +1156,58 @@ func (x *Event) GetKv() *KeyValue {
 	return nil
 }
 
+type Condition_Held struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         uint64                 `protobuf:"varint,1,opt,name=token,proto3" json:"token,omitempty"`
+	Permit        uint32                 `protobuf:"varint,2,opt,name=permit,proto3" json:"permit,omitempty"` // of a semaphore, or of a shared lock
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition_Held) Reset() {
+	*x = Condition_Held{}
+	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition_Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition_Held) ProtoMessage() {}
+
+func (x *Condition_Held) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition_Held.ProtoReflect.Descriptor instead.
+func (*Condition_Held) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{9, 0}
+}
+
+func (x *Condition_Held) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *Condition_Held) GetPermit() uint32 {
+	if x != nil {
+		return x.Permit
+	}
+	return 0
+}
+
 type Mutation_Put struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1150,7 +1218,7 @@ type Mutation_Put struct {
 
 func (x *Mutation_Put) Reset() {
 	*x = Mutation_Put{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	mi := &file_banyan_v1_kv_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1230,7 @@ func (x *Mutation_Put) String() string {
 func (*Mutation_Put) ProtoMessage() {}
 
 func (x *Mutation_Put) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	mi := &file_banyan_v1_kv_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1270,7 @@ type Mutation_Del struct {
 
 func (x *Mutation_Del) Reset() {
 	*x = Mutation_Del{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[17]
+	mi := &file_banyan_v1_kv_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1282,7 @@ func (x *Mutation_Del) String() string {
 func (*Mutation_Del) ProtoMessage() {}
 
 func (x *Mutation_Del) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[17]
+	mi := &file_banyan_v1_kv_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1322,7 @@ type Mutation_Append struct {
 
 func (x *Mutation_Append) Reset() {
 	*x = Mutation_Append{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[18]
+	mi := &file_banyan_v1_kv_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1334,7 @@ func (x *Mutation_Append) String() string {
 func (*Mutation_Append) ProtoMessage() {}
 
 func (x *Mutation_Append) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[18]
+	mi := &file_banyan_v1_kv_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,12 +1412,16 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x03kvs\x18\x01 \x03(\v2\x13.banyan.v1.KeyValueR\x03kvs\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x15\n" +
-	"\x06age_ms\x18\x04 \x01(\x03R\x05ageMs\"|\n" +
+	"\x06age_ms\x18\x04 \x01(\x03R\x05ageMs\"\xe3\x01\n" +
 	"\tCondition\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
 	"\x06exists\x18\x02 \x01(\bH\x00R\x06exists\x12\x16\n" +
 	"\x05value\x18\x03 \x01(\fH\x00R\x05value\x12#\n" +
-	"\fmod_revision\x18\x04 \x01(\x04H\x00R\vmodRevisionB\x06\n" +
+	"\fmod_revision\x18\x04 \x01(\x04H\x00R\vmodRevision\x12/\n" +
+	"\x04held\x18\x05 \x01(\v2\x19.banyan.v1.Condition.HeldH\x00R\x04held\x1a4\n" +
+	"\x04Held\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\x04R\x05token\x12\x16\n" +
+	"\x06permit\x18\x02 \x01(\rR\x06permitB\x06\n" +
 	"\x04test\"\xbe\x02\n" +
 	"\bMutation\x12+\n" +
 	"\x03put\x18\x01 \x01(\v2\x17.banyan.v1.Mutation.PutH\x00R\x03put\x121\n" +
@@ -1414,7 +1486,7 @@ func file_banyan_v1_kv_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_banyan_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_banyan_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_banyan_v1_kv_proto_goTypes = []any{
 	(Event_Type)(0),         // 0: banyan.v1.Event.Type
 	(*KeyValue)(nil),        // 1: banyan.v1.KeyValue
@@ -1433,38 +1505,40 @@ var file_banyan_v1_kv_proto_goTypes = []any{
 	(*WatchRequest)(nil),    // 14: banyan.v1.WatchRequest
 	(*WatchResponse)(nil),   // 15: banyan.v1.WatchResponse
 	(*Event)(nil),           // 16: banyan.v1.Event
-	(*Mutation_Put)(nil),    // 17: banyan.v1.Mutation.Put
-	(*Mutation_Del)(nil),    // 18: banyan.v1.Mutation.Del
-	(*Mutation_Append)(nil), // 19: banyan.v1.Mutation.Append
+	(*Condition_Held)(nil),  // 17: banyan.v1.Condition.Held
+	(*Mutation_Put)(nil),    // 18: banyan.v1.Mutation.Put
+	(*Mutation_Del)(nil),    // 19: banyan.v1.Mutation.Del
+	(*Mutation_Append)(nil), // 20: banyan.v1.Mutation.Append
 }
 var file_banyan_v1_kv_proto_depIdxs = []int32{
 	1,  // 0: banyan.v1.GetResponse.kv:type_name -> banyan.v1.KeyValue
 	1,  // 1: banyan.v1.ListResponse.kvs:type_name -> banyan.v1.KeyValue
-	17, // 2: banyan.v1.Mutation.put:type_name -> banyan.v1.Mutation.Put
-	18, // 3: banyan.v1.Mutation.delete:type_name -> banyan.v1.Mutation.Del
-	19, // 4: banyan.v1.Mutation.append:type_name -> banyan.v1.Mutation.Append
-	10, // 5: banyan.v1.TxnRequest.conditions:type_name -> banyan.v1.Condition
-	11, // 6: banyan.v1.TxnRequest.mutations:type_name -> banyan.v1.Mutation
-	16, // 7: banyan.v1.WatchResponse.events:type_name -> banyan.v1.Event
-	0,  // 8: banyan.v1.Event.type:type_name -> banyan.v1.Event.Type
-	1,  // 9: banyan.v1.Event.kv:type_name -> banyan.v1.KeyValue
-	2,  // 10: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
-	4,  // 11: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
-	6,  // 12: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
-	8,  // 13: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
-	12, // 14: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
-	14, // 15: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
-	3,  // 16: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
-	5,  // 17: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
-	7,  // 18: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
-	9,  // 19: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
-	13, // 20: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
-	15, // 21: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	17, // 2: banyan.v1.Condition.held:type_name -> banyan.v1.Condition.Held
+	18, // 3: banyan.v1.Mutation.put:type_name -> banyan.v1.Mutation.Put
+	19, // 4: banyan.v1.Mutation.delete:type_name -> banyan.v1.Mutation.Del
+	20, // 5: banyan.v1.Mutation.append:type_name -> banyan.v1.Mutation.Append
+	10, // 6: banyan.v1.TxnRequest.conditions:type_name -> banyan.v1.Condition
+	11, // 7: banyan.v1.TxnRequest.mutations:type_name -> banyan.v1.Mutation
+	16, // 8: banyan.v1.WatchResponse.events:type_name -> banyan.v1.Event
+	0,  // 9: banyan.v1.Event.type:type_name -> banyan.v1.Event.Type
+	1,  // 10: banyan.v1.Event.kv:type_name -> banyan.v1.KeyValue
+	2,  // 11: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
+	4,  // 12: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
+	6,  // 13: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
+	8,  // 14: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
+	12, // 15: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
+	14, // 16: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
+	3,  // 17: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
+	5,  // 18: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
+	7,  // 19: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
+	9,  // 20: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
+	13, // 21: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
+	15, // 22: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_kv_proto_init() }
@@ -1476,6 +1550,7 @@ func file_banyan_v1_kv_proto_init() {
 		(*Condition_Exists)(nil),
 		(*Condition_Value)(nil),
 		(*Condition_ModRevision)(nil),
+		(*Condition_Held_)(nil),
 	}
 	file_banyan_v1_kv_proto_msgTypes[10].OneofWrappers = []any{
 		(*Mutation_Put_)(nil),
@@ -1488,7 +1563,7 @@ func file_banyan_v1_kv_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_kv_proto_rawDesc), len(file_banyan_v1_kv_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
