@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -366,6 +367,74 @@ func TestFlippedByte(t *testing.T) {
 	t.Logf("%d found, %d harmless", found, harmless)
 	if found < 50 {
 		t.Errorf("only %d of %d damages found", found, found+harmless)
+	}
+}
+
+// TestFlippedManifest: the same of the manifest of a process that was killed.
+func TestFlippedManifest(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	open := func() (*store.Store, error) { return store.Open(dir, store.Options{FS: fs, Logger: quiet}) }
+	s, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &life{s: s, open: open}
+	if err := s.Bootstrap([]banyan.ShardID{1, 2, 3}, 1); err != nil {
+		t.Fatal(err)
+	}
+	tables := func() (n int) {
+		names, err := fs.List(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, ".sst") {
+				n++
+			}
+		}
+		return n
+	}
+	for i := uint64(0); tables() < 3; i++ { // by flushes in the background
+		if err := l.ready(1, 11+i, 11+i, noise(int(i), 50<<10), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := storetest.Dump(l.s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := vfs.NewMem()
+	if _, err := vfs.Clone(fs, killed, dir, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := killed.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, harmless := 0, 0
+	for _, name := range names {
+		if !strings.HasPrefix(name, "MANIFEST-") {
+			continue
+		}
+		size := len(readFile(t, killed, name))
+		for at := size % 7; at < size; at += max(7, size/40) {
+			switch err := flipped(t, killed, name, at, want); {
+			case err == nil:
+				harmless++
+			case banyan.IsKind(err, banyan.Corrupt):
+				found++
+			default:
+				t.Errorf("%s, byte %d: no clear refusal: %v", name, at, err)
+			}
+		}
+	}
+	t.Logf("%d found, %d harmless", found, harmless)
+	if found == 0 {
+		t.Error("no damage was found")
 	}
 }
 

@@ -139,7 +139,7 @@ func (k *pebbleKV) inspect() error {
 
 // engineFile knows what a creation that was cut short leaves behind.
 func engineFile(name string) bool {
-	for _, p := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "marker.", "temporary."} {
+	for _, p := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "marker.", "temporary.", sealFile} {
 		if strings.HasPrefix(name, p) {
 			return true
 		}
@@ -252,9 +252,9 @@ func (k *pebbleKV) Size() int64 { return int64(k.db.Metrics().DiskSpaceUsage()) 
 
 func (k *pebbleKV) Snapshot() (KVSnapshot, error) { return pebbleSnapshot{k, k.db.NewSnapshot()}, nil }
 
-// Close brings everything out of Pebble's log into tables and seals the
-// directory, so that damage done to it while it is closed shows: at the end of
-// a log damage and a write cut short look the same.
+// Close brings everything out of Pebble's log into tables, so that damage done
+// to it while it is closed shows: at the end of a log damage and a write cut
+// short look the same.
 //
 // After a failure Pebble and its lock stay as they are until the process ends.
 func (k *pebbleKV) Close() error {
@@ -262,7 +262,7 @@ func (k *pebbleKV) Close() error {
 	k.closed = true
 	k.closing.Unlock()
 	return k.beside("close", func() error {
-		return errors.Join(k.db.Flush(), k.db.Close(), k.seal(), k.lock.Close())
+		return errors.Join(k.db.Flush(), k.db.Close(), k.lock.Close())
 	})
 }
 

@@ -7,17 +7,16 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"banyan"
 )
 
-// sealFile holds the checksum of Pebble's manifest as it was when the store was
-// closed: Pebble takes damage at the manifest's end for a write cut short and
-// would silently forget tables. It is not synced; a seal that is missing,
-// older or damaged itself says nothing, and the next opening outdates it.
-const sealFile = "CLOSED"
+// sealFile holds the checksum of what was last synced of Pebble's manifest:
+// Pebble takes damage at the manifest's end for a write cut short and would
+// silently forget tables. The seal is not synced, but only written when what it
+// is about was: one that is missing, older or damaged itself says less.
+const sealFile = "SEAL"
 
 const sealBytesMax = 256
 
@@ -45,22 +44,37 @@ func decodeSeal(b []byte) (s seal, ok bool) {
 	return s, true
 }
 
-func (k *pebbleKV) seal() error {
-	desc, err := pebble.Peek(k.dir, k.fs)
+// manifestFile seals the manifest as it grows.
+type manifestFile struct {
+	stopFile
+	seal seal
+}
+
+func (f *manifestFile) Write(p []byte) (int, error) {
+	f.seal.size += len(p)
+	f.seal.sum = crc32.Update(f.seal.sum, castagnoli(), p)
+	return f.stopFile.Write(p)
+}
+
+func (f *manifestFile) Sync() error {
+	err := f.stopFile.Sync()
+	f.fs.need(f.fs.k.write(f.seal))
+	return err
+}
+
+// write replaces the seal. File systems may bring the new one to disk before
+// its name: an empty one is possible, and says nothing.
+func (k *pebbleKV) write(s seal) error {
+	name := k.fs.PathJoin(k.dir, sealFile)
+	f, err := k.fs.Create(name+".new", vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	b, err := k.readFile(desc.ManifestFilename)
-	if err != nil {
-		return err
-	}
-	f, err := k.fs.Create(k.fs.PathJoin(k.dir, sealFile), vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	s := seal{k.fs.PathBase(desc.ManifestFilename), len(b), crc32.Checksum(b, castagnoli())}
 	_, err = f.Write(s.encode())
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return k.fs.Rename(name+".new", name)
 }
 
 // checkSeal compares the manifest with the seal, if there is one of it.
@@ -80,7 +94,7 @@ func (k *pebbleKV) checkSeal(manifest string) error {
 		return k.explain("look at", err)
 	}
 	if len(b) < s.size || crc32.Checksum(b[:s.size], castagnoli()) != s.sum {
-		return banyan.Errorf(banyan.Corrupt, "the store in %s is damaged: %s is not what it was when the store was closed: %s",
+		return banyan.Errorf(banyan.Corrupt, "the store in %s is damaged: %s is not what was written: %s",
 			k.dir, s.manifest, corruptRemedy)
 	}
 	return nil

@@ -25,16 +25,19 @@ func (f stopFS) wrap(file vfs.File, err error) (vfs.File, error) {
 }
 
 // Create makes a manifest's name durable before Pebble writes the marker that
-// names it; Pebble leaves their order to the file system.
+// names it; Pebble leaves their order to the file system. And it has the
+// manifest sealed.
 func (f stopFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	file, err := f.wrap(f.FS.Create(name, c))
-	if err == nil && strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
-		dir, err := f.FS.OpenDir(f.PathDir(name))
-		f.need(err)
-		f.need(dir.Sync())
-		f.need(dir.Close())
+	file, err := f.FS.Create(name, c)
+	f.need(err)
+	if !strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
+		return stopFile{file, f}, nil
 	}
-	return file, err
+	dir, err := f.FS.OpenDir(f.PathDir(name))
+	f.need(err)
+	f.need(dir.Sync())
+	f.need(dir.Close())
+	return &manifestFile{stopFile{file, f}, seal{manifest: f.PathBase(name)}}, nil
 }
 
 func (f stopFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
