@@ -5,9 +5,10 @@
 // A shard's own Raft configuration is the only record of where it lives; there
 // is no second copy of that truth to disagree with it.
 //
-// Voters go 1 → 3 in one joint change once two learners have caught up, never
-// through two. A dead voter is replaced by a caught-up learner in one joint
-// change. A leader moves off a draining node before anything else.
+// Voters go 1 → 3 → 5 in joint changes, each once all learners it needs have
+// caught up, never through two where three are meant. A dead voter is replaced
+// by a caught-up learner in one joint change. A leader moves off a draining node
+// before anything else. What is only uneven is mended last, and little at a time.
 package placement
 
 import (
@@ -22,7 +23,8 @@ type Node struct {
 	ID       banyan.NodeID
 	Zone     string
 	Alive    bool
-	Draining bool
+	Draining bool  // leads nothing and is given nothing; what it holds stays
+	Leaving  bool  // drains, and is to lose what it holds: it will be removed
 	DeadMs   int64 // how long it has not been heard of; 0 while alive
 }
 
@@ -34,6 +36,7 @@ type Shard struct {
 	Learners []banyan.NodeID
 	Behind   map[banyan.NodeID]uint64 // log entries a replica has yet to store
 	Joint    bool                     // a change is under way: plan nothing
+	Load     uint64                   // changes a second: what leading it costs
 }
 
 // Policy is what an operator may choose.
@@ -60,9 +63,12 @@ type Step struct {
 
 type planner struct {
 	nodes    map[banyan.NodeID]Node
-	usable   []Node // alive, not draining; sorted by id
+	usable   []Node // alive, to be given replicas; sorted by id
 	replicas map[banyan.NodeID]int
-	leaders  map[banyan.NodeID]int
+	leaders  map[banyan.NodeID]uint64 // weight of the shards it leads
+	unit     uint64                   // weight of a shard without load
+	margin   uint64                   // of weight, below which unevenness is noise
+	moving   bool                     // replicas are on the move somewhere
 	policy   Policy
 }
 
@@ -83,22 +89,41 @@ func Plan(nodes []Node, shards []Shard, policy Policy) []Step {
 }
 
 func newPlanner(nodes []Node, shards []Shard, policy Policy) *planner {
-	p := &planner{nodes: map[banyan.NodeID]Node{}, replicas: map[banyan.NodeID]int{}, leaders: map[banyan.NodeID]int{}, policy: policy}
+	p := &planner{nodes: map[banyan.NodeID]Node{}, replicas: map[banyan.NodeID]int{}, leaders: map[banyan.NodeID]uint64{}, policy: policy}
 	for _, n := range nodes {
+		n.Draining = n.Draining || n.Leaving
 		p.nodes[n.ID] = n
 		if n.Alive && !n.Draining {
 			p.usable = append(p.usable, n)
 		}
 	}
 	slices.SortFunc(p.usable, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
+	p.weigh(shards)
 	for _, s := range shards {
-		p.leaders[s.Leader]++
+		p.leaders[s.Leader] += p.weight(s)
 		for _, n := range replicasOf(s) {
 			p.replicas[n]++
 		}
+		p.moving = p.moving || s.Joint || len(s.Learners) > 0
 	}
 	return p
 }
+
+// weigh chooses what a shard without load weighs, so that those are spread as
+// well, and how much unevenness is left alone, so that loads that waver do not
+// move leaders to and fro.
+func (p *planner) weigh(shards []Shard) {
+	var load uint64
+	for _, s := range shards {
+		load += s.Load
+	}
+	p.unit = max(1, load/uint64(10*max(1, len(shards))))
+	if load > 0 {
+		p.margin = load / uint64(4*max(1, len(p.usable)))
+	}
+}
+
+func (p *planner) weight(s Shard) uint64 { return s.Load + p.unit }
 
 func replicasOf(s Shard) []banyan.NodeID { return append(slices.Clone(s.Voters), s.Learners...) }
 
@@ -107,7 +132,7 @@ func replicasOf(s Shard) []banyan.NodeID { return append(slices.Clone(s.Voters),
 func (p *planner) next(s Shard) (Step, bool) {
 	if p.nodes[s.Leader].Draining {
 		if to := p.successor(s); to != 0 {
-			p.moveLeader(s.Leader, to)
+			p.moveLeader(s, to)
 			return Step{Transfer: to, Why: "its leader is draining"}, true
 		}
 	}
@@ -115,10 +140,13 @@ func (p *planner) next(s Shard) (Step, bool) {
 		return Step{Voters: s.Voters, Learners: kept, Why: "a learner's node is gone"}, true
 	}
 	bad := p.bad(s.Voters)
-	if step, ok := p.grow(s, bad); ok {
+	if len(bad) > 0 || len(s.Voters) != p.wanted(s, bad) {
+		return p.mend(s, bad)
+	}
+	if step, ok := p.balanceReplicas(s); ok {
 		return step, true
 	}
-	return p.balance(s)
+	return p.balanceLeaders(s)
 }
 
 // keep drops nodes that are dead, draining or unknown.
@@ -132,24 +160,27 @@ func (p *planner) keep(ids []banyan.NodeID) []banyan.NodeID {
 	return out
 }
 
-// bad lists voters to replace: draining, forgotten, or dead for too long.
+// bad lists voters to replace: leaving, forgotten, or dead for too long.
 func (p *planner) bad(voters []banyan.NodeID) []banyan.NodeID {
 	var out []banyan.NodeID
 	for _, id := range voters {
 		n, ok := p.nodes[id]
-		if !ok || n.Draining || (!n.Alive && n.DeadMs >= p.policy.DeadAfterMs) {
+		if !ok || n.Leaving || (!n.Alive && n.DeadMs >= p.policy.DeadAfterMs) {
 			out = append(out, id)
 		}
 	}
 	return out
 }
 
-// grow brings the shard towards its wanted voters. Growth from one voter waits
-// until all learners it needs are there, so that there are never two voters.
-func (p *planner) grow(s Shard, bad []banyan.NodeID) (Step, bool) {
+// mend brings the shard towards its wanted voters. A change waits until all
+// learners it needs are there, so that it goes from odd to odd in one step.
+func (p *planner) mend(s Shard, bad []banyan.NodeID) (Step, bool) {
 	want := p.wanted(s, bad)
 	good := without(s.Voters, bad)
 	missing := want - len(good)
+	if len(s.Voters) == 1 && len(good) == 0 {
+		missing = 1 // away first, then grow
+	}
 	if missing <= 0 {
 		if len(s.Learners) > 0 {
 			return Step{Voters: s.Voters, Learners: nil, Why: "a learner is not needed any more"}, true
@@ -168,35 +199,95 @@ func (p *planner) grow(s Shard, bad []banyan.NodeID) (Step, bool) {
 	if !p.caughtUp(s) {
 		return Step{}, false
 	}
-	voters := sorted(append(slices.Clone(good), s.Learners[:missing]...))
+	voters := append(slices.Clone(good), s.Learners[:missing]...)
 	if slices.Contains(bad, s.Leader) {
-		return Step{}, false // leadership moves first
+		return p.moveAlone(s)
 	}
-	return Step{Voters: voters, Why: "its learners have caught up"}, true
+	return Step{Voters: sorted(voters), Why: "its learners have caught up"}, true
 }
 
-// wanted is the number of voters the shard can have now: the policy's when
-// there are nodes enough, else what it has; one voter grows only to an odd
-// number of at least three.
+// moveAlone moves a shard whose only voter is on a leaving node, through two
+// voters: its leader cannot leave it, nobody else can lead it, and it has never
+// been on more than one disk. In all other cases leadership moves first.
+func (p *planner) moveAlone(s Shard) (Step, bool) {
+	if len(s.Voters) != 1 || len(s.Learners) == 0 {
+		return Step{}, false
+	}
+	if len(s.Learners) > 1 {
+		return Step{Voters: s.Voters, Learners: s.Learners[:1], Why: "a learner is not needed any more"}, true
+	}
+	return Step{Voters: sorted([]banyan.NodeID{s.Leader, s.Learners[0]}), Why: "its only voter's node is leaving"}, true
+}
+
+// wanted is the number of voters the shard can have now, always odd: the
+// policy's when there are nodes enough. With fewer it goes down to three by
+// itself, so that a majority is easily had, and to one only when an operator
+// removes nodes.
 func (p *planner) wanted(s Shard, bad []banyan.NodeID) int {
 	able := len(p.usable)
-	for _, id := range without(s.Voters, bad) { // a voter briefly away still counts
-		if n := p.nodes[id]; !n.Alive {
+	least := 3
+	for _, id := range s.Voters {
+		n, known := p.nodes[id]
+		if n.Leaving || !known {
+			least = 1
+		}
+		if !slices.Contains(bad, id) && (!n.Alive || n.Draining) { // a voter away for a while still counts
 			able++
 		}
 	}
-	want := min(p.policy.Voters, able)
-	if want%2 == 0 {
-		want--
-	}
-	return max(want, min(len(s.Voters), p.policy.Voters), 1)
+	return max(odd(min(p.policy.Voters, able)), odd(min(least, len(s.Voters), p.policy.Voters)), 1)
 }
 
+func odd(n int) int { return n - (n+1)%2 }
+
+// shrink leaves the shard with its leader and the voters that, of those that
+// are good, spread it best.
 func (p *planner) shrink(s Shard, bad, good []banyan.NodeID, want int) (Step, bool) {
-	if len(bad) == 0 || len(good) < want || slices.Contains(bad, s.Leader) {
-		return Step{}, false
+	if slices.Contains(bad, s.Leader) {
+		return Step{}, false // leadership moves first
 	}
-	return Step{Voters: sorted(good), Why: "a voter's node is gone"}, true
+	good = slices.Clone(good)
+	why := "a voter's node is gone"
+	for len(good) > want {
+		drop := p.leastNeeded(s, good)
+		good = without(good, []banyan.NodeID{drop})
+		p.replicas[drop]--
+		why = "it needs fewer replicas"
+	}
+	return Step{Voters: sorted(good), Why: why}, true
+}
+
+// leastNeeded is the voter, not the leader, without which the rest is in as
+// many zones, else the one that cannot be reached or drains, else the one whose
+// node holds most.
+func (p *planner) leastNeeded(s Shard, voters []banyan.NodeID) banyan.NodeID {
+	var best banyan.NodeID
+	rank := func(id banyan.NodeID) (away, zones, replicas int) {
+		if n := p.nodes[id]; !n.Alive || n.Draining {
+			away = 1
+		}
+		return away, p.zones(without(voters, []banyan.NodeID{id})), p.replicas[id]
+	}
+	for _, id := range voters {
+		if id == s.Leader {
+			continue
+		}
+		a, z, r := rank(id)
+		ba, bz, br := rank(best)
+		if best == 0 || cmp.Or(cmp.Compare(a, ba), cmp.Compare(z, bz), cmp.Compare(r, br)) > 0 {
+			best = id
+		}
+	}
+	return best
+}
+
+// zones counts the zones of nodes.
+func (p *planner) zones(ids []banyan.NodeID) int {
+	seen := map[string]bool{}
+	for _, id := range ids {
+		seen[p.nodes[id].Zone] = true
+	}
+	return len(seen)
 }
 
 func (p *planner) caughtUp(s Shard) bool {
@@ -246,7 +337,7 @@ func (p *planner) better(a, b Node, zones map[string]bool) bool {
 	return p.replicas[a.ID] < p.replicas[b.ID]
 }
 
-// successor is the live voter with the fewest leaders, or 0.
+// successor is the live voter with the least to lead, or 0.
 func (p *planner) successor(s Shard) banyan.NodeID {
 	var best banyan.NodeID
 	for _, id := range s.Voters {
@@ -261,20 +352,23 @@ func (p *planner) successor(s Shard) banyan.NodeID {
 	return best
 }
 
-// balance moves a leader when its node has at least two more than the
-// successor: then the move makes things strictly more even.
-func (p *planner) balance(s Shard) (Step, bool) {
-	to := p.successor(s)
-	if to == 0 || p.leaders[s.Leader] < p.leaders[to]+2 || s.Behind[to] > CaughtUp {
+// balanceLeaders moves a leader when its node would still lead no less than the
+// successor then: the move makes things strictly more even.
+func (p *planner) balanceLeaders(s Shard) (Step, bool) {
+	to, w := p.successor(s), p.weight(s)
+	if to == 0 || s.Behind[to] > CaughtUp {
 		return Step{}, false
 	}
-	p.moveLeader(s.Leader, to)
-	return Step{Transfer: to, Balance: true, Why: "its leader leads more than its share"}, true
+	if from := p.leaders[s.Leader]; from < p.leaders[to]+max(2*w, p.margin) {
+		return Step{}, false
+	}
+	p.moveLeader(s, to)
+	return Step{Transfer: to, Balance: true, Why: "its leader's node leads more than its share"}, true
 }
 
-func (p *planner) moveLeader(from, to banyan.NodeID) {
-	p.leaders[from]--
-	p.leaders[to]++
+func (p *planner) moveLeader(s Shard, to banyan.NodeID) {
+	p.leaders[s.Leader] -= p.weight(s)
+	p.leaders[to] += p.weight(s)
 }
 
 func without(ids, drop []banyan.NodeID) []banyan.NodeID {

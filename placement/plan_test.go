@@ -29,8 +29,11 @@ func carryOut(t *testing.T, s *Shard, step Step) {
 		s.Leader = step.Transfer
 		return
 	}
-	if len(step.Voters) == 2 && len(s.Voters) == 1 {
-		t.Fatalf("shard %d grows through two voters", s.ID)
+	if len(step.Voters) == 2 && !slices.Equal(step.Voters, s.Voters) && (len(s.Voters) != 1 || step.Why != "its only voter's node is leaving") {
+		t.Fatalf("shard %d goes through two voters", s.ID)
+	}
+	if len(step.Voters) > 2 && len(step.Voters)%2 == 0 {
+		t.Fatalf("shard %d goes to %d voters", s.ID, len(step.Voters))
 	}
 	for _, v := range step.Voters {
 		if !slices.Contains(s.Voters, v) {
@@ -132,15 +135,132 @@ func TestADeadVoterStaysWithoutASpare(t *testing.T) {
 	}
 }
 
-func TestDrainMovesLeadersThenReplicas(t *testing.T) {
-	ns := nodes(4)
+func TestDrainMovesLeadersAndLeavingReplicasToo(t *testing.T) {
+	ns := nodes(3)
 	ns[0].Draining = true
 	shards := []Shard{{ID: 1, Leader: 1, Voters: ids(1, 2, 3)}, {ID: 2, Leader: 1, Voters: ids(1, 2, 3)}}
+	settle(t, ns, shards, DefaultPolicy())
+	for _, s := range shards {
+		if s.Leader == 1 || !slices.Contains(s.Voters, 1) {
+			t.Errorf("shard %+v: n1 is drained, to be stopped for a while", s)
+		}
+	}
+	ns = nodes(4)
+	ns[0].Leaving = true
 	settle(t, ns, shards, DefaultPolicy())
 	for _, s := range shards {
 		if s.Leader == 1 || !slices.Equal(s.Voters, ids(2, 3, 4)) {
 			t.Errorf("shard %+v still needs n1", s)
 		}
+	}
+}
+
+// TestGrowAndShrink goes 1 → 3 → 5 → 7 nodes and back, node by node; carryOut
+// checks that no shard goes through two voters but at the very end.
+func TestGrowAndShrink(t *testing.T) {
+	policy := Policy{Voters: 5, DeadAfterMs: DefaultPolicy().DeadAfterMs}
+	ns, shards := nodes(1), newShards(9)
+	check := func(want int) {
+		t.Helper()
+		settle(t, ns, shards, policy)
+		held, led := map[banyan.NodeID]int{}, map[banyan.NodeID]int{}
+		for _, s := range shards {
+			if len(s.Voters) != want || len(s.Learners) > 0 {
+				t.Fatalf("%d nodes: shard %d has voters %v, learners %v; want %d voters", len(ns), s.ID, s.Voters, s.Learners, want)
+			}
+			led[s.Leader]++
+			for _, v := range s.Voters {
+				held[v]++
+			}
+		}
+		if want > 1 && (spread(ns, held) > 1 || spread(ns, led) > 1) {
+			t.Errorf("%d nodes: replicas %v, leaders %v", len(ns), held, led)
+		}
+	}
+	voters := []int{0, 1, 1, 3, 3, 5, 5, 5}
+	for n := 1; n <= 7; n++ {
+		ns = nodes(n)
+		check(voters[n])
+	}
+	for n := 6; n >= 1; n-- {
+		ns[n].Leaving = true
+		settle(t, ns, shards, policy)
+		for _, s := range shards {
+			if slices.Contains(replicasOf(s), ns[n].ID) {
+				t.Fatalf("shard %+v still needs %v", s, ns[n].ID)
+			}
+		}
+		ns = ns[:n]
+		check(voters[n])
+	}
+}
+
+// spread is the difference between the node that has most and the one that has
+// least.
+func spread(ns []Node, count map[banyan.NodeID]int) int {
+	least, most := count[ns[0].ID], 0
+	for _, n := range ns {
+		if n.Alive && !n.Draining && !n.Leaving {
+			least, most = min(least, count[n.ID]), max(most, count[n.ID])
+		}
+	}
+	return most - least
+}
+
+func TestFiveVotersBecomeThreeByPolicy(t *testing.T) {
+	shards := []Shard{{ID: 1, Leader: 4, Voters: ids(1, 2, 3, 4, 5)}}
+	ns := nodes(5)
+	ns[1].Alive, ns[1].DeadMs = false, 1
+	settle(t, ns, shards, DefaultPolicy())
+	if v := shards[0].Voters; len(v) != 3 || slices.Contains(v, 2) || !slices.Contains(v, 4) {
+		t.Errorf("voters %v: want three, the leader among them and not the silent one", v)
+	}
+}
+
+func TestDeadVotersWithoutSparesLeaveThree(t *testing.T) {
+	shards := []Shard{{ID: 1, Leader: 1, Voters: ids(1, 2, 3, 4, 5)}}
+	ns := nodes(5)
+	for i := 3; i < 5; i++ {
+		ns[i].Alive, ns[i].DeadMs = false, 1<<40
+	}
+	settle(t, ns, shards, Policy{Voters: 5, DeadAfterMs: 1000})
+	if v := shards[0].Voters; !slices.Equal(v, ids(1, 2, 3)) {
+		t.Errorf("voters %v: of five with two dead, the next death would stop the shard", v)
+	}
+}
+
+func TestReplicasMoveToANewZone(t *testing.T) {
+	ns := nodes(4)
+	for i, z := range []string{"a", "a", "b", "c"} {
+		ns[i].Zone = z
+	}
+	shards := []Shard{{ID: 1, Leader: 1, Voters: ids(1, 2, 3)}}
+	settle(t, ns, shards, DefaultPolicy())
+	if !slices.Equal(shards[0].Voters, ids(1, 3, 4)) {
+		t.Errorf("voters %v, want one in each zone", shards[0].Voters)
+	}
+}
+
+func TestLeadersAreBalancedByLoad(t *testing.T) {
+	var shards []Shard
+	for i, load := range []uint64{900, 10, 10, 10, 10, 10, 300, 300, 300} {
+		shards = append(shards, Shard{ID: banyan.ShardID(i), Leader: banyan.NodeID(i/3 + 1), Voters: ids(1, 2, 3), Load: load})
+	}
+	settle(t, nodes(3), shards, DefaultPolicy())
+	sum := map[banyan.NodeID]uint64{}
+	for _, s := range shards {
+		sum[s.Leader] += s.Load
+	}
+	for n, load := range sum {
+		if load > 950 {
+			t.Errorf("%v leads shards with %d changes a second, of %v", n, load, sum)
+		}
+	}
+	for i := range shards { // a tenth more or less is no reason to move
+		shards[i].Load += shards[i].Load / 10 * uint64(i%2)
+	}
+	if steps := Plan(nodes(3), shards, DefaultPolicy()); len(steps) != 0 {
+		t.Errorf("steps %+v for loads that waver", steps)
 	}
 }
 
@@ -168,8 +288,10 @@ func TestAnyStateSettles(t *testing.T) {
 				switch k := rng.IntN(len(ns)); {
 				case rng.IntN(2) == 0 && len(ns) < 8:
 					ns = append(ns, Node{ID: banyan.NodeID(len(ns) + 1), Alive: true, Zone: string(rune('a' + rng.IntN(3)))})
-				case rng.IntN(2) == 0:
+				case rng.IntN(3) == 0:
 					ns[k].Draining = !ns[k].Draining
+				case rng.IntN(3) == 0:
+					ns[k].Leaving = !ns[k].Leaving
 				case leadsNothing(shards, ns[k].ID):
 					ns[k].Alive = !ns[k].Alive
 					ns[k].DeadMs = 0
@@ -177,7 +299,7 @@ func TestAnyStateSettles(t *testing.T) {
 						ns[k].DeadMs = rng.Int64N(2 * DefaultPolicy().DeadAfterMs)
 					}
 				}
-				settle(t, ns, shards, DefaultPolicy())
+				settle(t, ns, shards, Policy{Voters: 1 + 2*rng.IntN(3), DeadAfterMs: DefaultPolicy().DeadAfterMs})
 			}
 		})
 	}

@@ -199,7 +199,8 @@ func (h *Host) Hosts(shard banyan.ShardID) bool { return h.slot(shard) != nil }
 // Reconfigure makes voters and learners the shard's replicas and returns when
 // they are: by joint consensus if more than one changes. Only the leader can,
 // and it stays a voter; a new voter must have been a learner that has caught up
-// (else Unavailable), and the number of voters is odd. After Unavailable or
+// (else Unavailable), and the number of voters is odd, or goes from one
+// to two while a sole voter moves to another node. After Unavailable or
 // Timeout it may have happened: look at Status.
 func (h *Host) Reconfigure(ctx context.Context, shard banyan.ShardID, voters, learners []banyan.NodeID) error {
 	return h.call(ctx, "changing the replicas of a shard; it may still happen", func(c *Core, done func(error)) {
