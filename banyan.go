@@ -15,9 +15,14 @@ import (
 // Version is the release of this tree; the build stamps its commit beside it.
 const Version = "0.1.0"
 
-// ProtocolVersion is spoken between nodes. A node refuses a peer whose
-// protocol it does not know, naming both versions.
-const ProtocolVersion = 1
+// The protocols that this binary speaks between nodes, the newest and the
+// oldest. The cluster acts at one that all members speak (2 since 0.2: settings
+// of the cluster, removed nodes); a node that does not speak it is refused,
+// naming the versions.
+const (
+	ProtocolVersion = 2
+	ProtocolMin     = 1
+)
 
 // NodeID names one node of a cluster for ever. It is drawn from the root
 // shard's counter when the node joins and is never used again, not even by the

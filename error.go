@@ -28,12 +28,13 @@ const (
 	TooNew                       // a format or protocol newer than this binary
 	Stale                        // refused in apply: proposed under an older term; safe to retry
 	Compacted                    // the revision asked for is below the compaction horizon
+	Removed                      // the calling node was taken out of the cluster for good
 )
 
 var kindNames = [...]string{
 	"internal", "invalid", "not found", "already exists", "conflict", "not leader",
 	"unavailable", "timeout", "canceled", "unauthenticated", "permission denied",
-	"limit reached", "corrupt", "too new", "stale", "compacted",
+	"limit reached", "corrupt", "too new", "stale", "compacted", "removed",
 }
 
 // String gives the kind's name in words.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,14 @@ type statusJSON struct {
 	Shards      []shardJSON   `json:"shards"`
 	JobsActive  uint32        `json:"jobs_active"`
 	Replication uint32        `json:"replication"`
+	Protocol    uint32        `json:"protocol"`
+	Notices     []noticeJSON  `json:"notices"`
+}
+
+type noticeJSON struct {
+	TimeMs int64  `json:"time_ms"`
+	Node   string `json:"node"`
+	Text   string `json:"text"`
 }
 
 type problemJSON struct {
@@ -44,6 +53,10 @@ func newStatusJSON(m *banyanv1.StatusResponse) statusJSON {
 	out := statusJSON{
 		Cluster: m.ClusterId, Node: banyan.NodeID(m.Node).String(), Version: m.Version, Healthy: len(m.Problems) == 0,
 		Problems: []problemJSON{}, Nodes: []nodeJSON{}, Shards: []shardJSON{}, JobsActive: m.JobsActive, Replication: m.Replication,
+		Protocol: m.Protocol, Notices: []noticeJSON{},
+	}
+	for _, n := range m.Notices {
+		out.Notices = append(out.Notices, noticeJSON{n.TimeMs, banyan.NodeID(n.Node).String(), n.Text})
 	}
 	for _, p := range m.Problems {
 		out.Problems = append(out.Problems, problemJSON{p.What, p.Remedy, p.Critical})
@@ -116,6 +129,9 @@ func (a *app) printStatus(m *banyanv1.StatusResponse) error {
 	}
 	fmt.Fprintf(a.Out, "Cluster %s, answered by %v, version %s\n", m.ClusterId, banyan.NodeID(m.Node), m.Version)
 	fmt.Fprintf(a.Out, "%d of %d nodes alive, %d of %d shards led, %d voters a shard, %d jobs active\n", alive, len(m.Nodes), led, len(m.Shards), m.Replication, m.JobsActive)
+	for _, n := range m.Notices {
+		fmt.Fprintf(a.Out, "remember: %s on %v: %s\n", time.UnixMilli(n.TimeMs).UTC().Format(time.RFC3339), banyan.NodeID(n.Node), n.Text)
+	}
 	if len(m.Problems) == 0 {
 		_, err := fmt.Fprintln(a.Out, "All is well.")
 		return err

@@ -50,6 +50,24 @@ func (l Cluster) Renew(ctx context.Context, csr []byte) (*banyanv1.RenewResponse
 	return unary(ctx, l.c, nil, &banyanv1.RenewRequest{Csr: csr}, clusterMethod(banyanv1connect.ClusterClient.Renew))
 }
 
+// Settings tells what was chosen for the whole cluster.
+func (l Cluster) Settings(ctx context.Context) (*banyanv1.SettingsResponse, error) {
+	return unary(ctx, l.c, nil, &banyanv1.SettingsRequest{}, clusterMethod(banyanv1connect.ClusterClient.Settings))
+}
+
+// ChangeSettings changes those that are not zero and gives all of them.
+func (l Cluster) ChangeSettings(ctx context.Context, s *banyanv1.Settings) (*banyanv1.Settings, error) {
+	res, err := unary(ctx, l.c, nil, &banyanv1.ChangeSettingsRequest{Settings: s}, clusterMethod(banyanv1connect.ClusterClient.ChangeSettings))
+	return res.GetSettings(), err
+}
+
+// RemoveNode takes a node out of the cluster for good. Call it again until the
+// answer says removed: until then the node hands over what it holds, and the
+// answer says what that is.
+func (l Cluster) RemoveNode(ctx context.Context, node banyan.NodeID) (*banyanv1.RemoveNodeResponse, error) {
+	return unary(ctx, l.c, nil, &banyanv1.RemoveNodeRequest{Node: uint64(node)}, clusterMethod(banyanv1connect.ClusterClient.RemoveNode))
+}
+
 func clusterMethod[Req, Res any](m func(banyanv1connect.ClusterClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error) {
 	return func(n *node, ctx context.Context, req *connect.Request[Req]) (*connect.Response[Res], error) {
 		return m(n.cluster, ctx, req)

@@ -83,6 +83,18 @@ func (d clusterDoor) Join(ctx context.Context, req *connect.Request[banyanv1.Joi
 	return answer(ctx, req, d.Clusters.Join)
 }
 
+func (d clusterDoor) Settings(ctx context.Context, req *connect.Request[banyanv1.SettingsRequest]) (*connect.Response[banyanv1.SettingsResponse], error) {
+	return answer(ctx, req, d.Clusters.Settings)
+}
+
+func (d clusterDoor) ChangeSettings(ctx context.Context, req *connect.Request[banyanv1.ChangeSettingsRequest]) (*connect.Response[banyanv1.ChangeSettingsResponse], error) {
+	return answer(ctx, req, d.Clusters.ChangeSettings)
+}
+
+func (d clusterDoor) RemoveNode(ctx context.Context, req *connect.Request[banyanv1.RemoveNodeRequest]) (*connect.Response[banyanv1.RemoveNodeResponse], error) {
+	return answer(ctx, req, d.Clusters.RemoveNode)
+}
+
 func (d clusterDoor) Renew(ctx context.Context, req *connect.Request[banyanv1.RenewRequest]) (*connect.Response[banyanv1.RenewResponse], error) {
 	return answer(ctx, req, d.Clusters.Renew)
 }

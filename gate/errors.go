@@ -33,7 +33,7 @@ func httpStatus(k banyan.Kind) int {
 	switch k {
 	case banyan.Unauthenticated:
 		return http.StatusUnauthorized
-	case banyan.PermissionDenied:
+	case banyan.PermissionDenied, banyan.Removed:
 		return http.StatusForbidden
 	case banyan.Exhausted:
 		return http.StatusTooManyRequests

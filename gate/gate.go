@@ -17,6 +17,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/obs/metric"
+	"banyan/pki"
 
 	"connectrpc.com/connect"
 )
@@ -41,10 +42,16 @@ type Clusters interface {
 	CreateToken(context.Context, *banyanv1.CreateTokenRequest) (*banyanv1.CreateTokenResponse, error)
 	Join(context.Context, *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error)
 	Renew(context.Context, *banyanv1.RenewRequest) (*banyanv1.RenewResponse, error)
+	Settings(context.Context, *banyanv1.SettingsRequest) (*banyanv1.SettingsResponse, error)
+	ChangeSettings(context.Context, *banyanv1.ChangeSettingsRequest) (*banyanv1.ChangeSettingsResponse, error)
+	RemoveNode(context.Context, *banyanv1.RemoveNodeRequest) (*banyanv1.RemoveNodeResponse, error)
 }
 
 // Config is what a door opens to.
 type Config struct {
+	// Admit refuses callers whose certificate is good but who are no longer
+	// wanted; nil: none. It is asked on every call and must not block.
+	Admit   func(pki.Subject) error
 	Node    banyan.NodeID
 	Cluster string // whose certificates are let in
 	Logger  *slog.Logger

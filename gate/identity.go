@@ -68,6 +68,12 @@ func (g *gate) identify(next http.Handler) http.Handler {
 				return
 			}
 		}
+		if g.Admit != nil {
+			if err := g.Admit(who); err != nil {
+				refuse(w, r, err)
+				return
+			}
+		}
 		if strings.HasPrefix(r.URL.Path, peerPrefix) && who.Kind != pki.Node {
 			refuse(w, r, banyan.Errorf(banyan.PermissionDenied, "%s is for the nodes of the cluster; %s %q may call banyan.v1", r.URL.Path, who.Kind, who.Name))
 			return

@@ -63,6 +63,9 @@ func (d *delegate) note(n *memberlist.Node, alive, joined bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.others[id]
+	if e == nil && !alive {
+		return // removed and forgotten, and gossip is only late
+	}
 	if e == nil {
 		if len(d.others) >= banyan.NodesMax {
 			d.log.Error("there are more nodes than this banyan can keep", "node", id, "max", banyan.NodesMax)

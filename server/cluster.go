@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ func (s clusterService) CreateToken(ctx context.Context, req *banyanv1.CreateTok
 // Join lets a new node in: the token is the proof, the answer its certificate.
 func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error) {
 	now := time.Now()
-	if err := checkJoin(req, now); err != nil {
+	if err := checkJoin(req, now, s.n.facts.acts()); err != nil {
 		return nil, err
 	}
 	if s.n.keeper == nil {
@@ -71,9 +72,13 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	return out, nil
 }
 
-func checkJoin(req *banyanv1.JoinRequest, now time.Time) error {
-	if req.Protocol != banyan.ProtocolVersion {
-		return banyan.Errorf(banyan.TooNew, "the new node speaks protocol %d, this cluster %d: use the same banyan on both (here %s, there %s)", req.Protocol, banyan.ProtocolVersion, banyan.Version, req.Version)
+func checkJoin(req *banyanv1.JoinRequest, now time.Time, acts uint32) error {
+	least := req.ProtocolMin
+	if least == 0 {
+		least = req.Protocol
+	}
+	if req.Protocol < acts || least > acts {
+		return banyan.Errorf(banyan.TooNew, "the new node (banyan %s) speaks protocols %d to %d, this cluster acts at %d: install the release that its nodes run (here %s)", req.Version, least, req.Protocol, acts, banyan.Version)
 	}
 	if skew := time.UnixMilli(req.NowMs).Sub(now); skew.Abs() > clockSkewMax {
 		return banyan.Errorf(banyan.Invalid, "the clock of the joining machine is %v off from this cluster's: set it (NTP), then join again", skew.Round(time.Second))
@@ -102,8 +107,8 @@ func (s clusterService) Renew(ctx context.Context, req *banyanv1.RenewRequest) (
 // Drain marks a node; placement and its worker act on the mark.
 func (s clusterService) Drain(ctx context.Context, req *banyanv1.DrainRequest) (*banyanv1.DrainResponse, error) {
 	row, err := editNode(ctx, s.n.router, banyan.NodeID(req.Node), func(n *nodeRow) bool {
-		change := n.Draining == req.Undo
-		n.Draining = !req.Undo
+		change := n.Draining == req.Undo || n.Leaving && req.Undo
+		n.Draining, n.Leaving = !req.Undo, n.Leaving && !req.Undo
 		return change
 	})
 	if err != nil {
@@ -150,9 +155,13 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 	if row.Draining && n.State == "alive" {
 		n.State = "draining"
 	}
+	if row.Leaving && n.State == "draining" {
+		n.State = "leaving"
+	}
 	if info == nil {
 		return n
 	}
+	n.ProtocolMax = max(info.ProtocolMax, banyan.ProtocolMin)
 	n.Running, n.Version = info.Running, info.Version
 	n.DiskFreeBytes, n.DiskTotalBytes, n.MemoryBytes = info.DiskFreeBytes, info.DiskTotalBytes, info.MemoryBytes
 	n.ClockOffsetMs = info.offset.Milliseconds()
@@ -179,7 +188,14 @@ func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (
 	for _, info := range infos {
 		out.JobsActive += info.JobsActive
 	}
-	out.Problems = findProblems(out.Nodes, out.Shards, s.n.cfg.DeadAfter)
+	out.Problems = findProblems(out.Nodes, out.Shards, s.n.deadAfter())
+	out.Protocol = s.n.facts.acts()
+	if _, why := s.n.spoken(infos); why != "" && len(out.Problems) == 0 {
+		out.Problems = append(out.Problems, &banyanv1.Problem{What: fmt.Sprintf("the cluster acts at protocol %d, not at the newest", out.Protocol), Remedy: why})
+	}
+	for _, note := range s.n.facts.remembered() {
+		out.Notices = append(out.Notices, &banyanv1.Notice{TimeMs: note.TimeMs, Node: uint64(note.Node), Text: note.Text})
+	}
 	return out, nil
 }
 

@@ -58,7 +58,7 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 	defer cancel()
 	reply, err := joinClient(addr, fingerprint).Join(ctx, connect.NewRequest(&banyanv1.JoinRequest{
 		Token: token, Csr: csr, Name: c.Name, Address: c.Advertise, Zone: c.Zone, Slots: uint32(c.Slots),
-		Protocol: banyan.ProtocolVersion, Version: banyan.Version, NowMs: time.Now().UnixMilli(), RequestId: id[:],
+		Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, Version: banyan.Version, NowMs: time.Now().UnixMilli(), RequestId: id[:],
 	}))
 	if err != nil {
 		return banyan.Errorf(banyan.KindOf(err), "joining at %s: %w", addr, err)

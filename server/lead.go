@@ -44,8 +44,14 @@ func (l *leaders) Leaders() (map[banyan.ShardID]banyan.NodeID, <-chan struct{}) 
 
 func (l *leaders) look() {
 	view := map[banyan.ShardID]banyan.NodeID{}
-	for _, shard := range l.n.router.DataShards() {
-		if node, ok := l.n.router.Leader(shard); ok {
+	claimed := *l.n.claimed.Load()
+	for id := 1; id <= l.n.file.Shards; id++ {
+		shard := banyan.ShardID(id)
+		node, term := l.n.host.Leader(shard)
+		if c := claimed[shard]; c.node != 0 && (node == 0 && c.term >= term || c.term > term) {
+			node = c.node
+		}
+		if node != 0 {
 			view[shard] = node
 		}
 	}

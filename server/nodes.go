@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banyan"
@@ -24,6 +25,11 @@ type nodeRow struct {
 	Slots    int           `json:"slots"`
 	JoinMs   int64         `json:"join_ms"`
 	Draining bool          `json:"draining,omitempty"`
+	Leaving  bool          `json:"leaving,omitempty"` // it is to be removed, and hands over what it holds
+
+	// RemovedMs is when the node was taken out of the cluster, for good: the row
+	// stays, so that whoever shows its certificate can be told.
+	RemovedMs int64 `json:"removed_ms,omitempty"`
 }
 
 const nodePrefix = "n/"
@@ -42,13 +48,16 @@ func (n nodeRow) encode() []byte {
 // starts with what node.json remembers, so that the others can be found before
 // the root shard answers.
 type nodeTable struct {
+	removed atomic.Pointer[map[banyan.NodeID]int64] // since when
+
 	mu      sync.Mutex
-	rows    map[banyan.NodeID]nodeRow
-	changed chan struct{} // closed and replaced at every change
+	rows    map[banyan.NodeID]nodeRow // of members
+	changed chan struct{}             // closed and replaced at every change
 }
 
 func newNodeTable(f *nodeFile) *nodeTable {
 	t := &nodeTable{rows: map[banyan.NodeID]nodeRow{}, changed: make(chan struct{})}
+	t.removed.Store(&map[banyan.NodeID]int64{})
 	for id, addr := range f.Peers {
 		t.rows[id] = nodeRow{ID: id, Address: addr}
 	}
@@ -99,6 +108,14 @@ func (t *nodeTable) update(fn func(map[banyan.NodeID]nodeRow)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	fn(t.rows)
+	removed := maps.Clone(*t.removed.Load())
+	for id, n := range t.rows {
+		if n.RemovedMs != 0 {
+			removed[id] = n.RemovedMs
+			delete(t.rows, id)
+		}
+	}
+	t.removed.Store(&removed)
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -107,6 +124,20 @@ func (t *nodeTable) update(fn func(map[banyan.NodeID]nodeRow)) {
 func (t *nodeTable) resolve(id banyan.NodeID) (string, bool) {
 	n, ok := t.get(id)
 	return n.Address, ok && n.Address != ""
+}
+
+func (t *nodeTable) isRemoved(id banyan.NodeID) bool {
+	_, ok := (*t.removed.Load())[id]
+	return ok
+}
+
+// admit refuses what was a member once.
+func (t *nodeTable) admit(id banyan.NodeID) error {
+	ms, ok := (*t.removed.Load())[id]
+	if !ok {
+		return nil
+	}
+	return banyan.Errorf(banyan.Removed, "node %v was removed from the cluster at %s, for good: to use its machine again, empty its directory and let it join as a new node", id, time.UnixMilli(ms).UTC().Format(time.RFC3339))
 }
 
 // follow keeps the table equal to the root shard's rows until ctx ends.
@@ -180,6 +211,9 @@ func editNode(ctx context.Context, db *route.Router, id banyan.NodeID, edit func
 		var n nodeRow
 		if err := json.Unmarshal(res.Rows[0].Value, &n); err != nil {
 			return n, banyan.Errorf(banyan.Corrupt, "node row of %v: %w", id, err)
+		}
+		if n.RemovedMs != 0 {
+			return n, banyan.Errorf(banyan.NotFound, "node %v was removed from the cluster already", id)
 		}
 		if !edit(&n) {
 			return n, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"banyan/kv"
 	"banyan/member"
 	"banyan/mvcc"
+	"banyan/pki"
 	"banyan/transport"
 	"banyan/work"
 	"banyan/worker"
@@ -31,7 +33,7 @@ func (n *Server) openBlobs() error {
 	if err != nil {
 		return err
 	}
-	c := blob.Config{Self: n.file.Node, Local: disk, Nodes: n.alive, Factor: n.cfg.Replication, Logger: n.log}
+	c := blob.Config{Self: n.file.Node, Local: disk, Nodes: n.keepers, Factor: n.cfg.Replication, Logger: n.log}
 	if !n.cfg.Embedded {
 		c.Peers = gate.BlobPeers(n.peers.bulk)
 	}
@@ -67,7 +69,8 @@ func (n *Server) openWork() error {
 	}
 	c := gate.Config{
 		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
-		KV: kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work,
+		Admit: func(who pki.Subject) error { return n.nodes.admit(who.Node) },
+		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work,
 		Leaders: n.router, Tail: n.worker,
 		Peer: peerService{Handler: n.router.Handler(), PeerBlobs: gate.PeerBlobs{Store: n.blobs}, n: n},
 	}
@@ -117,6 +120,14 @@ func (n *Server) workNodes() []work.NodeInfo {
 	return out
 }
 
+// keepers lists the live nodes that blobs are kept on: those that stay.
+func (n *Server) keepers() []banyan.NodeID {
+	return slices.DeleteFunc(n.alive(), func(id banyan.NodeID) bool {
+		row, ok := n.nodes.get(id)
+		return ok && row.Leaving
+	})
+}
+
 // alive lists the nodes believed alive, this one included.
 func (n *Server) alive() []banyan.NodeID {
 	out := []banyan.NodeID{n.file.Node}
@@ -135,20 +146,45 @@ type claims struct{ n *Server }
 
 // Leader gives the claim with the highest term among live nodes.
 func (c claims) Leader(shard banyan.ShardID) (node banyan.NodeID, term uint64) {
-	if c.n.members == nil {
-		return 0, 0
-	}
+	best := (*c.n.claimed.Load())[shard]
+	return best.node, best.term
+}
+
+// claim is what a node says it leads, and since which term.
+type claim struct {
+	node banyan.NodeID
+	term uint64
+}
+
+// all looks at what gossip says now.
+func (c claims) all() map[banyan.ShardID]claim {
+	out := map[banyan.ShardID]claim{}
 	for _, m := range c.n.members.Members() {
 		if m.State != member.Alive && m.State != member.Suspect {
 			continue
 		}
 		for _, l := range m.Leads {
-			if l.Shard == shard && l.Term >= term {
-				node, term = m.ID, l.Term
+			if l.Term >= out[l.Shard].term {
+				out[l.Shard] = claim{m.ID, l.Term}
 			}
 		}
 	}
-	return node, term
+	return out
+}
+
+// watchClaims keeps what Leader answers with fresh: it is asked for every call.
+func (n *Server) watchClaims(ctx context.Context) error {
+	changes, stop := n.members.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		all := n.claims().all()
+		n.claimed.Store(&all)
+		select {
+		case <-ctx.Done():
+		case <-changes:
+		}
+	}
+	return nil
 }
 
 // Alive lists the nodes believed alive.
@@ -173,13 +209,14 @@ func (n *Server) resolve(id banyan.NodeID) (string, bool) {
 func (n *Server) portHandlers() transport.Handlers {
 	return transport.Handlers{
 		OnRaft: func(from banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) {
-			if m.GetFrom() == uint64(from) { // nobody speaks for another node
+			if m.GetFrom() == uint64(from) && n.nodes.admit(from) == nil { // nobody speaks for another node
 				n.host.Step(shard, m)
 			}
 		},
-		OnPacket: n.members.HandlePacket,
-		OnStream: n.members.HandleStream,
-		OnFound:  n.members.Found,
+		OnPacket:   n.members.HandlePacket,
+		OnStream:   n.members.HandleStream,
+		OnFound:    n.members.Found,
+		OnExpelled: n.expel,
 		OnLost: func(id banyan.NodeID) {
 			n.log.Info("a node's process is gone", "node", id)
 			n.host.PeerLost(id)
@@ -224,6 +261,7 @@ func (n *Server) background(ctx context.Context) error {
 	run(n.compact)
 	if !n.cfg.Embedded {
 		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
+		run(n.watchClaims)
 		run(n.tellMembers)
 		run(n.tellControllers)
 		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })
@@ -231,6 +269,9 @@ func (n *Server) background(ctx context.Context) error {
 		run(n.tidy)
 		run(func(ctx context.Context) error { n.keeper.Run(ctx, n.log); return nil })
 		run(n.remember)
+		run(n.watchRemoval)
+		run(n.evacuate)
+		run(func(ctx context.Context) error { return n.facts.follow(ctx, n.router) })
 		run(n.blobs.Run)
 	}
 	wg.Wait()

@@ -48,7 +48,8 @@ func (n *Server) info() *peerv1.InfoResponse {
 	free, total := diskSpace(n.cfg.Dir)
 	out := &peerv1.InfoResponse{
 		Node: uint64(n.file.Node), NowMs: time.Now().UnixMilli(), Version: banyan.Version,
-		Running: uint32(n.worker.Running()), DiskFreeBytes: free, DiskTotalBytes: total,
+		Running: uint32(n.worker.Running()), ProtocolMin: banyan.ProtocolMin, ProtocolMax: banyan.ProtocolVersion, Evacuated: n.evacuated.Load(),
+		DiskFreeBytes: free, DiskTotalBytes: total,
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), infoTimeout)

@@ -42,8 +42,10 @@ func (n *Server) place(ctx context.Context) error {
 
 // placeOnce plans once and carries the steps out; it says whether there were any.
 func (n *Server) placeOnce(ctx context.Context) bool {
-	nodes, shards := n.placementState(ctx)
-	policy := placement.Policy{Voters: n.cfg.Replication, DeadAfterMs: n.cfg.DeadAfter.Milliseconds()}
+	infos := n.gather(ctx)
+	n.raiseProtocol(ctx, infos)
+	nodes, shards := n.placementState(infos)
+	policy := placement.Policy{Voters: n.voters(), DeadAfterMs: n.deadAfter().Milliseconds()}
 	steps := n.uneven.filter(placement.Plan(nodes, shards, policy))
 	for _, s := range steps {
 		if err := n.carryOut(ctx, s); err != nil {
@@ -94,11 +96,10 @@ func (n *Server) carryOut(ctx context.Context, s placement.Step) error {
 	return n.router.Reconfigure(ctx, s.Shard, s.Voters, s.Learners)
 }
 
-func (n *Server) placementState(ctx context.Context) ([]placement.Node, []placement.Shard) {
-	infos := n.gather(ctx)
+func (n *Server) placementState(infos map[banyan.NodeID]*nodeInfo) ([]placement.Node, []placement.Shard) {
 	var nodes []placement.Node
 	for _, row := range n.nodes.list() {
-		p := placement.Node{ID: row.ID, Zone: row.Zone, Draining: row.Draining}
+		p := placement.Node{ID: row.ID, Zone: row.Zone, Draining: row.Draining, Leaving: row.Leaving}
 		switch n.stateOf(row.ID) {
 		case "alive":
 			p.Alive = infos[row.ID] != nil
@@ -119,6 +120,7 @@ func (n *Server) placementState(ctx context.Context) ([]placement.Node, []placem
 				continue
 			}
 			s := placement.Shard{ID: banyan.ShardID(sh.Id), Leader: node, Joint: sh.Joint, Behind: map[banyan.NodeID]uint64{}}
+			s.Load = n.loads.note(s.ID, banyan.Revision(sh.Revision), time.Now())
 			for _, v := range sh.Voters {
 				s.Voters = append(s.Voters, banyan.NodeID(v))
 			}
@@ -147,6 +149,41 @@ func (s silences) since(id banyan.NodeID) time.Duration {
 		s[id] = at
 	}
 	return time.Since(at)
+}
+
+// loads remembers how fast each shard's revision grows.
+type loads map[banyan.ShardID]load
+
+type load struct {
+	revision banyan.Revision
+	at       time.Time
+	rate     float64 // changes a second, over the last few loadWindows
+}
+
+// loadWindow is the least time over which a rate is measured; loadNoise is how
+// many changes a second are as good as none.
+const (
+	loadWindow = 2 * time.Second
+	loadNoise  = 20
+)
+
+// note takes in a shard's revision and gives its rate so far.
+func (l loads) note(shard banyan.ShardID, rev banyan.Revision, now time.Time) uint64 {
+	have, ok := l[shard]
+	passed := now.Sub(have.at)
+	switch {
+	case !ok || rev < have.revision:
+		l[shard] = load{revision: rev, at: now}
+		return 0
+	case passed >= loadWindow:
+		rate := float64(rev-have.revision) / passed.Seconds()
+		have = load{revision: rev, at: now, rate: have.rate + (rate-have.rate)/4}
+		l[shard] = have
+	}
+	if have.rate < loadNoise {
+		return 0
+	}
+	return uint64(have.rate)
 }
 
 // tidy removes replicas that their shard's committed configuration no longer

@@ -50,6 +50,8 @@ func nodeProblems(n *banyanv1.Node, deadAfter time.Duration, add addProblem) {
 		add(false, fmt.Sprintf("start it again on its machine (banyan up --dir DIR); if it is gone for good, its replicas are rebuilt elsewhere after %v when there is a spare node", deadAfter),
 			"node %v (%s, %s) is %s", id, n.Name, n.Address, n.State)
 		return
+	case "leaving":
+		add(false, fmt.Sprintf("wait for 'banyan node remove %v' to finish; or keep it: banyan drain --undo %v", id, id), "node %v is leaving and hands over what it holds", id)
 	case "draining":
 		add(false, fmt.Sprintf("nothing, if you are about to stop it; else: banyan drain --undo %v", id), "node %v is draining and takes no new work", id)
 	}
@@ -68,7 +70,7 @@ func shardProblems(sh *banyanv1.Shard, state map[uint64]string, add addProblem) 
 	var down, names []string
 	for _, v := range sh.Voters {
 		names = append(names, banyan.NodeID(v).String())
-		if s := state[v]; s != "alive" && s != "draining" {
+		if s := state[v]; s != "alive" && s != "draining" && s != "leaving" {
 			down = append(down, banyan.NodeID(v).String())
 		}
 	}

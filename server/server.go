@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banyan"
@@ -49,6 +50,7 @@ type Server struct {
 	host    *replica.Host
 	members *member.List // nil: embedded
 	nodes   *nodeTable
+	facts   *facts
 	router  *route.Router
 	blobs   *blob.Replicated
 	work    *work.Service
@@ -58,7 +60,13 @@ type Server struct {
 	handler http.Handler
 	peers   *peers
 
+	evacuated atomic.Bool // this node is leaving, and others have its blobs
+	expelled  chan error  // it was removed from the cluster
+
+	claimed atomic.Pointer[map[banyan.ShardID]claim] // by gossip
+
 	silent silences
+	loads  loads
 	uneven patience
 	ready  chan struct{}
 	led    chan struct{} // closed once this node has led every shard at once
@@ -87,7 +95,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Server{cfg: cfg, file: f, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), silent: silences{}}
+	n := &Server{cfg: cfg, file: f, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), expelled: make(chan error, 1), silent: silences{}, loads: loads{}}
 	n.log, n.lines = obs.KeepLines(cfg.Logger)
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -105,9 +113,14 @@ func (n *Server) build() error {
 		}
 	}
 	n.nodes = newNodeTable(n.file)
-	if err := n.nodes.load(n.store); err != nil {
+	n.facts = newFacts()
+	if err := errors.Join(n.nodes.load(n.store), n.facts.load(n.store)); err != nil {
 		return err
 	}
+	if err := n.nodes.admit(n.file.Node); err != nil {
+		return err
+	}
+	n.claimed.Store(&map[banyan.ShardID]claim{})
 	n.peers = newPeers(n)
 	n.leaders = newLeaders(n)
 	var err error
@@ -162,6 +175,8 @@ func (n *Server) openPort() (err error) {
 	n.port, err = transport.Listen(transport.Config{
 		Node: n.file.Node, Listen: listen, Keeper: n.keeper, Logger: n.log,
 		Resolve: func(id banyan.NodeID) (string, bool) { return n.resolve(id) },
+		Admit:   func(id banyan.NodeID) error { return n.nodes.admit(id) },
+		Acts:    func() uint32 { return n.facts.acts() },
 	})
 	if err != nil {
 		return err
@@ -272,6 +287,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case err = <-n.expelled:
 	}
 	if errors.Is(err, store.ErrFatal) {
 		return err // nothing can be recorded or handed over any more; the process must end

@@ -127,20 +127,25 @@ func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
 func TestJoinChecksTheCaller(t *testing.T) {
 	now := time.Now()
 	good := func() *banyanv1.JoinRequest {
-		return &banyanv1.JoinRequest{Protocol: banyan.ProtocolVersion, NowMs: now.UnixMilli(), Address: "127.0.0.1:1"}
+		return &banyanv1.JoinRequest{Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, NowMs: now.UnixMilli(), Address: "127.0.0.1:1"}
 	}
-	if err := checkJoin(good(), now); err != nil {
-		t.Fatal(err)
+	for acts := uint32(banyan.ProtocolMin); acts <= banyan.ProtocolVersion; acts++ {
+		if err := checkJoin(good(), now, acts); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, spoil := range map[string]func(*banyanv1.JoinRequest){
-		"clock":    func(r *banyanv1.JoinRequest) { r.NowMs += clockSkewMax.Milliseconds() + 1 },
-		"protocol": func(r *banyanv1.JoinRequest) { r.Protocol++ },
-		"address":  func(r *banyanv1.JoinRequest) { r.Address = "nowhere" },
-		"name":     func(r *banyanv1.JoinRequest) { r.Name = strings.Repeat("x", banyan.NameBytesMax+1) },
+		"clock":   func(r *banyanv1.JoinRequest) { r.NowMs += clockSkewMax.Milliseconds() + 1 },
+		"old one": func(r *banyanv1.JoinRequest) { r.Protocol, r.ProtocolMin = banyan.ProtocolVersion-1, 0 },
+		"new one": func(r *banyanv1.JoinRequest) {
+			r.Protocol, r.ProtocolMin = banyan.ProtocolVersion+1, banyan.ProtocolVersion+1
+		},
+		"address": func(r *banyanv1.JoinRequest) { r.Address = "nowhere" },
+		"name":    func(r *banyanv1.JoinRequest) { r.Name = strings.Repeat("x", banyan.NameBytesMax+1) },
 	} {
 		r := good()
 		spoil(r)
-		if err := checkJoin(r, now); err == nil {
+		if err := checkJoin(r, now, banyan.ProtocolVersion); err == nil {
 			t.Errorf("a join with a bad %s was taken", name)
 		}
 	}

@@ -114,7 +114,7 @@ func (t *Transport) serve(c *accepted) {
 
 // serveNode greets a node and serves its conversation or stream.
 func (t *Transport) serveNode(conn *tls.Conn) {
-	conv, err := answer(conn, t.own)
+	conv, err := answer(conn, t.self(), t.config.Admit)
 	if err == nil {
 		err = conn.SetDeadline(time.Time{})
 	}
@@ -150,6 +150,9 @@ func (t *Transport) receive(conn *conversation, p *peer) error {
 		p.heard()
 		switch typ {
 		case framePing:
+			if err := t.config.Admit(p.node); err != nil {
+				return err
+			}
 			return p.write(conn, pong)
 		case frameRaft:
 			return eachRecord(payload, func(shard uint32, body []byte) error {

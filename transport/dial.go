@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -48,13 +49,17 @@ func (t *Transport) converseWith(ctx context.Context, addr, protocol string) (*c
 	}
 	var conv *conversation
 	if err = conn.SetDeadline(time.Now().Add(t.patience)); err == nil {
-		if conv, err = greet(conn, t.own); err == nil {
+		if conv, err = greet(conn, t.self(), t.config.Admit); err == nil {
 			err = conn.SetDeadline(time.Time{})
 		}
 	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, banyan.Errorf(banyan.KindOf(err), "%s: %w", addr, pki.Explain(addr, err))
+		err = banyan.Errorf(banyan.KindOf(err), "%s: %w", addr, pki.Explain(addr, err))
+		if errors.Is(err, errRefused) && banyan.IsKind(err, banyan.Removed) && t.handlers.OnExpelled != nil {
+			t.handlers.OnExpelled(err)
+		}
+		return nil, err
 	}
 	return conv, nil
 }

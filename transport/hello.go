@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"net"
 
 	"banyan"
 	"banyan/pki"
 )
+
+// errRefused is wrapped when the other end has said no, and why.
+var errRefused = errors.New("refused")
 
 // hello says who is at one end of a conversation.
 type hello struct {
@@ -16,6 +20,7 @@ type hello struct {
 	Node     banyan.NodeID
 	Boot     uint64 // drawn when the process starts: tells a restarted node from the old one
 	Version  string // release, for messages
+	Acts     uint64 // protocol that the cluster acts at, as far as the node knows; 0: it does not say
 }
 
 func (h hello) encode() []byte {
@@ -23,7 +28,7 @@ func (h hello) encode() []byte {
 	for _, v := range []uint64{h.Min, h.Max, uint64(h.Node), h.Boot, uint64(len(h.Version))} {
 		b = binary.AppendUvarint(b, v)
 	}
-	return sealFrame(append(b, h.Version...), frameHello)
+	return sealFrame(binary.AppendUvarint(append(b, h.Version...), h.Acts), frameHello)
 }
 
 // decodeHello accepts bytes after those it knows: later versions may add some.
@@ -41,6 +46,9 @@ func decodeHello(b []byte) (h hello, err error) {
 		return h, banyan.Errorf(banyan.Corrupt, "a hello makes no sense")
 	}
 	h.Node, h.Version = banyan.NodeID(node), string(b[:size])
+	if acts, n := binary.Uvarint(b[size:]); n > 0 { // protocol 1 does not say
+		h.Acts = acts
+	}
 	return h, nil
 }
 
@@ -50,6 +58,13 @@ func (h hello) check(other hello) error {
 		return banyan.Errorf(banyan.TooNew,
 			"node %s (banyan %s) speaks protocols %d to %d, node %s (banyan %s) speaks %d to %d: install versions that are closer, the older node first",
 			h.Node, h.Version, h.Min, h.Max, other.Node, other.Version, other.Min, other.Max)
+	}
+	for _, pair := range [][2]hello{{h, other}, {other, h}} {
+		if in, out := pair[0], pair[1]; in.Acts != 0 && (in.Acts < out.Min || in.Acts > out.Max) {
+			return banyan.Errorf(banyan.TooNew,
+				"the cluster acts at protocol %d; node %s (banyan %s) speaks %d to %d: run the release of the other nodes there (node %s runs %s)",
+				in.Acts, out.Node, out.Version, out.Min, out.Max, in.Node, in.Version)
+		}
 	}
 	if other.Node == h.Node {
 		return banyan.Errorf(banyan.Conflict, "both ends are node %s: a node called itself, or a node's directory was copied to two machines", h.Node)
@@ -103,7 +118,7 @@ func certifiedNode(cs tls.ConnectionState) (banyan.NodeID, error) {
 }
 
 // greet is the caller's half: hello, then the other's hello or refusal.
-func greet(conn *tls.Conn, own hello) (*conversation, error) {
+func greet(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*conversation, error) {
 	if _, err := conn.Write(own.encode()); err != nil {
 		return nil, err
 	}
@@ -116,15 +131,15 @@ func greet(conn *tls.Conn, own hello) (*conversation, error) {
 	case frameHello:
 	case frameRefuse:
 		reason := decodeRefuse(payload)
-		return nil, banyan.Errorf(banyan.KindOf(reason), "refused: %w", reason)
+		return nil, banyan.Errorf(banyan.KindOf(reason), "%w: %w", errRefused, reason)
 	default:
 		return nil, banyan.Errorf(banyan.Corrupt, "a frame of type %d instead of a hello", typ)
 	}
-	return c, c.meet(own, payload)
+	return c, c.meet(own, payload, admit)
 }
 
 // answer is the called one's half. A refusal is sent before it is returned.
-func answer(conn *tls.Conn, own hello) (*conversation, error) {
+func answer(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*conversation, error) {
 	c := &conversation{Conn: conn, in: bufio.NewReaderSize(conn, readBufferBytes)}
 	err := func() error {
 		typ, payload, err := readFrame(c.in, nil, helloBytesMax)
@@ -134,7 +149,7 @@ func answer(conn *tls.Conn, own hello) (*conversation, error) {
 		if typ != frameHello {
 			return banyan.Errorf(banyan.Corrupt, "a frame of type %d instead of a hello", typ)
 		}
-		return c.meet(own, payload)
+		return c.meet(own, payload, admit)
 	}()
 	if err != nil {
 		_, _ = conn.Write(encodeRefuse(err)) // best effort: the caller is refused either way
@@ -145,7 +160,7 @@ func answer(conn *tls.Conn, own hello) (*conversation, error) {
 }
 
 // meet takes the other's hello and holds it to its certificate.
-func (c *conversation) meet(own hello, payload []byte) error {
+func (c *conversation) meet(own hello, payload []byte, admit func(banyan.NodeID) error) error {
 	certified, err := certifiedNode(c.Conn.(*tls.Conn).ConnectionState())
 	if err != nil {
 		return err
@@ -155,6 +170,9 @@ func (c *conversation) meet(own hello, payload []byte) error {
 	}
 	if c.peer.Node != certified {
 		return banyan.Errorf(banyan.Unauthenticated, "it says it is node %s and shows the certificate of node %s", c.peer.Node, certified)
+	}
+	if err := admit(certified); err != nil {
+		return err
 	}
 	return own.check(c.peer)
 }

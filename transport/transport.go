@@ -51,7 +51,12 @@ type Config struct {
 	// Resolve says where a node listens (host:port). It must not block and may
 	// not call the transport.
 	Resolve func(banyan.NodeID) (string, bool)
-	Logger  *slog.Logger // nil: none
+	// Admit refuses nodes that are members no more, whatever their certificate
+	// says; nil: none. Acts is the protocol that the cluster acts at, as far as
+	// this node knows; nil: not known. Neither may block.
+	Admit  func(banyan.NodeID) error
+	Acts   func() uint32
+	Logger *slog.Logger // nil: none
 }
 
 // Handlers receive what arrives. Each is called from several goroutines, in
@@ -67,6 +72,9 @@ type Handlers struct {
 	OnLost func(node banyan.NodeID)
 	// OnFound says that a connection to node stands (again).
 	OnFound func(node banyan.NodeID)
+	// OnExpelled says that another node refused this one because it was removed
+	// from the cluster. It may be called often.
+	OnExpelled func(err error)
 }
 
 // Transport is one node's port and its connections to others.
@@ -106,7 +114,7 @@ func Listen(c Config) (*Transport, error) {
 	}
 	t := &Transport{
 		config:   c,
-		own:      hello{Min: banyan.ProtocolVersion, Max: banyan.ProtocolVersion, Node: c.Node, Boot: rand.Uint64(), Version: banyan.Version},
+		own:      hello{Min: banyan.ProtocolMin, Max: banyan.ProtocolVersion, Node: c.Node, Boot: rand.Uint64(), Version: banyan.Version},
 		log:      c.Logger,
 		listener: listener,
 		http:     newHTTPListener(listener.Addr()),
@@ -116,6 +124,9 @@ func Listen(c Config) (*Transport, error) {
 		patience:       helloTimeout,
 		silence:        silenceMax,
 		connectionsMax: banyan.ConnectionsMax,
+	}
+	if t.config.Admit == nil {
+		t.config.Admit = func(banyan.NodeID) error { return nil }
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
@@ -131,6 +142,15 @@ func (t *Transport) Start(h Handlers) {
 	t.handlers, t.started = h, true
 	t.mu.Unlock()
 	t.spawn(t.accept)
+}
+
+// self is what this node says of itself now.
+func (t *Transport) self() hello {
+	h := t.own
+	if t.config.Acts != nil {
+		h.Acts = uint64(t.config.Acts())
+	}
+	return h
 }
 
 // spawn runs f on a goroutine that Close waits for; after Close it does nothing.

@@ -104,6 +104,8 @@ func (n *node) start() *node {
 
 func (c *cluster) node(id banyan.NodeID) *node { return c.listen(id, "127.0.0.1:0").start() }
 
+func welcome(banyan.NodeID) error { return nil }
+
 func TestMessages(t *testing.T) {
 	c := newCluster(t, "c")
 	one, two := c.node(1), c.node(2)
@@ -277,7 +279,7 @@ func callAs(t *testing.T, addr string, config *tls.Config, h hello) error {
 		return err
 	}
 	defer conn.Close()
-	_, err = greet(conn, h)
+	_, err = greet(conn, h, welcome)
 	return pki.Explain(addr, err)
 }
 
@@ -308,7 +310,7 @@ func TestRefusals(t *testing.T) {
 		{"a user", user.ClientTLS(protocolNode), own, banyan.PermissionDenied, []string{"ann"}},
 		{"another cluster, careful", foreign.ClientTLS(protocolNode), own, banyan.Unauthenticated, []string{"ours", "theirs"}},
 		{"another cluster, careless", careless(foreign), own, banyan.Unauthenticated, []string{"context"}},
-		{"a newer protocol", node.ClientTLS(protocolNode), newer, banyan.TooNew, []string{"1 to 1", "7 to 9"}},
+		{"a newer protocol", node.ClientTLS(protocolNode), newer, banyan.TooNew, []string{fmt.Sprintf("%d to %d", banyan.ProtocolMin, banyan.ProtocolVersion), "7 to 9"}},
 		{"another's id", node.ClientTLS(protocolNode), liar, banyan.Unauthenticated, []string{"n2", "n3"}},
 		{"our own id", c.keeper(pki.Subject{Kind: pki.Node, Name: "one", Node: 1}).ClientTLS(protocolNode), twin, banyan.Conflict, []string{"n1", "copied"}},
 		{"an unknown protocol", node.ClientTLS("banyan-telepathy/1"), own, banyan.Unauthenticated, []string{"version"}},
@@ -581,7 +583,7 @@ func TestFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := answer(conn.(*tls.Conn), hello{Min: 1, Max: 1, Node: 2, Boot: 1}); err != nil {
+		if _, err := answer(conn.(*tls.Conn), hello{Min: 1, Max: 1, Node: 2, Boot: 1}, welcome); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -76,8 +76,8 @@ func (s *Service) connect(ctx context.Context, stream Stream, first *peerv1.Work
 	switch {
 	case h == nil || h.Node == 0:
 		return nil, banyan.Errorf(banyan.Invalid, "a worker's first message must say hello")
-	case h.Protocol != banyan.ProtocolVersion:
-		return nil, banyan.Errorf(banyan.TooNew, "the worker speaks protocol %d, this node %d: run the same banyan on both", h.Protocol, banyan.ProtocolVersion)
+	case h.Protocol < banyan.ProtocolMin || h.Protocol > banyan.ProtocolVersion:
+		return nil, banyan.Errorf(banyan.TooNew, "the worker speaks protocol %d, this node %d to %d: run releases that are closer", h.Protocol, banyan.ProtocolMin, banyan.ProtocolVersion)
 	}
 	node := banyan.NodeID(h.Node)
 	if s.cfg.Caller != nil {

@@ -34,7 +34,7 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 	m := &peerv1.WorkerMessage{Credit: uint32(x.credit), Draining: c.drains()}
 	if x.hello {
 		x.hello, x.helloAt, x.leads = false, now, c.leadsOf(x)
-		m.Hello = &peerv1.Hello{Node: uint64(c.node), Slots: uint32(len(c.slots)), Protocol: banyan.ProtocolVersion}
+		m.Hello = &peerv1.Hello{Node: uint64(c.node), Slots: uint32(len(c.slots)), Protocol: banyan.ProtocolMin} // the same in all protocols so far
 		for _, shard := range x.leads {
 			m.Hello.Leads = append(m.Hello.Leads, uint32(shard))
 		}

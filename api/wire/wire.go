@@ -39,6 +39,7 @@ var codes = [banyan.Kinds]connect.Code{
 	banyan.TooNew:           connect.CodeUnimplemented,
 	banyan.Stale:            connect.CodeAborted,
 	banyan.Compacted:        connect.CodeOutOfRange,
+	banyan.Removed:          connect.CodePermissionDenied,
 }
 
 // Code gives the status of a kind; a kind newer than this binary is internal.

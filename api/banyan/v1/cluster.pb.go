@@ -302,7 +302,7 @@ type Node struct {
 	Address        string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Zone           string                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
 	Slots          uint32                 `protobuf:"varint,5,opt,name=slots,proto3" json:"slots,omitempty"`
-	State          string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // alive, suspect, dead, draining, left
+	State          string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // alive, suspect, dead, draining, leaving, left
 	Running        uint32                 `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
 	Leaders        uint32                 `protobuf:"varint,8,opt,name=leaders,proto3" json:"leaders,omitempty"`
 	Replicas       uint32                 `protobuf:"varint,9,opt,name=replicas,proto3" json:"replicas,omitempty"`
@@ -312,6 +312,7 @@ type Node struct {
 	JoinMs         int64                  `protobuf:"varint,13,opt,name=join_ms,json=joinMs,proto3" json:"join_ms,omitempty"`
 	ClockOffsetMs  int64                  `protobuf:"varint,14,opt,name=clock_offset_ms,json=clockOffsetMs,proto3" json:"clock_offset_ms,omitempty"` // of that node against the answering one
 	MemoryBytes    int64                  `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // resident memory of the process
+	ProtocolMax    uint32                 `protobuf:"varint,16,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`         // newest protocol it speaks; 0: it did not say
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -447,6 +448,13 @@ func (x *Node) GetClockOffsetMs() int64 {
 func (x *Node) GetMemoryBytes() int64 {
 	if x != nil {
 		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Node) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
 	}
 	return 0
 }
@@ -729,6 +737,8 @@ type StatusResponse struct {
 	Problems      []*Problem             `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"` // empty: all is well
 	JobsActive    uint32                 `protobuf:"varint,7,opt,name=jobs_active,json=jobsActive,proto3" json:"jobs_active,omitempty"`
 	Replication   uint32                 `protobuf:"varint,8,opt,name=replication,proto3" json:"replication,omitempty"` // voters a shard is meant to have now
+	Protocol      uint32                 `protobuf:"varint,9,opt,name=protocol,proto3" json:"protocol,omitempty"`       // at which the cluster acts
+	Notices       []*Notice              `protobuf:"bytes,10,rep,name=notices,proto3" json:"notices,omitempty"`         // what must never be forgotten, oldest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -819,6 +829,82 @@ func (x *StatusResponse) GetReplication() uint32 {
 	return 0
 }
 
+func (x *StatusResponse) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetNotices() []*Notice {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
+// Notice is a durable record of something an operator did to the cluster that
+// may have cost data.
+type Notice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Node          uint64                 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notice) Reset() {
+	*x = Notice{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notice) ProtoMessage() {}
+
+func (x *Notice) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notice.ProtoReflect.Descriptor instead.
+func (*Notice) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Notice) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Notice) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Notice) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type MapRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -827,7 +913,7 @@ type MapRequest struct {
 
 func (x *MapRequest) Reset() {
 	*x = MapRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[13]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +925,7 @@ func (x *MapRequest) String() string {
 func (*MapRequest) ProtoMessage() {}
 
 func (x *MapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[13]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +938,7 @@ func (x *MapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
 func (*MapRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 type MapResponse struct {
@@ -867,7 +953,7 @@ type MapResponse struct {
 
 func (x *MapResponse) Reset() {
 	*x = MapResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[14]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +965,7 @@ func (x *MapResponse) String() string {
 func (*MapResponse) ProtoMessage() {}
 
 func (x *MapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[14]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +978,7 @@ func (x *MapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
 func (*MapResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MapResponse) GetSlots() []uint32 {
@@ -933,7 +1019,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[15]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1031,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[15]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1044,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainRequest) GetNode() uint64 {
@@ -984,7 +1070,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[16]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1082,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[16]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1095,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DrainResponse) GetNode() *Node {
@@ -1029,7 +1115,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[17]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1127,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[17]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1140,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateTokenRequest) GetTtlMs() int64 {
@@ -1082,7 +1168,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[18]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1180,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[18]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1193,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1143,13 +1229,14 @@ type JoinRequest struct {
 	Version       string                 `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	NowMs         int64                  `protobuf:"varint,9,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"` // the caller's clock; one that is far off is refused
 	RequestId     []byte                 `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ProtocolMin   uint32                 `protobuf:"varint,11,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // oldest protocol it speaks; protocol is the newest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[19]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1248,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[19]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1261,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1247,6 +1334,13 @@ func (x *JoinRequest) GetRequestId() []byte {
 	return nil
 }
 
+func (x *JoinRequest) GetProtocolMin() uint32 {
+	if x != nil {
+		return x.ProtocolMin
+	}
+	return 0
+}
+
 type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1262,7 +1356,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1368,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1381,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *JoinResponse) GetNode() uint64 {
@@ -1348,7 +1442,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1454,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1467,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1393,7 +1487,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1499,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1512,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1433,6 +1527,363 @@ func (x *RenewResponse) GetCa() []byte {
 		return x.Ca
 	}
 	return nil
+}
+
+type Settings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Voters        uint32                 `protobuf:"varint,1,opt,name=voters,proto3" json:"voters,omitempty"`                                // wanted for each shard when there are nodes enough: 1, 3, 5 or 7
+	DeadAfterMs   int64                  `protobuf:"varint,2,opt,name=dead_after_ms,json=deadAfterMs,proto3" json:"dead_after_ms,omitempty"` // a node silent for longer has its replicas rebuilt elsewhere
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settings) Reset() {
+	*x = Settings{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settings) ProtoMessage() {}
+
+func (x *Settings) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
+func (*Settings) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Settings) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *Settings) GetDeadAfterMs() int64 {
+	if x != nil {
+		return x.DeadAfterMs
+	}
+	return 0
+}
+
+type SettingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsRequest) Reset() {
+	*x = SettingsRequest{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsRequest) ProtoMessage() {}
+
+func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
+func (*SettingsRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+type SettingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	Protocol      uint32                 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"`                          // at which the cluster acts
+	ProtocolMax   uint32                 `protobuf:"varint,3,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"` // which every member speaks; the cluster soon acts at it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsResponse) Reset() {
+	*x = SettingsResponse{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsResponse) ProtoMessage() {}
+
+func (x *SettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsResponse.ProtoReflect.Descriptor instead.
+func (*SettingsResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SettingsResponse) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *SettingsResponse) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *SettingsResponse) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
+type ChangeSettingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeSettingsRequest) Reset() {
+	*x = ChangeSettingsRequest{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeSettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeSettingsRequest) ProtoMessage() {}
+
+func (x *ChangeSettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeSettingsRequest.ProtoReflect.Descriptor instead.
+func (*ChangeSettingsRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ChangeSettingsRequest) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type ChangeSettingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeSettingsResponse) Reset() {
+	*x = ChangeSettingsResponse{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeSettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeSettingsResponse) ProtoMessage() {}
+
+func (x *ChangeSettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeSettingsResponse.ProtoReflect.Descriptor instead.
+func (*ChangeSettingsResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ChangeSettingsResponse) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type RemoveNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RemoveNodeRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+type RemoveNodeResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Removed bool                   `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
+	// What is still there, until removed.
+	Leaders       uint32 `protobuf:"varint,2,opt,name=leaders,proto3" json:"leaders,omitempty"`
+	Replicas      uint32 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	Running       uint32 `protobuf:"varint,4,opt,name=running,proto3" json:"running,omitempty"`
+	Waiting       string `protobuf:"bytes,5,opt,name=waiting,proto3" json:"waiting,omitempty"` // for what, in words
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RemoveNodeResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *RemoveNodeResponse) GetLeaders() uint32 {
+	if x != nil {
+		return x.Leaders
+	}
+	return 0
+}
+
+func (x *RemoveNodeResponse) GetReplicas() uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+func (x *RemoveNodeResponse) GetRunning() uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *RemoveNodeResponse) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
 }
 
 var File_banyan_v1_cluster_proto protoreflect.FileDescriptor
@@ -1452,7 +1903,7 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x0eMissingRequest\x12\x16\n" +
 	"\x06hashes\x18\x01 \x03(\fR\x06hashes\")\n" +
 	"\x0fMissingResponse\x12\x16\n" +
-	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"\xa4\x03\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"\xc7\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1469,7 +1920,8 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\aversion\x18\f \x01(\tR\aversion\x12\x17\n" +
 	"\ajoin_ms\x18\r \x01(\x03R\x06joinMs\x12&\n" +
 	"\x0fclock_offset_ms\x18\x0e \x01(\x03R\rclockOffsetMs\x12!\n" +
-	"\fmemory_bytes\x18\x0f \x01(\x03R\vmemoryBytes\"\x0e\n" +
+	"\fmemory_bytes\x18\x0f \x01(\x03R\vmemoryBytes\x12!\n" +
+	"\fprotocol_max\x18\x10 \x01(\rR\vprotocolMax\"\x0e\n" +
 	"\fNodesRequest\"6\n" +
 	"\rNodesResponse\x12%\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\"\xb8\x01\n" +
@@ -1485,7 +1937,7 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06remedy\x18\x02 \x01(\tR\x06remedy\x12\x1a\n" +
 	"\bcritical\x18\x03 \x01(\bR\bcritical\"\x0f\n" +
-	"\rStatusRequest\"\xa1\x02\n" +
+	"\rStatusRequest\"\xea\x02\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x12\n" +
@@ -1496,7 +1948,14 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\bproblems\x18\x06 \x03(\v2\x12.banyan.v1.ProblemR\bproblems\x12\x1f\n" +
 	"\vjobs_active\x18\a \x01(\rR\n" +
 	"jobsActive\x12 \n" +
-	"\vreplication\x18\b \x01(\rR\vreplication\"\f\n" +
+	"\vreplication\x18\b \x01(\rR\vreplication\x12\x1a\n" +
+	"\bprotocol\x18\t \x01(\rR\bprotocol\x12+\n" +
+	"\anotices\x18\n" +
+	" \x03(\v2\x11.banyan.v1.NoticeR\anotices\"I\n" +
+	"\x06Notice\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\f\n" +
 	"\n" +
 	"MapRequest\"\x93\x01\n" +
 	"\vMapResponse\x12\x14\n" +
@@ -1516,7 +1975,7 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1b\n" +
 	"\texpire_ms\x18\x02 \x01(\x03R\bexpireMs\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\"\xf9\x01\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\"\x9c\x02\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x12\n" +
@@ -1529,7 +1988,8 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x06now_ms\x18\t \x01(\x03R\x05nowMs\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\n" +
-	" \x01(\fR\trequestId\"\xc9\x01\n" +
+	" \x01(\fR\trequestId\x12!\n" +
+	"\fprotocol_min\x18\v \x01(\rR\vprotocolMin\"\xc9\x01\n" +
 	"\fJoinResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x1d\n" +
 	"\n" +
@@ -1543,7 +2003,27 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca2\xb9\x03\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"F\n" +
+	"\bSettings\x12\x16\n" +
+	"\x06voters\x18\x01 \x01(\rR\x06voters\x12\"\n" +
+	"\rdead_after_ms\x18\x02 \x01(\x03R\vdeadAfterMs\"\x11\n" +
+	"\x0fSettingsRequest\"\x82\x01\n" +
+	"\x10SettingsResponse\x12/\n" +
+	"\bsettings\x18\x01 \x01(\v2\x13.banyan.v1.SettingsR\bsettings\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12!\n" +
+	"\fprotocol_max\x18\x03 \x01(\rR\vprotocolMax\"H\n" +
+	"\x15ChangeSettingsRequest\x12/\n" +
+	"\bsettings\x18\x01 \x01(\v2\x13.banyan.v1.SettingsR\bsettings\"I\n" +
+	"\x16ChangeSettingsResponse\x12/\n" +
+	"\bsettings\x18\x01 \x01(\v2\x13.banyan.v1.SettingsR\bsettings\"'\n" +
+	"\x11RemoveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\"\x98\x01\n" +
+	"\x12RemoveNodeResponse\x12\x18\n" +
+	"\aremoved\x18\x01 \x01(\bR\aremoved\x12\x18\n" +
+	"\aleaders\x18\x02 \x01(\rR\aleaders\x12\x1a\n" +
+	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x18\n" +
+	"\arunning\x18\x04 \x01(\rR\arunning\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\tR\awaiting2\xa0\x05\n" +
 	"\aCluster\x12=\n" +
 	"\x06Status\x12\x18.banyan.v1.StatusRequest\x1a\x19.banyan.v1.StatusResponse\x12:\n" +
 	"\x05Nodes\x12\x17.banyan.v1.NodesRequest\x1a\x18.banyan.v1.NodesResponse\x124\n" +
@@ -1551,7 +2031,11 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x05Drain\x12\x17.banyan.v1.DrainRequest\x1a\x18.banyan.v1.DrainResponse\x12L\n" +
 	"\vCreateToken\x12\x1d.banyan.v1.CreateTokenRequest\x1a\x1e.banyan.v1.CreateTokenResponse\x127\n" +
 	"\x04Join\x12\x16.banyan.v1.JoinRequest\x1a\x17.banyan.v1.JoinResponse\x12:\n" +
-	"\x05Renew\x12\x17.banyan.v1.RenewRequest\x1a\x18.banyan.v1.RenewResponse2\xc5\x01\n" +
+	"\x05Renew\x12\x17.banyan.v1.RenewRequest\x1a\x18.banyan.v1.RenewResponse\x12C\n" +
+	"\bSettings\x12\x1a.banyan.v1.SettingsRequest\x1a\x1b.banyan.v1.SettingsResponse\x12U\n" +
+	"\x0eChangeSettings\x12 .banyan.v1.ChangeSettingsRequest\x1a!.banyan.v1.ChangeSettingsResponse\x12I\n" +
+	"\n" +
+	"RemoveNode\x12\x1c.banyan.v1.RemoveNodeRequest\x1a\x1d.banyan.v1.RemoveNodeResponse2\xc5\x01\n" +
 	"\x05Blobs\x12<\n" +
 	"\x03Put\x12\x19.banyan.v1.PutBlobRequest\x1a\x1a.banyan.v1.PutBlobResponse\x12<\n" +
 	"\x03Get\x12\x19.banyan.v1.GetBlobRequest\x1a\x1a.banyan.v1.GetBlobResponse\x12@\n" +
@@ -1569,66 +2053,84 @@ func file_banyan_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_banyan_v1_cluster_proto_rawDescData
 }
 
-var file_banyan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_banyan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_banyan_v1_cluster_proto_goTypes = []any{
-	(*PutBlobRequest)(nil),      // 0: banyan.v1.PutBlobRequest
-	(*PutBlobResponse)(nil),     // 1: banyan.v1.PutBlobResponse
-	(*GetBlobRequest)(nil),      // 2: banyan.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),     // 3: banyan.v1.GetBlobResponse
-	(*MissingRequest)(nil),      // 4: banyan.v1.MissingRequest
-	(*MissingResponse)(nil),     // 5: banyan.v1.MissingResponse
-	(*Node)(nil),                // 6: banyan.v1.Node
-	(*NodesRequest)(nil),        // 7: banyan.v1.NodesRequest
-	(*NodesResponse)(nil),       // 8: banyan.v1.NodesResponse
-	(*Shard)(nil),               // 9: banyan.v1.Shard
-	(*Problem)(nil),             // 10: banyan.v1.Problem
-	(*StatusRequest)(nil),       // 11: banyan.v1.StatusRequest
-	(*StatusResponse)(nil),      // 12: banyan.v1.StatusResponse
-	(*MapRequest)(nil),          // 13: banyan.v1.MapRequest
-	(*MapResponse)(nil),         // 14: banyan.v1.MapResponse
-	(*DrainRequest)(nil),        // 15: banyan.v1.DrainRequest
-	(*DrainResponse)(nil),       // 16: banyan.v1.DrainResponse
-	(*CreateTokenRequest)(nil),  // 17: banyan.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 18: banyan.v1.CreateTokenResponse
-	(*JoinRequest)(nil),         // 19: banyan.v1.JoinRequest
-	(*JoinResponse)(nil),        // 20: banyan.v1.JoinResponse
-	(*RenewRequest)(nil),        // 21: banyan.v1.RenewRequest
-	(*RenewResponse)(nil),       // 22: banyan.v1.RenewResponse
+	(*PutBlobRequest)(nil),         // 0: banyan.v1.PutBlobRequest
+	(*PutBlobResponse)(nil),        // 1: banyan.v1.PutBlobResponse
+	(*GetBlobRequest)(nil),         // 2: banyan.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),        // 3: banyan.v1.GetBlobResponse
+	(*MissingRequest)(nil),         // 4: banyan.v1.MissingRequest
+	(*MissingResponse)(nil),        // 5: banyan.v1.MissingResponse
+	(*Node)(nil),                   // 6: banyan.v1.Node
+	(*NodesRequest)(nil),           // 7: banyan.v1.NodesRequest
+	(*NodesResponse)(nil),          // 8: banyan.v1.NodesResponse
+	(*Shard)(nil),                  // 9: banyan.v1.Shard
+	(*Problem)(nil),                // 10: banyan.v1.Problem
+	(*StatusRequest)(nil),          // 11: banyan.v1.StatusRequest
+	(*StatusResponse)(nil),         // 12: banyan.v1.StatusResponse
+	(*Notice)(nil),                 // 13: banyan.v1.Notice
+	(*MapRequest)(nil),             // 14: banyan.v1.MapRequest
+	(*MapResponse)(nil),            // 15: banyan.v1.MapResponse
+	(*DrainRequest)(nil),           // 16: banyan.v1.DrainRequest
+	(*DrainResponse)(nil),          // 17: banyan.v1.DrainResponse
+	(*CreateTokenRequest)(nil),     // 18: banyan.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),    // 19: banyan.v1.CreateTokenResponse
+	(*JoinRequest)(nil),            // 20: banyan.v1.JoinRequest
+	(*JoinResponse)(nil),           // 21: banyan.v1.JoinResponse
+	(*RenewRequest)(nil),           // 22: banyan.v1.RenewRequest
+	(*RenewResponse)(nil),          // 23: banyan.v1.RenewResponse
+	(*Settings)(nil),               // 24: banyan.v1.Settings
+	(*SettingsRequest)(nil),        // 25: banyan.v1.SettingsRequest
+	(*SettingsResponse)(nil),       // 26: banyan.v1.SettingsResponse
+	(*ChangeSettingsRequest)(nil),  // 27: banyan.v1.ChangeSettingsRequest
+	(*ChangeSettingsResponse)(nil), // 28: banyan.v1.ChangeSettingsResponse
+	(*RemoveNodeRequest)(nil),      // 29: banyan.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 30: banyan.v1.RemoveNodeResponse
 }
 var file_banyan_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: banyan.v1.NodesResponse.nodes:type_name -> banyan.v1.Node
 	6,  // 1: banyan.v1.StatusResponse.nodes:type_name -> banyan.v1.Node
 	9,  // 2: banyan.v1.StatusResponse.shards:type_name -> banyan.v1.Shard
 	10, // 3: banyan.v1.StatusResponse.problems:type_name -> banyan.v1.Problem
-	9,  // 4: banyan.v1.MapResponse.shards:type_name -> banyan.v1.Shard
-	6,  // 5: banyan.v1.MapResponse.nodes:type_name -> banyan.v1.Node
-	6,  // 6: banyan.v1.DrainResponse.node:type_name -> banyan.v1.Node
-	6,  // 7: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
-	11, // 8: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
-	7,  // 9: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
-	13, // 10: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
-	15, // 11: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
-	17, // 12: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
-	19, // 13: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
-	21, // 14: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
-	0,  // 15: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
-	2,  // 16: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
-	4,  // 17: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
-	12, // 18: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
-	8,  // 19: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
-	14, // 20: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
-	16, // 21: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
-	18, // 22: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
-	20, // 23: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
-	22, // 24: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
-	1,  // 25: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
-	3,  // 26: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
-	5,  // 27: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
-	18, // [18:28] is the sub-list for method output_type
-	8,  // [8:18] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	13, // 4: banyan.v1.StatusResponse.notices:type_name -> banyan.v1.Notice
+	9,  // 5: banyan.v1.MapResponse.shards:type_name -> banyan.v1.Shard
+	6,  // 6: banyan.v1.MapResponse.nodes:type_name -> banyan.v1.Node
+	6,  // 7: banyan.v1.DrainResponse.node:type_name -> banyan.v1.Node
+	6,  // 8: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
+	24, // 9: banyan.v1.SettingsResponse.settings:type_name -> banyan.v1.Settings
+	24, // 10: banyan.v1.ChangeSettingsRequest.settings:type_name -> banyan.v1.Settings
+	24, // 11: banyan.v1.ChangeSettingsResponse.settings:type_name -> banyan.v1.Settings
+	11, // 12: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
+	7,  // 13: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
+	14, // 14: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
+	16, // 15: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
+	18, // 16: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
+	20, // 17: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
+	22, // 18: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
+	25, // 19: banyan.v1.Cluster.Settings:input_type -> banyan.v1.SettingsRequest
+	27, // 20: banyan.v1.Cluster.ChangeSettings:input_type -> banyan.v1.ChangeSettingsRequest
+	29, // 21: banyan.v1.Cluster.RemoveNode:input_type -> banyan.v1.RemoveNodeRequest
+	0,  // 22: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
+	2,  // 23: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
+	4,  // 24: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
+	12, // 25: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
+	8,  // 26: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
+	15, // 27: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
+	17, // 28: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
+	19, // 29: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
+	21, // 30: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
+	23, // 31: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
+	26, // 32: banyan.v1.Cluster.Settings:output_type -> banyan.v1.SettingsResponse
+	28, // 33: banyan.v1.Cluster.ChangeSettings:output_type -> banyan.v1.ChangeSettingsResponse
+	30, // 34: banyan.v1.Cluster.RemoveNode:output_type -> banyan.v1.RemoveNodeResponse
+	1,  // 35: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
+	3,  // 36: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
+	5,  // 37: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
+	25, // [25:38] is the sub-list for method output_type
+	12, // [12:25] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_cluster_proto_init() }
@@ -1642,7 +2144,7 @@ func file_banyan_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_cluster_proto_rawDesc), len(file_banyan_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

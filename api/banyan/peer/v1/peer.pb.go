@@ -956,6 +956,9 @@ type InfoResponse struct {
 	Version        string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
 	JobsActive     uint32                 `protobuf:"varint,8,opt,name=jobs_active,json=jobsActive,proto3" json:"jobs_active,omitempty"`
 	MemoryBytes    int64                  `protobuf:"varint,9,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	ProtocolMin    uint32                 `protobuf:"varint,10,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // spoken; a node that does not say speaks only 1
+	ProtocolMax    uint32                 `protobuf:"varint,11,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	Evacuated      bool                   `protobuf:"varint,12,opt,name=evacuated,proto3" json:"evacuated,omitempty"` // this node is to be removed, and all its blobs have their copies elsewhere
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1051,6 +1054,27 @@ func (x *InfoResponse) GetMemoryBytes() int64 {
 		return x.MemoryBytes
 	}
 	return 0
+}
+
+func (x *InfoResponse) GetProtocolMin() uint32 {
+	if x != nil {
+		return x.ProtocolMin
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetEvacuated() bool {
+	if x != nil {
+		return x.Evacuated
+	}
+	return false
 }
 
 type ShardInfo struct {
@@ -2110,7 +2134,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x04rows\x18\a \x01(\x04R\x04rows\x12\x10\n" +
 	"\x03crc\x18\b \x01(\rR\x03crc\"\x12\n" +
 	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\xb6\x02\n" +
+	"\vInfoRequest\"\x9a\x03\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2121,7 +2145,11 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x1f\n" +
 	"\vjobs_active\x18\b \x01(\rR\n" +
 	"jobsActive\x12!\n" +
-	"\fmemory_bytes\x18\t \x01(\x03R\vmemoryBytes\"\xcc\x02\n" +
+	"\fmemory_bytes\x18\t \x01(\x03R\vmemoryBytes\x12!\n" +
+	"\fprotocol_min\x18\n" +
+	" \x01(\rR\vprotocolMin\x12!\n" +
+	"\fprotocol_max\x18\v \x01(\rR\vprotocolMax\x12\x1c\n" +
+	"\tevacuated\x18\f \x01(\bR\tevacuated\"\xcc\x02\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +

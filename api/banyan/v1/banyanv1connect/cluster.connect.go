@@ -51,6 +51,12 @@ const (
 	ClusterJoinProcedure = "/banyan.v1.Cluster/Join"
 	// ClusterRenewProcedure is the fully-qualified name of the Cluster's Renew RPC.
 	ClusterRenewProcedure = "/banyan.v1.Cluster/Renew"
+	// ClusterSettingsProcedure is the fully-qualified name of the Cluster's Settings RPC.
+	ClusterSettingsProcedure = "/banyan.v1.Cluster/Settings"
+	// ClusterChangeSettingsProcedure is the fully-qualified name of the Cluster's ChangeSettings RPC.
+	ClusterChangeSettingsProcedure = "/banyan.v1.Cluster/ChangeSettings"
+	// ClusterRemoveNodeProcedure is the fully-qualified name of the Cluster's RemoveNode RPC.
+	ClusterRemoveNodeProcedure = "/banyan.v1.Cluster/RemoveNode"
 	// BlobsPutProcedure is the fully-qualified name of the Blobs's Put RPC.
 	BlobsPutProcedure = "/banyan.v1.Blobs/Put"
 	// BlobsGetProcedure is the fully-qualified name of the Blobs's Get RPC.
@@ -72,6 +78,13 @@ type ClusterClient interface {
 	Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error)
 	// Renew signs a new certificate for the caller's own name.
 	Renew(context.Context, *connect.Request[v1.RenewRequest]) (*connect.Response[v1.RenewResponse], error)
+	// Settings tells what an operator chose for the whole cluster.
+	Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error)
+	ChangeSettings(context.Context, *connect.Request[v1.ChangeSettingsRequest]) (*connect.Response[v1.ChangeSettingsResponse], error)
+	// RemoveNode takes a node out of the cluster for good. It has to be called
+	// until it says removed: the first call marks the node, which then hands over
+	// what it holds; a later one, when nothing is left there, removes it.
+	RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error)
 }
 
 // NewClusterClient constructs a client for the banyan.v1.Cluster service. By default, it uses the
@@ -127,18 +140,39 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(clusterMethods.ByName("Renew")),
 			connect.WithClientOptions(opts...),
 		),
+		settings: connect.NewClient[v1.SettingsRequest, v1.SettingsResponse](
+			httpClient,
+			baseURL+ClusterSettingsProcedure,
+			connect.WithSchema(clusterMethods.ByName("Settings")),
+			connect.WithClientOptions(opts...),
+		),
+		changeSettings: connect.NewClient[v1.ChangeSettingsRequest, v1.ChangeSettingsResponse](
+			httpClient,
+			baseURL+ClusterChangeSettingsProcedure,
+			connect.WithSchema(clusterMethods.ByName("ChangeSettings")),
+			connect.WithClientOptions(opts...),
+		),
+		removeNode: connect.NewClient[v1.RemoveNodeRequest, v1.RemoveNodeResponse](
+			httpClient,
+			baseURL+ClusterRemoveNodeProcedure,
+			connect.WithSchema(clusterMethods.ByName("RemoveNode")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // clusterClient implements ClusterClient.
 type clusterClient struct {
-	status      *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	nodes       *connect.Client[v1.NodesRequest, v1.NodesResponse]
-	_map        *connect.Client[v1.MapRequest, v1.MapResponse]
-	drain       *connect.Client[v1.DrainRequest, v1.DrainResponse]
-	createToken *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
-	join        *connect.Client[v1.JoinRequest, v1.JoinResponse]
-	renew       *connect.Client[v1.RenewRequest, v1.RenewResponse]
+	status         *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	nodes          *connect.Client[v1.NodesRequest, v1.NodesResponse]
+	_map           *connect.Client[v1.MapRequest, v1.MapResponse]
+	drain          *connect.Client[v1.DrainRequest, v1.DrainResponse]
+	createToken    *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
+	join           *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	renew          *connect.Client[v1.RenewRequest, v1.RenewResponse]
+	settings       *connect.Client[v1.SettingsRequest, v1.SettingsResponse]
+	changeSettings *connect.Client[v1.ChangeSettingsRequest, v1.ChangeSettingsResponse]
+	removeNode     *connect.Client[v1.RemoveNodeRequest, v1.RemoveNodeResponse]
 }
 
 // Status calls banyan.v1.Cluster.Status.
@@ -176,6 +210,21 @@ func (c *clusterClient) Renew(ctx context.Context, req *connect.Request[v1.Renew
 	return c.renew.CallUnary(ctx, req)
 }
 
+// Settings calls banyan.v1.Cluster.Settings.
+func (c *clusterClient) Settings(ctx context.Context, req *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error) {
+	return c.settings.CallUnary(ctx, req)
+}
+
+// ChangeSettings calls banyan.v1.Cluster.ChangeSettings.
+func (c *clusterClient) ChangeSettings(ctx context.Context, req *connect.Request[v1.ChangeSettingsRequest]) (*connect.Response[v1.ChangeSettingsResponse], error) {
+	return c.changeSettings.CallUnary(ctx, req)
+}
+
+// RemoveNode calls banyan.v1.Cluster.RemoveNode.
+func (c *clusterClient) RemoveNode(ctx context.Context, req *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error) {
+	return c.removeNode.CallUnary(ctx, req)
+}
+
 // ClusterHandler is an implementation of the banyan.v1.Cluster service.
 type ClusterHandler interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
@@ -189,6 +238,13 @@ type ClusterHandler interface {
 	Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error)
 	// Renew signs a new certificate for the caller's own name.
 	Renew(context.Context, *connect.Request[v1.RenewRequest]) (*connect.Response[v1.RenewResponse], error)
+	// Settings tells what an operator chose for the whole cluster.
+	Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error)
+	ChangeSettings(context.Context, *connect.Request[v1.ChangeSettingsRequest]) (*connect.Response[v1.ChangeSettingsResponse], error)
+	// RemoveNode takes a node out of the cluster for good. It has to be called
+	// until it says removed: the first call marks the node, which then hands over
+	// what it holds; a later one, when nothing is left there, removes it.
+	RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error)
 }
 
 // NewClusterHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -240,6 +296,24 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(clusterMethods.ByName("Renew")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterSettingsHandler := connect.NewUnaryHandler(
+		ClusterSettingsProcedure,
+		svc.Settings,
+		connect.WithSchema(clusterMethods.ByName("Settings")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterChangeSettingsHandler := connect.NewUnaryHandler(
+		ClusterChangeSettingsProcedure,
+		svc.ChangeSettings,
+		connect.WithSchema(clusterMethods.ByName("ChangeSettings")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterRemoveNodeHandler := connect.NewUnaryHandler(
+		ClusterRemoveNodeProcedure,
+		svc.RemoveNode,
+		connect.WithSchema(clusterMethods.ByName("RemoveNode")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banyan.v1.Cluster/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterStatusProcedure:
@@ -256,6 +330,12 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 			clusterJoinHandler.ServeHTTP(w, r)
 		case ClusterRenewProcedure:
 			clusterRenewHandler.ServeHTTP(w, r)
+		case ClusterSettingsProcedure:
+			clusterSettingsHandler.ServeHTTP(w, r)
+		case ClusterChangeSettingsProcedure:
+			clusterChangeSettingsHandler.ServeHTTP(w, r)
+		case ClusterRemoveNodeProcedure:
+			clusterRemoveNodeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -291,6 +371,18 @@ func (UnimplementedClusterHandler) Join(context.Context, *connect.Request[v1.Joi
 
 func (UnimplementedClusterHandler) Renew(context.Context, *connect.Request[v1.RenewRequest]) (*connect.Response[v1.RenewResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.Renew is not implemented"))
+}
+
+func (UnimplementedClusterHandler) Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.Settings is not implemented"))
+}
+
+func (UnimplementedClusterHandler) ChangeSettings(context.Context, *connect.Request[v1.ChangeSettingsRequest]) (*connect.Response[v1.ChangeSettingsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.ChangeSettings is not implemented"))
+}
+
+func (UnimplementedClusterHandler) RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.RemoveNode is not implemented"))
 }
 
 // BlobsClient is a client for the banyan.v1.Blobs service.

@@ -1,0 +1,138 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// RemoveNode takes a node out of the cluster in steps that can be repeated: it
+// marks the node as leaving, waits (over calls) until it holds nothing, and then
+// marks it as removed.
+func (s clusterService) RemoveNode(ctx context.Context, req *banyanv1.RemoveNodeRequest) (*banyanv1.RemoveNodeResponse, error) {
+	id := banyan.NodeID(req.Node)
+	if s.n.nodes.isRemoved(id) {
+		return &banyanv1.RemoveNodeResponse{Removed: true}, nil
+	}
+	if err := s.n.needs(ctx, protocolSettings, "removed nodes"); err != nil {
+		return nil, err
+	}
+	if err := s.n.canSpare(id); err != nil {
+		return nil, err
+	}
+	_, err := editNode(ctx, s.n.router, id, func(row *nodeRow) bool {
+		change := !row.Leaving || !row.Draining
+		row.Leaving, row.Draining = true, true
+		return change
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := s.n.leftOn(id, s.n.gather(ctx))
+	if out.Waiting != "" {
+		return out, nil
+	}
+	_, err = editNode(ctx, s.n.router, id, func(row *nodeRow) bool {
+		row.RemovedMs = time.Now().UnixMilli()
+		return true
+	})
+	if err != nil && !banyan.IsKind(err, banyan.NotFound) { // somebody else was quicker
+		return nil, err
+	}
+	s.n.log.Warn("node removed from the cluster", "node", id)
+	return &banyanv1.RemoveNodeResponse{Removed: true}, nil
+}
+
+// canSpare refuses to remove the last node that stays.
+func (n *Server) canSpare(id banyan.NodeID) error {
+	for _, row := range n.nodes.list() {
+		if row.ID != id && !row.Leaving {
+			return nil
+		}
+	}
+	return banyan.Errorf(banyan.Invalid, "node %v is the last one that stays: a cluster is not removed, its nodes are stopped and their directories deleted", id)
+}
+
+// leftOn says what a node still has that others need.
+func (n *Server) leftOn(id banyan.NodeID, infos map[banyan.NodeID]*nodeInfo) *banyanv1.RemoveNodeResponse {
+	out := &banyanv1.RemoveNodeResponse{}
+	for _, sh := range mergeShards(n.file.Shards, infos) {
+		switch {
+		case sh.Leader == 0:
+			out.Waiting = fmt.Sprintf("for shard %d to have a leader, which says where it lives", sh.Id)
+			return out
+		case sh.Leader == uint64(id):
+			out.Leaders++
+			out.Replicas++
+		case slices.Contains(sh.Voters, uint64(id)) || slices.Contains(sh.Learners, uint64(id)):
+			out.Replicas++
+		}
+	}
+	info := infos[id]
+	if info != nil {
+		out.Running = info.Running
+	}
+	switch {
+	case out.Replicas > 0:
+		out.Waiting = fmt.Sprintf("for other nodes to take over %d replicas", out.Replicas)
+	case out.Running > 0:
+		out.Waiting = fmt.Sprintf("for %d tasks to end", out.Running)
+	case info != nil && !info.Evacuated:
+		out.Waiting = "for other nodes to have copies of its blobs"
+	}
+	return out
+}
+
+// evacuateEvery is how often a leaving node looks whether its blobs are safe.
+const evacuateEvery = 2 * time.Second
+
+// evacuate copies this node's blobs to those that stay, once it is leaving.
+func (n *Server) evacuate(ctx context.Context) error {
+	for ctx.Err() == nil {
+		row, _ := n.nodes.get(n.file.Node)
+		if !row.Leaving {
+			n.evacuated.Store(false)
+			select {
+			case <-ctx.Done():
+			case <-n.nodes.watch():
+			}
+			continue
+		}
+		done, err := n.blobs.Repair(ctx, false)
+		n.evacuated.Store(err == nil && done.Failed == 0)
+		pause(ctx, evacuateEvery)
+	}
+	return nil
+}
+
+// expel ends this node once it is known to be removed from the cluster.
+func (n *Server) expel(err error) {
+	select {
+	case n.expelled <- err:
+	default: // it is ending already
+	}
+}
+
+// watchRemoval forgets members that were removed, and ends this node when it
+// is the one.
+func (n *Server) watchRemoval(ctx context.Context) error {
+	for ctx.Err() == nil {
+		changed := n.nodes.watch()
+		for id := range *n.nodes.removed.Load() {
+			if id == n.file.Node {
+				n.expel(n.nodes.admit(id))
+			}
+			n.members.Forget(id)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-time.After(time.Minute): // gossip may still have had it alive
+		}
+	}
+	return nil
+}
