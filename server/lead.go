@@ -103,12 +103,14 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 
 func (n *Server) tellController(ctx context.Context, l replica.Leadership) {
 	if l.Shard == banyan.RootShard {
-		return // it holds no jobs
+		return // it holds no jobs and no locks
 	}
 	if l.Leading {
 		n.work.Lead(ctx, l.Shard, l.Term)
+		n.coord.Lead(ctx, l.Shard, l.Term)
 	} else {
 		n.work.Unlead(l.Shard)
+		n.coord.Unlead(l.Shard)
 	}
 }
 

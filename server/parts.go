@@ -67,15 +67,16 @@ func (n *Server) openWork() error {
 	if err != nil {
 		return err
 	}
+	n.openCoord()
 	c := gate.Config{
 		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
 		Admit: func(who pki.Subject) error { return n.nodes.admit(who.Node) },
-		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work,
+		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work, Coord: n.coord,
 		Leaders: n.router, Tail: n.worker,
 		Peer: peerService{Handler: n.router.Handler(), PeerBlobs: gate.PeerBlobs{Store: n.blobs}, n: n},
 	}
 	if !n.cfg.Embedded {
-		c.JobsAt, c.PeerAt = n.jobsAt, n.peers.client
+		c.JobsAt, c.CoordAt, c.PeerAt = n.jobsAt, n.coordAt, n.peers.client
 	}
 	n.handler = gate.New(c)
 	n.metrics.Read(n.readMetrics)

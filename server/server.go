@@ -12,6 +12,7 @@ import (
 
 	"banyan"
 	"banyan/blob"
+	"banyan/coord"
 	"banyan/exec"
 	"banyan/gate"
 	"banyan/member"
@@ -54,6 +55,7 @@ type Server struct {
 	router  *route.Router
 	blobs   *blob.Replicated
 	work    *work.Service
+	coord   *coord.Service
 	runner  *exec.Runner
 	worker  *worker.Worker
 	leaders *leaders
@@ -280,6 +282,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 		start(&doorGroup, doors, n.serveHTTP)
 	}
 	start(&doorGroup, doors, n.work.Run)
+	start(&doorGroup, doors, n.coord.Run)
 	start(&doorGroup, doors, n.background)
 	start(&workGroup, workers, n.worker.Run)
 	start(&workGroup, workers, n.begin)
