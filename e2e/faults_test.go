@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,31 +31,6 @@ func TestKillEachNodeInTurnDuringJobs(t *testing.T) {
 	}
 }
 
-func TestKillAllAndRestart(t *testing.T) {
-	long(t)
-	c := newCluster(t, 3, "--slots", "2")
-	c.run("kv", "put", "app/color", "green")
-	w := c.submit(40)
-	w.waitDone(10)
-	w.expectKept()
-	for _, n := range c.nodes {
-		n.signal(syscall.SIGKILL)
-	}
-	for _, n := range c.nodes {
-		n.kill()
-	}
-	for _, n := range c.nodes {
-		n.start("up", "--dir", n.dir)
-	}
-	for _, n := range c.nodes {
-		n.waitReady()
-	}
-	if got := strings.TrimSpace(c.run("kv", "get", "app/color")); got != "green" {
-		t.Errorf("kv get after the restart: %q", got)
-	}
-	w.check()
-}
-
 func TestPausedLeaderComesBack(t *testing.T) {
 	long(t)
 	c := newCluster(t, 3, "--slots", "2")
@@ -72,29 +46,6 @@ func TestPausedLeaderComesBack(t *testing.T) {
 	w.check() // what the paused node had in hand counts for nothing now
 	if got := strings.TrimSpace(c.run("kv", "get", "a/1")); got != "while paused" {
 		t.Errorf("kv get: %q", got)
-	}
-}
-
-func TestWritesSurviveKills(t *testing.T) {
-	long(t)
-	c := newCluster(t, 3)
-	var acked []string
-	for i := range 6 {
-		victim := c.nodes[i%3]
-		for k := range 5 {
-			key := fmt.Sprintf("w/%d-%d", i, k)
-			c.run("kv", "put", key, key)
-			acked = append(acked, key)
-			if k == 2 {
-				victim.kill()
-			}
-		}
-		victim.restart()
-	}
-	for _, key := range acked {
-		if got := strings.TrimSpace(c.run("kv", "get", key)); got != key {
-			t.Errorf("acknowledged %s reads %q", key, got)
-		}
 	}
 }
 
@@ -262,24 +213,5 @@ func TestSendReturnThen(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(out, "all.txt"))
 	if err != nil || string(got) != want {
 		t.Errorf("all.txt: %v, %d bytes, want %d", err, len(got), len(want))
-	}
-}
-
-func TestConcurrentClients(t *testing.T) {
-	long(t)
-	c := newCluster(t, 3)
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for i := range 5 {
-				if _, errOut, code := c.try("kv", "put", fmt.Sprintf("c%d/%d", w, i), "x"); code != 0 {
-					t.Errorf("put: exit %d %s", code, errOut)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if got := strings.Count(c.run("kv", "list", "c"), "\n"); got != 20 {
-		t.Errorf("%d keys listed, want 20", got)
 	}
 }
