@@ -156,6 +156,7 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	root.SetCompletionCommandGroupID("more")
 	a.add(root, "work", a.runCommand(), a.resumeCommand(), a.jobsCommand(), a.jobCommand(), a.logsCommand(), a.waitCommand(), a.cancelCommand(), a.kvCommand())
 	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.contextCommand())
+	a.add(root, "cluster", a.metricsCommand(), a.debugCommand())
 	a.add(root, "more", a.demoCommand(), a.versionCommand())
 	root.AddCommand(a.filmCommand(), exitCodesTopic(), outputTopic())
 	return root

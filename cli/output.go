@@ -39,6 +39,13 @@ func outputHelp() string {
 		{"kv put", putJSON{}},
 		{"kv del", delJSON{}},
 		{"kv txn", txnJSON{}},
+		{"metrics (one line per sample)", metricJSON{}},
+		{"debug shard (one line per replica)", replicaJSON{}},
+		{"debug slow (one line per operation)", slowJSON{}},
+		{"debug log (one line per line)", lineJSON{}},
+		{"debug goroutines (one line per stack)", goroutinesJSON{}},
+		{"debug profile", fileJSON{}},
+		{"debug bundle", bundleJSON{}},
 		{"version", versionJSON{}},
 	}
 	var b strings.Builder
@@ -72,7 +79,7 @@ func describe(b *strings.Builder, t reflect.Type, indent string) {
 		}
 		kind := ft.Kind().String()
 		switch ft.Kind() {
-		case reflect.Struct:
+		case reflect.Struct, reflect.Map:
 			kind = "object"
 		case reflect.Bool:
 			kind = "true or false"

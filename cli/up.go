@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"banyan/obs"
 	"banyan/server"
 )
 
@@ -19,7 +20,7 @@ type nodeFlags struct {
 	dir, listen, advertise, zone, name string
 	slots, shards                      int
 	deadAfter                          time.Duration
-	verbose                            bool
+	logLevel, logFormat                string
 }
 
 func (f *nodeFlags) add(fs *pflag.FlagSet) {
@@ -31,23 +32,38 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
 	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default the number of CPUs)")
 	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
-	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log what the node does, not only what goes wrong")
+	fs.StringVar(&f.logLevel, "log-level", "info", "log events from this `LEVEL` on: debug, info, warn or error")
+	fs.StringVar(&f.logFormat, "log-format", "text", "log lines as text or json (`FORMAT`)")
 }
 
 func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	config, err := a.configDir()
-	level := slog.LevelWarn
-	if f.verbose {
-		level = slog.LevelInfo
+	if err != nil {
+		return server.Config{}, err
 	}
+	log, err := a.logger(f)
 	if f.dir == "" {
 		f.dir = filepath.Join(a.stateDir(), "node")
 	}
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
 		DeadAfter: f.deadAfter, ConfigDir: config,
-		Logger: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
+		Logger: log,
 	}, err
+}
+
+func (a *app) logger(f *nodeFlags) (*slog.Logger, error) {
+	var level slog.Level
+	switch f.logLevel {
+	case "debug", "info", "warn", "error":
+		_ = level.UnmarshalText([]byte(f.logLevel)) // it knows these
+	default:
+		return nil, usage("bad --log-level %q: give debug, info, warn or error", f.logLevel)
+	}
+	if f.logFormat != "text" && f.logFormat != "json" {
+		return nil, usage("bad --log-format %q: give text or json", f.logFormat)
+	}
+	return obs.NewLogger(a.Err, level, f.logFormat == "json"), nil
 }
 
 func (a *app) upCommand() *cobra.Command {

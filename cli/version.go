@@ -29,7 +29,7 @@ func (a *app) versionCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
-			v := versionJSON{banyan.Version, commit(), banyan.ProtocolVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			v := thisVersion()
 			if f.json() {
 				return writeJSON(a.Out, v)
 			}
@@ -39,6 +39,10 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 	f.add(cmd.Flags())
 	return cmd
+}
+
+func thisVersion() versionJSON {
+	return versionJSON{banyan.Version, commit(), banyan.ProtocolVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 }
 
 // commit is the commit the binary was built from, as the build stamped it.

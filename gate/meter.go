@@ -19,21 +19,19 @@ type callMeter struct {
 	name   string // such as KV.Put
 	took   metric.Timer
 	opened metric.Counter // streams, which last as long as their caller wants
-	errors [banyan.Kinds]metric.Counter
+	door   string
+	errors [banyan.Kinds]atomic.Pointer[metric.Counter] // those that happened
 }
 
 // newCallMeter makes the meter of a procedure, such as /banyan.v1.KV/Put.
 func newCallMeter(s *metric.Set, procedure string, stream bool) *callMeter {
 	service, call, _ := strings.Cut(strings.TrimPrefix(procedure, "/"), "/")
 	door := service[strings.LastIndex(service, ".")+1:]
-	m := &callMeter{set: s, name: door + "." + call}
+	m := &callMeter{set: s, name: door + "." + call, door: door}
 	if stream {
 		m.opened = s.Counter("banyan_streams_total", "Streams opened at the doors.", "call", m.name)
 	} else {
 		m.took = s.Timer("banyan_call_seconds", "Answering one call, streams apart.", "call", m.name)
-	}
-	for k := range m.errors {
-		m.errors[k] = s.Counter("banyan_call_errors_total", "Calls that failed, by door and kind of error.", "door", door, "kind", banyan.Kind(k).String())
 	}
 	return m
 }
@@ -86,7 +84,14 @@ func (m *callMeter) answered(began time.Time, err error) {
 }
 
 func (m *callMeter) failed(err error) {
-	if err != nil {
-		m.errors[wire.KindOf(err)].Inc()
+	if err == nil {
+		return
 	}
+	k := wire.KindOf(err)
+	c := m.errors[k].Load()
+	if c == nil {
+		c = new(m.set.Counter("banyan_call_errors_total", "Calls that failed, by door and kind of error.", "door", m.door, "kind", k.String()))
+		m.errors[k].Store(c)
+	}
+	c.Inc()
 }

@@ -8,9 +8,6 @@ import (
 	"banyan"
 )
 
-// LogFormats are the forms that NewLogger knows.
-var LogFormats = []string{"text", "json"}
-
 // NewLogger gives a logger that writes each record of at least a level as one
 // line, as JSON if asked.
 func NewLogger(w io.Writer, level slog.Leveler, json bool) *slog.Logger {
