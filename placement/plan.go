@@ -201,14 +201,17 @@ func (p *planner) mend(s Shard, bad []banyan.NodeID) (Step, bool) {
 	}
 	voters := append(slices.Clone(good), s.Learners[:missing]...)
 	if slices.Contains(bad, s.Leader) {
-		return p.moveAlone(s)
+		if len(s.Voters) == 1 {
+			return p.moveAlone(s)
+		}
+		return p.moveAll(s, good, want)
 	}
 	return Step{Voters: sorted(voters), Why: "its learners have caught up"}, true
 }
 
 // moveAlone moves a shard whose only voter is on a leaving node, through two
 // voters: its leader cannot leave it, nobody else can lead it, and it has never
-// been on more than one disk. In all other cases leadership moves first.
+// been on more than one disk.
 func (p *planner) moveAlone(s Shard) (Step, bool) {
 	if len(s.Voters) != 1 || len(s.Learners) == 0 {
 		return Step{}, false
@@ -217,6 +220,18 @@ func (p *planner) moveAlone(s Shard) (Step, bool) {
 		return Step{Voters: s.Voters, Learners: s.Learners[:1], Why: "a learner is not needed any more"}, true
 	}
 	return Step{Voters: sorted([]banyan.NodeID{s.Leader, s.Learners[0]}), Why: "its only voter's node is leaving"}, true
+}
+
+// moveAll moves a shard whose leader has nobody to hand over to, because all
+// voters leave or are away: the leader stays, beside learners that take the
+// others' places and can lead next.
+func (p *planner) moveAll(s Shard, good []banyan.NodeID, want int) (Step, bool) {
+	voters := append([]banyan.NodeID{s.Leader}, good...)
+	come := want - len(voters)
+	if p.successor(s) != 0 || come <= 0 || come > len(s.Learners) || len(voters)+come < 3 {
+		return Step{}, false
+	}
+	return Step{Voters: sorted(append(voters, s.Learners[:come]...)), Why: "all its voters' nodes are leaving"}, true
 }
 
 // wanted is the number of voters the shard can have now, always odd: the

@@ -157,6 +157,22 @@ func TestDrainMovesLeadersAndLeavingReplicasToo(t *testing.T) {
 
 // TestGrowAndShrink goes 1 → 3 → 5 → 7 nodes and back, node by node; carryOut
 // checks that no shard goes through two voters but at the very end.
+// TestAllVotersLeave found its case by simulation: no voter is left to which
+// leadership could move first.
+func TestAllVotersLeave(t *testing.T) {
+	for _, voters := range [][]banyan.NodeID{ids(1), ids(1, 2), ids(1, 2, 3)} {
+		ns := nodes(6)
+		for i := range voters {
+			ns[i].Leaving = true
+		}
+		shards := []Shard{{Leader: 1, Voters: voters}}
+		settle(t, ns, shards, DefaultPolicy())
+		if got := shards[0].Voters; !slices.Equal(got, ids(4, 5, 6)) && len(voters) == 3 || len(got) != 3 || slices.ContainsFunc(voters, func(v banyan.NodeID) bool { return slices.Contains(got, v) }) {
+			t.Errorf("%v leave: %v vote", voters, got)
+		}
+	}
+}
+
 func TestGrowAndShrink(t *testing.T) {
 	policy := Policy{Voters: 5, DeadAfterMs: DefaultPolicy().DeadAfterMs}
 	ns, shards := nodes(1), newShards(9)

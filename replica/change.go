@@ -122,7 +122,7 @@ func planChange(conf *raftpb.ConfState, voters, learners []uint64) ([]*raftpb.Co
 	// A sole voter moves to another node through two: nobody else could lead
 	// then. A second learner says that the shard is to grow to three.
 	moves := len(voters) == 2 && len(conf.GetVoters()) == 1 && len(conf.GetLearners()) == 1
-	if len(voters)%2 == 0 && !moves {
+	if len(voters)%2 == 0 && !moves && !sameIDs(conf.GetVoters(), voters) {
 		return nil, banyan.Errorf(banyan.Invalid, "%d voters: give an odd number, an even one survives no more failures than one less", len(voters))
 	}
 	all := slices.Concat(voters, learners)
