@@ -65,6 +65,7 @@ const (
 	ShardsMax            = 256
 	RequestBytesMax      = 8 << 20
 	CallsMax             = 20_000
+	SessionCallsMax      = 4096
 	LogCacheBytesMax     = 32 << 20
 	SlowOpsMax           = 512
 	LogLinesMax          = 2048
@@ -136,6 +137,7 @@ var Limits = []Limit{
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
+	{"SessionCallsMax", SessionCallsMax, "calls", "under way in one session; then the node reads no more of it until some are answered"},
 	{"CallsMax", CallsMax, "calls", "answered by one node at once, streams included; more are told to come again"},
 	{"LogCacheBytesMax", LogCacheBytesMax, "bytes", "of recent log entries kept in memory on one node; older ones are read from disk"},
 	{"SlowOpsMax", SlowOpsMax, "operations", "kept in the slow log of one node; a new one replaces the oldest"},

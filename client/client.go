@@ -54,6 +54,7 @@ type Client struct {
 	single    bool          // one node behind a Transport: nothing to route
 	patience  time.Duration // with one node, before another is asked too
 	learner   sync.WaitGroup
+	sessions  sync.WaitGroup
 	life      context.Context // ends with Close
 	end       context.CancelFunc
 	topology  atomic.Pointer[topology]
@@ -78,6 +79,10 @@ type node struct {
 	jobs    banyanv1connect.JobsClient
 	cluster banyanv1connect.ClusterClient
 	blobs   banyanv1connect.BlobsClient
+
+	mu          sync.Mutex
+	session     *session // nil: none is open
+	sessionless bool     // an older version, which knows none
 }
 
 // Open prepares a Client. It does no I/O: the first call connects.
@@ -115,6 +120,7 @@ func Open(cfg Config) (*Client, error) {
 func (c *Client) Close() error {
 	c.end()
 	c.learner.Wait()
+	c.sessions.Wait()
 	var first error
 	for _, closer := range c.closing {
 		if err := closer.Close(); err != nil && first == nil {

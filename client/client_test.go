@@ -66,13 +66,15 @@ func (c *cluster) start(t testing.TB, i int, ca *pki.CA) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	door := c.fake.handler(id, ca.Cluster())
-	srv := gate.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	asked := func(ctx context.Context) {
 		c.calls[i].Add(1)
 		if c.hang[i].Load() {
-			<-r.Context().Done()
-			return
+			<-ctx.Done()
 		}
+	}
+	door := c.fake.handler(id, ca.Cluster(), asked)
+	srv := gate.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked(r.Context())
 		door.ServeHTTP(w, r)
 	}), slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)

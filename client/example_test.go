@@ -16,7 +16,7 @@ import (
 
 // exampleClient stands for one of the two ways to a real node below.
 func exampleClient() *client.Client {
-	door := gate.Operator(newFake().handler(1, "example"))
+	door := gate.Operator(newFake().handler(1, "example", nil))
 	c, err := client.Open(client.Config{Transport: client.InProcess(door)})
 	if err != nil {
 		panic(err)

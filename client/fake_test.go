@@ -44,11 +44,12 @@ func newFake() *fake {
 	}
 }
 
-// handler gives the door to the fake; more fakes may stand behind one.
-func (f *fake) handler(id banyan.NodeID, cluster string) http.Handler {
+// handler gives a door to the fake; there may be more. asked is called before
+// keys are read or written, nil: nothing.
+func (f *fake) handler(id banyan.NodeID, cluster string, asked func(context.Context)) http.Handler {
 	return gate.New(gate.Config{
 		Node: id, Cluster: cluster, Logger: slog.New(slog.DiscardHandler),
-		KV: (*fakeKV)(f), Jobs: (*fakeJobs)(f), Blobs: (*fakeBlobs)(f), Clusters: f, Leaders: oneShard{}, Tail: noTail{},
+		KV: askedKV{(*fakeKV)(f), asked}, Jobs: (*fakeJobs)(f), Blobs: (*fakeBlobs)(f), Clusters: f, Leaders: oneShard{}, Tail: noTail{},
 	})
 }
 
@@ -114,6 +115,26 @@ func (k *fakeKV) once(id []byte, change func(rev uint64)) uint64 {
 	close(k.changed)
 	k.changed = make(chan struct{})
 	return k.rev
+}
+
+// askedKV tells of the calls of one node, which may come in one session.
+type askedKV struct {
+	*fakeKV
+	asked func(context.Context)
+}
+
+func (k askedKV) Get(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetResponse, error) {
+	if k.asked != nil {
+		k.asked(ctx)
+	}
+	return k.fakeKV.Get(ctx, req)
+}
+
+func (k askedKV) Put(ctx context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
+	if k.asked != nil {
+		k.asked(ctx)
+	}
+	return k.fakeKV.Put(ctx, req)
 }
 
 func (k *fakeKV) Get(_ context.Context, req *banyanv1.GetRequest) (*banyanv1.GetResponse, error) {

@@ -63,12 +63,17 @@ func (k KV) Read(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetRe
 	if req.Stale {
 		partition = nil // any node has one
 	}
-	return unary(ctx, k.c, partition, req, kvMethod(banyanv1connect.KVClient.Get))
+	return call(ctx, k.c, partition, req, banyanv1connect.KVClient.Get, func(r *banyanv1.GetRequest) *banyanv1.Call {
+		return &banyanv1.Call{Call: &banyanv1.Call_Get{Get: r}}
+	}, (*banyanv1.Answer).GetGet)
 }
 
 // Put sets a key and gives the revision of the change.
 func (k KV) Put(ctx context.Context, key, value []byte) (banyan.Revision, error) {
-	res, err := unary(ctx, k.c, banyan.Partition(key), &banyanv1.PutRequest{Key: key, Value: value, RequestId: requestID(nil)}, kvMethod(banyanv1connect.KVClient.Put))
+	req := &banyanv1.PutRequest{Key: key, Value: value, RequestId: requestID(nil)}
+	res, err := call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Put, func(r *banyanv1.PutRequest) *banyanv1.Call {
+		return &banyanv1.Call{Call: &banyanv1.Call_Put{Put: r}}
+	}, (*banyanv1.Answer).GetPut)
 	return banyan.Revision(res.GetRevision()), err
 }
 
@@ -86,7 +91,9 @@ func (k KV) DeletePrefix(ctx context.Context, prefix []byte) (deleted uint64, er
 
 func (k KV) delete(ctx context.Context, key []byte, prefix bool) (uint64, error) {
 	req := &banyanv1.DeleteRequest{Key: key, Prefix: prefix, RequestId: requestID(nil)}
-	res, err := unary(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Delete))
+	res, err := call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Delete, func(r *banyanv1.DeleteRequest) *banyanv1.Call {
+		return &banyanv1.Call{Call: &banyanv1.Call_Delete{Delete: r}}
+	}, (*banyanv1.Answer).GetDelete)
 	return res.GetDeleted(), err
 }
 
@@ -141,7 +148,9 @@ func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.TxnRes
 		m := req.Mutations[0]
 		key = append(append(append(key, m.GetPut().GetKey()...), m.GetDelete().GetKey()...), m.GetAppend().GetPrefix()...) // one of them is set
 	}
-	return unary(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Txn))
+	return call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Txn, func(r *banyanv1.TxnRequest) *banyanv1.Call {
+		return &banyanv1.Call{Call: &banyanv1.Call_Txn{Txn: r}}
+	}, (*banyanv1.Answer).GetTxn)
 }
 
 // Watch calls fn with the changes of a key, or of the keys of a prefix in one

@@ -30,7 +30,10 @@ func answer[Req, Res any](ctx context.Context, req *connect.Request[Req], method
 }
 
 // kvDoor is banyan.v1.KV over a layer.
-type kvDoor struct{ KV }
+type kvDoor struct {
+	KV
+	edge *edge
+}
 
 func (d kvDoor) Get(ctx context.Context, req *connect.Request[banyanv1.GetRequest]) (*connect.Response[banyanv1.GetResponse], error) {
 	return answer(ctx, req, d.KV.Get)
@@ -54,6 +57,10 @@ func (d kvDoor) Txn(ctx context.Context, req *connect.Request[banyanv1.TxnReques
 
 func (d kvDoor) Watch(ctx context.Context, req *connect.Request[banyanv1.WatchRequest], s *connect.ServerStream[banyanv1.WatchResponse]) error {
 	return d.KV.Watch(ctx, req.Msg, s.Send)
+}
+
+func (d kvDoor) Session(ctx context.Context, s *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
+	return serveSession(ctx, d.KV, d.edge, s)
 }
 
 // clusterDoor is banyan.v1.Cluster over the server.

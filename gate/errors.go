@@ -12,6 +12,7 @@ import (
 
 	"banyan"
 	"banyan/api/banyan/peer/v1/peerv1connect"
+	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/obs"
 	"banyan/obs/metric"
@@ -71,7 +72,9 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		meter := e.once(&at, conn.Spec().Procedure, true)
 		meter.opened.Inc()
 		var span obs.Span
-		if conn.Spec().Procedure != peerv1connect.PeerWorkProcedure { // lasts as long as the worker
+		switch conn.Spec().Procedure {
+		case peerv1connect.PeerWorkProcedure, banyanv1connect.KVSessionProcedure: // last as long as the caller
+		default:
 			ctx, span = obs.StartServer(ctx, strings.TrimPrefix(conn.Spec().Procedure, "/"))
 		}
 		defer func() {
@@ -90,20 +93,25 @@ func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 // answer gives the error its form for the wire. Its result is nil only without
 // an error or a panic.
 func (e *edge) answer(ctx context.Context, spec connect.Spec, panicked any, err error) error {
+	if err = e.explain(ctx, spec.Procedure, panicked, err); err != nil {
+		return wire.Encode(err)
+	}
+	return nil
+}
+
+// explain gives the error that the caller may see: faults of ours are logged in
+// full and shown bare.
+func (e *edge) explain(ctx context.Context, procedure string, panicked any, err error) error {
 	if panicked != nil {
 		if panicked == http.ErrAbortHandler { //nolint:errorlint // what was thrown, not an error that is handed up
 			panic(panicked)
 		}
 		err = fmt.Errorf("panic: %v\n%s", panicked, debug.Stack())
 	}
-	if err == nil {
-		return nil
-	}
-	ce := wire.Encode(err)
-	if ce.Code() != connect.CodeInternal || (e.peer && panicked == nil) {
-		return ce
+	if err == nil || wire.Encode(err).Code() != connect.CodeInternal || (e.peer && panicked == nil) {
+		return err
 	}
 	ref := banyan.NewRequestID().String()[:8]
-	e.log.ErrorContext(ctx, "a call failed by a fault of this node", "call", spec.Procedure, "ref", ref, "err", err)
-	return wire.Encode(&banyan.Error{Kind: banyan.Internal, Msg: fmt.Sprintf("node %v failed to answer: its log has the reason under ref=%s", e.node, ref)})
+	e.log.ErrorContext(ctx, "a call failed by a fault of this node", "call", procedure, "ref", ref, "err", err)
+	return &banyan.Error{Kind: banyan.Internal, Msg: fmt.Sprintf("node %v failed to answer: its log has the reason under ref=%s", e.node, ref)}
 }

@@ -23,7 +23,7 @@ const (
 	// refuse them.
 	engineFormat = pebble.FormatValueSeparation
 
-	cacheBytesDefault = 16 << 20
+	cacheBytesDefault = 128 << 20
 	memTableBytes     = 32 << 20 // the upper bound; Pebble starts at 256 KiB
 	manifestBytes     = 4 << 20  // then Pebble starts a new one
 	arenaBytes        = 16 << 10 // values a batch has read

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 
 	"connectrpc.com/connect"
 )
@@ -66,14 +67,8 @@ func kindOf(c connect.Code) banyan.Kind {
 // Encode makes an error ready for the wire. An error without a kind is Internal,
 // but for the ends of contexts.
 func Encode(err error) *connect.Error {
-	var e *banyan.Error
-	switch {
-	case errors.As(err, &e):
-	case errors.Is(err, context.Canceled):
-		e = &banyan.Error{Kind: banyan.Canceled}
-	case errors.Is(err, context.DeadlineExceeded):
-		e = &banyan.Error{Kind: banyan.Timeout}
-	default:
+	e := known(err)
+	if e == nil {
 		var ce *connect.Error // made by Connect itself: a malformed or too large request
 		if errors.As(err, &ce) {
 			ce.Meta().Set(KindHeader, strconv.Itoa(int(kindOf(ce.Code()))))
@@ -87,6 +82,38 @@ func Encode(err error) *connect.Error {
 		ce.Meta().Set(LeaderHeader, strconv.FormatUint(uint64(e.Leader), 10))
 	}
 	return ce
+}
+
+// known gives the error of ours that err is or wraps, nil if there is none.
+func known(err error) *banyan.Error {
+	var e *banyan.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, context.Canceled):
+		return &banyan.Error{Kind: banyan.Canceled}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &banyan.Error{Kind: banyan.Timeout}
+	}
+	return nil
+}
+
+// EncodeCall is Encode for one call of a session.
+func EncodeCall(err error) *banyanv1.CallError {
+	e := known(err)
+	if e == nil {
+		e = &banyan.Error{Kind: banyan.Internal}
+	}
+	return &banyanv1.CallError{Kind: uint32(e.Kind), Message: err.Error(), Leader: uint64(e.Leader)}
+}
+
+// DecodeCall gives what EncodeCall was given, as Decode does.
+func DecodeCall(e *banyanv1.CallError) *banyan.Error {
+	out := &banyan.Error{Kind: banyan.Internal, Msg: e.GetMessage(), Leader: banyan.NodeID(e.GetLeader())}
+	if e.GetKind() < uint32(banyan.Kinds) {
+		out.Kind = banyan.Kind(e.GetKind())
+	}
+	return out
 }
 
 // Decode gives what Encode was given: a *banyan.Error with its kind, message

@@ -1156,6 +1156,422 @@ func (x *Event) GetKv() *KeyValue {
 	return nil
 }
 
+type SessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*Call                `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRequest) Reset() {
+	*x = SessionRequest{}
+	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRequest) ProtoMessage() {}
+
+func (x *SessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
+func (*SessionRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SessionRequest) GetCalls() []*Call {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+type Call struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // the caller's choice; not in use by another call that is under way
+	Traceparent string                 `protobuf:"bytes,2,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Types that are valid to be assigned to Call:
+	//
+	//	*Call_Get
+	//	*Call_Put
+	//	*Call_Delete
+	//	*Call_Txn
+	Call          isCall_Call `protobuf_oneof:"call"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_banyan_v1_kv_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_kv_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Call) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Call) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *Call) GetCall() isCall_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *Call) GetGet() *GetRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetPut() *PutRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetDelete() *DeleteRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetTxn() *TxnRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Txn); ok {
+			return x.Txn
+		}
+	}
+	return nil
+}
+
+type isCall_Call interface {
+	isCall_Call()
+}
+
+type Call_Get struct {
+	Get *GetRequest `protobuf:"bytes,3,opt,name=get,proto3,oneof"`
+}
+
+type Call_Put struct {
+	Put *PutRequest `protobuf:"bytes,4,opt,name=put,proto3,oneof"`
+}
+
+type Call_Delete struct {
+	Delete *DeleteRequest `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
+}
+
+type Call_Txn struct {
+	Txn *TxnRequest `protobuf:"bytes,6,opt,name=txn,proto3,oneof"`
+}
+
+func (*Call_Get) isCall_Call() {}
+
+func (*Call_Put) isCall_Call() {}
+
+func (*Call_Delete) isCall_Call() {}
+
+func (*Call_Txn) isCall_Call() {}
+
+type SessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionResponse) Reset() {
+	*x = SessionResponse{}
+	mi := &file_banyan_v1_kv_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionResponse) ProtoMessage() {}
+
+func (x *SessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_kv_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
+func (*SessionResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SessionResponse) GetAnswers() []*Answer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // of the call
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*Answer_Error
+	//	*Answer_Get
+	//	*Answer_Put
+	//	*Answer_Delete
+	//	*Answer_Txn
+	Answer        isAnswer_Answer `protobuf_oneof:"answer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_banyan_v1_kv_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_kv_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetAnswer() isAnswer_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *Answer) GetError() *CallError {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetGet() *GetResponse {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetPut() *PutResponse {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetDelete() *DeleteResponse {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetTxn() *TxnResponse {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Txn); ok {
+			return x.Txn
+		}
+	}
+	return nil
+}
+
+type isAnswer_Answer interface {
+	isAnswer_Answer()
+}
+
+type Answer_Error struct {
+	Error *CallError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+type Answer_Get struct {
+	Get *GetResponse `protobuf:"bytes,3,opt,name=get,proto3,oneof"`
+}
+
+type Answer_Put struct {
+	Put *PutResponse `protobuf:"bytes,4,opt,name=put,proto3,oneof"`
+}
+
+type Answer_Delete struct {
+	Delete *DeleteResponse `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
+}
+
+type Answer_Txn struct {
+	Txn *TxnResponse `protobuf:"bytes,6,opt,name=txn,proto3,oneof"`
+}
+
+func (*Answer_Error) isAnswer_Answer() {}
+
+func (*Answer_Get) isAnswer_Answer() {}
+
+func (*Answer_Put) isAnswer_Answer() {}
+
+func (*Answer_Delete) isAnswer_Answer() {}
+
+func (*Answer_Txn) isAnswer_Answer() {}
+
+type CallError struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"` // as in the header Banyan-Kind
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Leader        uint64                 `protobuf:"varint,3,opt,name=leader,proto3" json:"leader,omitempty"` // with kind "not leader": who leads, if known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallError) Reset() {
+	*x = CallError{}
+	mi := &file_banyan_v1_kv_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallError) ProtoMessage() {}
+
+func (x *CallError) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_kv_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallError.ProtoReflect.Descriptor instead.
+func (*CallError) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CallError) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *CallError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CallError) GetLeader() uint64 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
 type Condition_Held struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         uint64                 `protobuf:"varint,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -1166,7 +1582,7 @@ type Condition_Held struct {
 
 func (x *Condition_Held) Reset() {
 	*x = Condition_Held{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	mi := &file_banyan_v1_kv_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1594,7 @@ func (x *Condition_Held) String() string {
 func (*Condition_Held) ProtoMessage() {}
 
 func (x *Condition_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[16]
+	mi := &file_banyan_v1_kv_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1634,7 @@ type Mutation_Put struct {
 
 func (x *Mutation_Put) Reset() {
 	*x = Mutation_Put{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[17]
+	mi := &file_banyan_v1_kv_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1646,7 @@ func (x *Mutation_Put) String() string {
 func (*Mutation_Put) ProtoMessage() {}
 
 func (x *Mutation_Put) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[17]
+	mi := &file_banyan_v1_kv_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1686,7 @@ type Mutation_Del struct {
 
 func (x *Mutation_Del) Reset() {
 	*x = Mutation_Del{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[18]
+	mi := &file_banyan_v1_kv_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1698,7 @@ func (x *Mutation_Del) String() string {
 func (*Mutation_Del) ProtoMessage() {}
 
 func (x *Mutation_Del) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[18]
+	mi := &file_banyan_v1_kv_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1738,7 @@ type Mutation_Append struct {
 
 func (x *Mutation_Append) Reset() {
 	*x = Mutation_Append{}
-	mi := &file_banyan_v1_kv_proto_msgTypes[19]
+	mi := &file_banyan_v1_kv_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1750,7 @@ func (x *Mutation_Append) String() string {
 func (*Mutation_Append) ProtoMessage() {}
 
 func (x *Mutation_Append) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_kv_proto_msgTypes[19]
+	mi := &file_banyan_v1_kv_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,14 +1880,39 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03PUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06DELETE\x10\x022\xdc\x02\n" +
+	"\x06DELETE\x10\x02\"7\n" +
+	"\x0eSessionRequest\x12%\n" +
+	"\x05calls\x18\x01 \x03(\v2\x0f.banyan.v1.CallR\x05calls\"\xf5\x01\n" +
+	"\x04Call\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
+	"\vtraceparent\x18\x02 \x01(\tR\vtraceparent\x12)\n" +
+	"\x03get\x18\x03 \x01(\v2\x15.banyan.v1.GetRequestH\x00R\x03get\x12)\n" +
+	"\x03put\x18\x04 \x01(\v2\x15.banyan.v1.PutRequestH\x00R\x03put\x122\n" +
+	"\x06delete\x18\x05 \x01(\v2\x18.banyan.v1.DeleteRequestH\x00R\x06delete\x12)\n" +
+	"\x03txn\x18\x06 \x01(\v2\x15.banyan.v1.TxnRequestH\x00R\x03txnB\x06\n" +
+	"\x04call\">\n" +
+	"\x0fSessionResponse\x12+\n" +
+	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\"\x89\x02\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
+	"\x05error\x18\x02 \x01(\v2\x14.banyan.v1.CallErrorH\x00R\x05error\x12*\n" +
+	"\x03get\x18\x03 \x01(\v2\x16.banyan.v1.GetResponseH\x00R\x03get\x12*\n" +
+	"\x03put\x18\x04 \x01(\v2\x16.banyan.v1.PutResponseH\x00R\x03put\x123\n" +
+	"\x06delete\x18\x05 \x01(\v2\x19.banyan.v1.DeleteResponseH\x00R\x06delete\x12*\n" +
+	"\x03txn\x18\x06 \x01(\v2\x16.banyan.v1.TxnResponseH\x00R\x03txnB\b\n" +
+	"\x06answer\"Q\n" +
+	"\tCallError\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\x04R\x06leader2\xa2\x03\n" +
 	"\x02KV\x124\n" +
 	"\x03Get\x12\x15.banyan.v1.GetRequest\x1a\x16.banyan.v1.GetResponse\x124\n" +
 	"\x03Put\x12\x15.banyan.v1.PutRequest\x1a\x16.banyan.v1.PutResponse\x12=\n" +
 	"\x06Delete\x12\x18.banyan.v1.DeleteRequest\x1a\x19.banyan.v1.DeleteResponse\x127\n" +
 	"\x04List\x12\x16.banyan.v1.ListRequest\x1a\x17.banyan.v1.ListResponse\x124\n" +
 	"\x03Txn\x12\x15.banyan.v1.TxnRequest\x1a\x16.banyan.v1.TxnResponse\x12<\n" +
-	"\x05Watch\x12\x17.banyan.v1.WatchRequest\x1a\x18.banyan.v1.WatchResponse0\x01B\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
+	"\x05Watch\x12\x17.banyan.v1.WatchRequest\x1a\x18.banyan.v1.WatchResponse0\x01\x12D\n" +
+	"\aSession\x12\x19.banyan.v1.SessionRequest\x1a\x1a.banyan.v1.SessionResponse(\x010\x01B\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
 
 var (
 	file_banyan_v1_kv_proto_rawDescOnce sync.Once
@@ -1486,7 +1927,7 @@ func file_banyan_v1_kv_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_banyan_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_banyan_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_banyan_v1_kv_proto_goTypes = []any{
 	(Event_Type)(0),         // 0: banyan.v1.Event.Type
 	(*KeyValue)(nil),        // 1: banyan.v1.KeyValue
@@ -1505,40 +1946,58 @@ var file_banyan_v1_kv_proto_goTypes = []any{
 	(*WatchRequest)(nil),    // 14: banyan.v1.WatchRequest
 	(*WatchResponse)(nil),   // 15: banyan.v1.WatchResponse
 	(*Event)(nil),           // 16: banyan.v1.Event
-	(*Condition_Held)(nil),  // 17: banyan.v1.Condition.Held
-	(*Mutation_Put)(nil),    // 18: banyan.v1.Mutation.Put
-	(*Mutation_Del)(nil),    // 19: banyan.v1.Mutation.Del
-	(*Mutation_Append)(nil), // 20: banyan.v1.Mutation.Append
+	(*SessionRequest)(nil),  // 17: banyan.v1.SessionRequest
+	(*Call)(nil),            // 18: banyan.v1.Call
+	(*SessionResponse)(nil), // 19: banyan.v1.SessionResponse
+	(*Answer)(nil),          // 20: banyan.v1.Answer
+	(*CallError)(nil),       // 21: banyan.v1.CallError
+	(*Condition_Held)(nil),  // 22: banyan.v1.Condition.Held
+	(*Mutation_Put)(nil),    // 23: banyan.v1.Mutation.Put
+	(*Mutation_Del)(nil),    // 24: banyan.v1.Mutation.Del
+	(*Mutation_Append)(nil), // 25: banyan.v1.Mutation.Append
 }
 var file_banyan_v1_kv_proto_depIdxs = []int32{
 	1,  // 0: banyan.v1.GetResponse.kv:type_name -> banyan.v1.KeyValue
 	1,  // 1: banyan.v1.ListResponse.kvs:type_name -> banyan.v1.KeyValue
-	17, // 2: banyan.v1.Condition.held:type_name -> banyan.v1.Condition.Held
-	18, // 3: banyan.v1.Mutation.put:type_name -> banyan.v1.Mutation.Put
-	19, // 4: banyan.v1.Mutation.delete:type_name -> banyan.v1.Mutation.Del
-	20, // 5: banyan.v1.Mutation.append:type_name -> banyan.v1.Mutation.Append
+	22, // 2: banyan.v1.Condition.held:type_name -> banyan.v1.Condition.Held
+	23, // 3: banyan.v1.Mutation.put:type_name -> banyan.v1.Mutation.Put
+	24, // 4: banyan.v1.Mutation.delete:type_name -> banyan.v1.Mutation.Del
+	25, // 5: banyan.v1.Mutation.append:type_name -> banyan.v1.Mutation.Append
 	10, // 6: banyan.v1.TxnRequest.conditions:type_name -> banyan.v1.Condition
 	11, // 7: banyan.v1.TxnRequest.mutations:type_name -> banyan.v1.Mutation
 	16, // 8: banyan.v1.WatchResponse.events:type_name -> banyan.v1.Event
 	0,  // 9: banyan.v1.Event.type:type_name -> banyan.v1.Event.Type
 	1,  // 10: banyan.v1.Event.kv:type_name -> banyan.v1.KeyValue
-	2,  // 11: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
-	4,  // 12: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
-	6,  // 13: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
-	8,  // 14: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
-	12, // 15: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
-	14, // 16: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
-	3,  // 17: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
-	5,  // 18: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
-	7,  // 19: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
-	9,  // 20: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
-	13, // 21: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
-	15, // 22: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	18, // 11: banyan.v1.SessionRequest.calls:type_name -> banyan.v1.Call
+	2,  // 12: banyan.v1.Call.get:type_name -> banyan.v1.GetRequest
+	4,  // 13: banyan.v1.Call.put:type_name -> banyan.v1.PutRequest
+	6,  // 14: banyan.v1.Call.delete:type_name -> banyan.v1.DeleteRequest
+	12, // 15: banyan.v1.Call.txn:type_name -> banyan.v1.TxnRequest
+	20, // 16: banyan.v1.SessionResponse.answers:type_name -> banyan.v1.Answer
+	21, // 17: banyan.v1.Answer.error:type_name -> banyan.v1.CallError
+	3,  // 18: banyan.v1.Answer.get:type_name -> banyan.v1.GetResponse
+	5,  // 19: banyan.v1.Answer.put:type_name -> banyan.v1.PutResponse
+	7,  // 20: banyan.v1.Answer.delete:type_name -> banyan.v1.DeleteResponse
+	13, // 21: banyan.v1.Answer.txn:type_name -> banyan.v1.TxnResponse
+	2,  // 22: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
+	4,  // 23: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
+	6,  // 24: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
+	8,  // 25: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
+	12, // 26: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
+	14, // 27: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
+	17, // 28: banyan.v1.KV.Session:input_type -> banyan.v1.SessionRequest
+	3,  // 29: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
+	5,  // 30: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
+	7,  // 31: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
+	9,  // 32: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
+	13, // 33: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
+	15, // 34: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
+	19, // 35: banyan.v1.KV.Session:output_type -> banyan.v1.SessionResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_kv_proto_init() }
@@ -1557,13 +2016,26 @@ func file_banyan_v1_kv_proto_init() {
 		(*Mutation_Delete)(nil),
 		(*Mutation_Append_)(nil),
 	}
+	file_banyan_v1_kv_proto_msgTypes[17].OneofWrappers = []any{
+		(*Call_Get)(nil),
+		(*Call_Put)(nil),
+		(*Call_Delete)(nil),
+		(*Call_Txn)(nil),
+	}
+	file_banyan_v1_kv_proto_msgTypes[19].OneofWrappers = []any{
+		(*Answer_Error)(nil),
+		(*Answer_Get)(nil),
+		(*Answer_Put)(nil),
+		(*Answer_Delete)(nil),
+		(*Answer_Txn)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_kv_proto_rawDesc), len(file_banyan_v1_kv_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

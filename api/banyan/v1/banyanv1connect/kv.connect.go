@@ -47,6 +47,8 @@ const (
 	KVTxnProcedure = "/banyan.v1.KV/Txn"
 	// KVWatchProcedure is the fully-qualified name of the KV's Watch RPC.
 	KVWatchProcedure = "/banyan.v1.KV/Watch"
+	// KVSessionProcedure is the fully-qualified name of the KV's Session RPC.
+	KVSessionProcedure = "/banyan.v1.KV/Session"
 )
 
 // KVClient is a client for the banyan.v1.KV service.
@@ -61,6 +63,10 @@ type KVClient interface {
 	// Watch sends every change under a prefix of one partition, once and in
 	// order, from a revision on. The first message is sent at once.
 	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
+	// Session carries many calls over one stream, which costs each of them far
+	// less than a request of its own. Calls are answered in any order, whatever
+	// becomes of the others; those of one session do not wait for each other.
+	Session(context.Context) *connect.BidiStreamForClient[v1.SessionRequest, v1.SessionResponse]
 }
 
 // NewKVClient constructs a client for the banyan.v1.KV service. By default, it uses the Connect
@@ -110,17 +116,24 @@ func NewKVClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.
 			connect.WithSchema(kVMethods.ByName("Watch")),
 			connect.WithClientOptions(opts...),
 		),
+		session: connect.NewClient[v1.SessionRequest, v1.SessionResponse](
+			httpClient,
+			baseURL+KVSessionProcedure,
+			connect.WithSchema(kVMethods.ByName("Session")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // kVClient implements KVClient.
 type kVClient struct {
-	get    *connect.Client[v1.GetRequest, v1.GetResponse]
-	put    *connect.Client[v1.PutRequest, v1.PutResponse]
-	delete *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
-	list   *connect.Client[v1.ListRequest, v1.ListResponse]
-	txn    *connect.Client[v1.TxnRequest, v1.TxnResponse]
-	watch  *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	get     *connect.Client[v1.GetRequest, v1.GetResponse]
+	put     *connect.Client[v1.PutRequest, v1.PutResponse]
+	delete  *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
+	list    *connect.Client[v1.ListRequest, v1.ListResponse]
+	txn     *connect.Client[v1.TxnRequest, v1.TxnResponse]
+	watch   *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	session *connect.Client[v1.SessionRequest, v1.SessionResponse]
 }
 
 // Get calls banyan.v1.KV.Get.
@@ -153,6 +166,11 @@ func (c *kVClient) Watch(ctx context.Context, req *connect.Request[v1.WatchReque
 	return c.watch.CallServerStream(ctx, req)
 }
 
+// Session calls banyan.v1.KV.Session.
+func (c *kVClient) Session(ctx context.Context) *connect.BidiStreamForClient[v1.SessionRequest, v1.SessionResponse] {
+	return c.session.CallBidiStream(ctx)
+}
+
 // KVHandler is an implementation of the banyan.v1.KV service.
 type KVHandler interface {
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
@@ -165,6 +183,10 @@ type KVHandler interface {
 	// Watch sends every change under a prefix of one partition, once and in
 	// order, from a revision on. The first message is sent at once.
 	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
+	// Session carries many calls over one stream, which costs each of them far
+	// less than a request of its own. Calls are answered in any order, whatever
+	// becomes of the others; those of one session do not wait for each other.
+	Session(context.Context, *connect.BidiStream[v1.SessionRequest, v1.SessionResponse]) error
 }
 
 // NewKVHandler builds an HTTP handler from the service implementation. It returns the path on which
@@ -210,6 +232,12 @@ func NewKVHandler(svc KVHandler, opts ...connect.HandlerOption) (string, http.Ha
 		connect.WithSchema(kVMethods.ByName("Watch")),
 		connect.WithHandlerOptions(opts...),
 	)
+	kVSessionHandler := connect.NewBidiStreamHandler(
+		KVSessionProcedure,
+		svc.Session,
+		connect.WithSchema(kVMethods.ByName("Session")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banyan.v1.KV/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KVGetProcedure:
@@ -224,6 +252,8 @@ func NewKVHandler(svc KVHandler, opts ...connect.HandlerOption) (string, http.Ha
 			kVTxnHandler.ServeHTTP(w, r)
 		case KVWatchProcedure:
 			kVWatchHandler.ServeHTTP(w, r)
+		case KVSessionProcedure:
+			kVSessionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -255,4 +285,8 @@ func (UnimplementedKVHandler) Txn(context.Context, *connect.Request[v1.TxnReques
 
 func (UnimplementedKVHandler) Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.KV.Watch is not implemented"))
+}
+
+func (UnimplementedKVHandler) Session(context.Context, *connect.BidiStream[v1.SessionRequest, v1.SessionResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.KV.Session is not implemented"))
 }
