@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"os"
 	"path"
@@ -124,6 +125,57 @@ func upload(ctx context.Context, s *session, spec *banyanv1.JobSpec, files []sen
 		}
 	}
 	return nil
+}
+
+// returned knows which task each returned file came from, so that none is
+// overwritten by that of another.
+type returned struct {
+	seed  maphash.Seed
+	by    map[uint64]returner // by the hash of the path
+	taken int                 // files that did not come back
+}
+
+type returner struct {
+	task    uint32
+	content uint64
+}
+
+// conflict is a file that a task may not have, since another returned it first.
+type conflict struct {
+	path string
+	by   uint32
+}
+
+// sort tells apart the files that a task may bring back and those whose name
+// another task has used for other bytes.
+func (r *returned) sort(t *banyanv1.TaskResult) (mine []*banyanv1.FileRef, taken []conflict) {
+	if r.by == nil {
+		r.seed, r.by = maphash.MakeSeed(), map[uint64]returner{}
+	}
+	for _, ref := range t.Returned {
+		name := maphash.String(r.seed, path.Clean(ref.Path))
+		content := maphash.Bytes(r.seed, slices.Concat(ref.Chunks...))
+		first, ok := r.by[name]
+		switch {
+		case !ok:
+			r.by[name] = returner{t.Task, content}
+			mine = append(mine, ref)
+		case first.task == t.Task || first.content == content:
+			mine = append(mine, ref)
+		default:
+			taken = append(taken, conflict{ref.Path, first.task})
+		}
+	}
+	r.taken += len(taken)
+	return mine, taken
+}
+
+// err is not nil when not every file came back.
+func (r *returned) err() error {
+	if r.taken == 0 {
+		return nil
+	}
+	return banyan.Errorf(banyan.Invalid, "%s did not come back, their names were taken: give --return names that differ from task to task", count(r.taken, "returned file"))
 }
 
 // download brings files back below dir. With missing it leaves those alone that

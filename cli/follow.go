@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -55,7 +56,7 @@ func (a *app) follow(ctx context.Context, sig *interrupts, s *session, f follow)
 	case held && holdErr != nil && !ended(fw.state):
 		return &exit{code: exitInterrupted, err: fmt.Errorf("job %s could not be held: %w: 'banyan cancel%s %s' ends it", f.job, holdErr, s.hint, f.job)}
 	case held && !ended(fw.state):
-		return fw.heldExit()
+		return fw.heldExit(whole)
 	case err != nil:
 		return err
 	}
@@ -73,8 +74,14 @@ func (a *app) watch(ctx context.Context, s *session, f follow) error {
 	return fw.finish(ctx)
 }
 
-// heldExit tells how to go on with a held job.
-func (f *follower) heldExit() error {
+// heldExit tells how to go on with a held job, and how far it is: what was
+// followed may be behind.
+func (f *follower) heldExit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if j, err := f.s.Jobs().Get(ctx, f.job); err == nil && j.GetProgress() != nil {
+		f.progress = j.Progress
+	}
 	fmt.Fprintf(f.app.Err, "banyan: job %s is held, %d of %d tasks done: 'banyan resume%s %s' goes on\n", f.job, f.doneTasks(), f.progress.GetTasks(), f.s.hint, f.job)
 	return &exit{code: exitInterrupted}
 }
@@ -103,6 +110,7 @@ type follower struct {
 	progress *banyanv1.Progress
 	thenDone *banyanv1.TaskResult
 	nodes    map[uint64]string // last state of each
+	returned returned
 }
 
 func (a *app) newFollower(s *session, f follow) *follower {
@@ -171,7 +179,11 @@ func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {
 		return nil
 	}
 	if !f.then {
-		if err := f.s.download(ctx, f.show.outDir, r.Returned, f.seen.has(r.Task)); err != nil {
+		mine, taken := f.returned.sort(r)
+		for _, t := range taken {
+			fmt.Fprintf(f.errs, "banyan: task %d returned another %s than task %d did: the first one stays: put something of the input into the name, as in --return {/.}.out\n", r.Task+1, t.path, t.by+1)
+		}
+		if err := f.s.download(ctx, f.show.outDir, mine, f.seen.has(r.Task)); err != nil {
 			return err
 		}
 	}
@@ -221,13 +233,13 @@ func (f *follower) flush() error {
 }
 
 func (f *follower) doneTasks() uint32 {
-	return f.progress.GetSucceeded() + f.progress.GetFailed()
+	return max(f.progress.GetSucceeded()+f.progress.GetFailed(), f.got.len())
 }
 
 // finish prints what comes last and gives the exit as the job ended.
 func (f *follower) finish(ctx context.Context) error {
 	if f.state == banyanv1.JobState_JOB_STATE_HELD {
-		return f.heldExit()
+		return f.heldExit(ctx)
 	}
 	if f.keep != nil {
 		if err := f.keep.advance(ctx); err != nil {
@@ -246,7 +258,10 @@ func (f *follower) finish(ctx context.Context) error {
 	if err := f.flush(); err != nil {
 		return err
 	}
-	return outcome(f.state, int(f.progress.GetFailed()), f.thenDone)
+	if err := outcome(f.state, int(f.progress.GetFailed()), f.thenDone); err != nil {
+		return err
+	}
+	return f.returned.err()
 }
 
 // summary says on one line what went wrong, and how to look at it.

@@ -171,6 +171,31 @@ func TestReturnedFilesComeBack(t *testing.T) {
 	}
 }
 
+// TestNoReturnedFileOverwritesAnother: the first one stays, the user is told.
+func TestNoReturnedFileOverwritesAnother(t *testing.T) {
+	dir := t.TempDir()
+	f := &fakeJobs{}
+	s := f.session(t)
+	var rs []*banyanv1.TaskResult
+	for i, content := range []string{"one", "two", "one"} {
+		chunks, size, err := s.Blobs().Upload(t.Context(), strings.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := result(uint32(i), 0, "", "")
+		r.Returned = []*banyanv1.FileRef{{Path: "same", Mode: 0o644, Size: size, Chunks: chunks}}
+		rs = append(rs, r)
+	}
+	f.follow = []*banyanv1.FollowResponse{message(3, 3, 0, succeeded, rs...)}
+	_, errs, code := do(t, s, "run", "--return", "same", "--outdir", dir, "x", ":::", "1", "2", "3")
+	if b, err := os.ReadFile(filepath.Join(dir, "same")); string(b) != "one" {
+		t.Errorf("%q, %v: another task's file took its place", b, err)
+	}
+	if code != 255 || !strings.Contains(errs, "banyan: task 2 returned another same than task 1 did") || !strings.Contains(errs, "1 returned file did not come back") {
+		t.Errorf("exit %d:\n%s", code, errs)
+	}
+}
+
 func TestSentFilesAreNamedRelatively(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -225,6 +250,7 @@ func TestWaitIsMute(t *testing.T) {
 // TestSignals sends them on the channel that the process's would come on.
 func TestSignals(t *testing.T) {
 	f := outOfOrder()
+	f.follow[1].Progress.Succeeded = 1 // counted a moment ago
 	f.pause = make(chan struct{})
 	var out, errs bytes.Buffer
 	env := func(string) string { return "" }
@@ -232,7 +258,7 @@ func TestSignals(t *testing.T) {
 	sig := &interrupts{app: a, c: make(chan os.Signal, 2)}
 	show := showFlags{format: format{"text"}, progress: "none"}
 	err := a.follow(t.Context(), sig, f.session(t), follow{job: testJob, show: show, on: func(m *banyanv1.FollowResponse) error {
-		if m.Progress.Succeeded == 2 {
+		if len(m.Results) == 2 {
 			sig.c <- syscall.SIGINT
 		}
 		return nil
@@ -311,6 +337,14 @@ func TestLogsOfAllTasks(t *testing.T) {
 	}
 	if _, errs, code := do(t, f.session(t), "logs", testJob, "then"); code != 1 || !strings.Contains(errs, "has no --then step") {
 		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
+func TestAJobThatNobodyRunsIsHeld(t *testing.T) {
+	f := &fakeJobs{job: &banyanv1.Job{Id: testJob, State: active, Tasks: 2, Progress: &banyanv1.Progress{Tasks: 2, Succeeded: 1}}}
+	out, _, _ := do(t, f.session(t), "job", "show", "-o", "json", testJob)
+	if !strings.Contains(out, `"state":"held"`) {
+		t.Error(out)
 	}
 }
 

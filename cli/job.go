@@ -62,6 +62,7 @@ func (a *app) showJob(ctx context.Context, s *session, id banyan.JobID, f format
 	if err != nil {
 		return err
 	}
+	s.idle(j)
 	results, err := failuresFirst(ctx, s, id, limit, failedOnly)
 	if err != nil {
 		return err

@@ -95,6 +95,9 @@ func (a *app) jobsCommand() *cobra.Command {
 func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, more bool, err error) {
 	list := func(ctx context.Context, s *session) error {
 		js, m, err := s.Jobs().List(ctx, limit)
+		for _, j := range js {
+			s.idle(j)
+		}
 		jobs, more = append(jobs, js...), more || m
 		return err
 	}
@@ -130,6 +133,14 @@ func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, mo
 	return jobs, more, nil
 }
 
+// idle says of a job on a node of this command's own what is so in a moment:
+// the command that ran it is gone, and it is held.
+func (s *session) idle(j *banyanv1.Job) {
+	if s.local && j.State == banyanv1.JobState_JOB_STATE_ACTIVE && j.GetProgress().GetRunning() == 0 {
+		j.State = banyanv1.JobState_JOB_STATE_HELD
+	}
+}
+
 func (a *app) printJobs(f format, jobs []*banyanv1.Job, more bool) error {
 	if f.json() {
 		for _, j := range jobs {
@@ -153,7 +164,7 @@ func (a *app) printJobs(f format, jobs []*banyanv1.Job, more bool) error {
 // jobName is a job's name, or else its command.
 func jobName(j *banyanv1.Job) string {
 	if n := j.GetSpec().GetName(); n != "" {
-		return n
+		return abbreviate(n, 40)
 	}
 	return abbreviate(strings.Join(j.GetSpec().GetCommand().GetArgs(), " "), 40)
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"math/bits"
 
 	banyanv1 "banyan/api/banyan/v1"
 )
@@ -111,4 +112,12 @@ func (b *bitmap) set(i uint32) {
 
 func (b bitmap) has(i uint32) bool {
 	return int(i/64) < len(b) && b[i/64]>>(i%64)&1 == 1
+}
+
+func (b bitmap) len() uint32 {
+	n := 0
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return uint32(n)
 }

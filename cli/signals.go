@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// interrupts hands on SIGINT and SIGTERM. The channel holds two, so that the
+// interrupts hands on SIGINT, SIGTERM and, unless nohup took it away, SIGHUP,
+// which comes when the terminal goes. The channel holds two, so that the
 // impatient second one is not lost.
 type interrupts struct {
 	app *app
@@ -18,6 +19,9 @@ type interrupts struct {
 func (a *app) listen() *interrupts {
 	i := &interrupts{a, make(chan os.Signal, 2)}
 	signal.Notify(i.c, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(i.c, syscall.SIGHUP)
+	}
 	return i
 }
 
