@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -259,7 +260,7 @@ func FuzzOpenRow(f *testing.F) {
 	f.Add(store.LogKey(1, 2), store.SealEntry(store.LogKey(1, 2), &raftpb.Entry{Term: new(uint64(3)), Data: []byte("x")}))
 	f.Add([]byte("c"), store.SealConf([]byte("c"), &raftpb.ConfState{Voters: []uint64{1, 2}}))
 	f.Add([]byte("i"), store.SealIdentity([]byte("i"), store.Identity{Cluster: "c", Node: 2}))
-	f.Add([]byte("banyan-seal"), []byte("banyan-seal 1 MANIFEST-000001 12 deadbeef 00000000\n"))
+	f.Add([]byte("banyan-seal"), fmt.Appendf(nil, "%-95s\n", "banyan-seal 1 MANIFEST-000001 12 deadbeef 00000000"))
 	f.Fuzz(func(t *testing.T, key, row []byte) {
 		for _, err := range store.DecodeAll(key, row) {
 			if err != nil && !banyan.IsKind(err, banyan.Corrupt) && !banyan.IsKind(err, banyan.TooNew) {

@@ -122,7 +122,7 @@ func (k *pebbleKV) inspect() error {
 	case desc.Exists && desc.FormatMajorVersion > engineFormat:
 		return tooNew(desc.FormatMajorVersion)
 	case desc.Exists:
-		return k.checkSeal(desc.ManifestFilename)
+		return k.checkSeals(desc.ManifestFilename)
 	}
 	names, err := k.fs.List(k.dir)
 	if err != nil {
@@ -139,7 +139,7 @@ func (k *pebbleKV) inspect() error {
 
 // engineFile knows what a creation that was cut short leaves behind.
 func engineFile(name string) bool {
-	for _, p := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "marker.", "temporary.", sealFile} {
+	for _, p := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "marker.", "temporary.", sealPrefix} {
 		if strings.HasPrefix(name, p) {
 			return true
 		}

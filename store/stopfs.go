@@ -25,19 +25,25 @@ func (f stopFS) wrap(file vfs.File, err error) (vfs.File, error) {
 }
 
 // Create makes a manifest's name durable before Pebble writes the marker that
-// names it; Pebble leaves their order to the file system. And it has the
-// manifest sealed.
+// names it; Pebble leaves their order to the file system.
 func (f stopFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	file, err := f.FS.Create(name, c)
 	f.need(err)
-	if !strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
-		return stopFile{file, f}, nil
+	if strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
+		dir, err := f.FS.OpenDir(f.PathDir(name))
+		f.need(err)
+		f.need(dir.Sync())
+		f.need(dir.Close())
 	}
-	dir, err := f.FS.OpenDir(f.PathDir(name))
-	f.need(err)
-	f.need(dir.Sync())
-	f.need(dir.Close())
-	return &manifestFile{stopFile{file, f}, seal{manifest: f.PathBase(name)}}, nil
+	return f.new(name, file), nil
+}
+
+// new wraps a file that is written from its beginning.
+func (f stopFS) new(name string, file vfs.File) vfs.File {
+	if sealOf(f.PathBase(name)) != "" {
+		return f.sealed(name, file)
+	}
+	return stopFile{file, f}
 }
 
 func (f stopFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
@@ -45,7 +51,9 @@ func (f stopFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.Ope
 }
 
 func (f stopFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.wrap(f.FS.ReuseForWrite(from, to, c))
+	file, err := f.FS.ReuseForWrite(from, to, c)
+	f.need(err)
+	return f.new(to, file), nil
 }
 
 func (f stopFS) OpenDir(name string) (vfs.File, error) { return f.wrap(f.FS.OpenDir(name)) }
