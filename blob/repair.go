@@ -44,6 +44,7 @@ func (r *Replicated) Run(ctx context.Context) error {
 			continue
 		}
 		done, err := r.Repair(ctx, scrub)
+		r.meter.mended(done)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -85,6 +86,7 @@ func (r *Replicated) repairPart(ctx context.Context, hs []banyan.Hash, scrub boo
 		if scrub {
 			if _, err := r.Local.Get(ctx, h); banyan.IsKind(err, banyan.Corrupt) {
 				m.Bad++
+				r.meter.bad.Inc()
 				if data, err := r.fetch(ctx, r.others(h), h); err != nil || r.Local.Put(ctx, h, data) != nil {
 					m.Failed++
 					continue

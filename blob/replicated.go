@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/obs/metric"
 )
 
 const (
@@ -43,6 +44,8 @@ type Config struct {
 	Nodes  func() []banyan.NodeID // the nodes believed alive, Self among them
 	Factor int                    // copies wanted; 0: DefaultFactor
 	Logger *slog.Logger           // nil: none
+	// Metrics counts repairs; nil: none.
+	Metrics *metric.Set
 
 	// CheckEvery is how often Run looks whether nodes came or went; 0: 10 s.
 	CheckEvery time.Duration
@@ -54,7 +57,8 @@ type Config struct {
 // many as are alive.
 type Replicated struct {
 	Config
-	thin atomic.Bool // a chunk was stored with fewer copies than wanted: Run mends it
+	meter meter
+	thin  atomic.Bool // a chunk was stored with fewer copies than wanted: Run mends it
 }
 
 var _ Store = (*Replicated)(nil)
@@ -73,7 +77,9 @@ func New(c Config) *Replicated {
 	if c.ScrubEvery == 0 {
 		c.ScrubEvery = 24 * time.Hour
 	}
-	return &Replicated{Config: c}
+	r := &Replicated{Config: c, meter: newMeter(c.Metrics)}
+	c.Metrics.Read(r.readMeter)
+	return r
 }
 
 // plan gives every live node in the order of h's rank, and how many of them
@@ -216,6 +222,7 @@ func (r *Replicated) Get(ctx context.Context, h banyan.Hash) ([]byte, error) {
 	}
 	bad := banyan.IsKind(err, banyan.Corrupt)
 	if bad {
+		r.meter.bad.Inc()
 		r.Logger.Error("a blob on this node's disk went bad; mending it from another node", "blob", h, "err", err)
 	}
 	ranked, want := r.plan(h)
@@ -353,6 +360,7 @@ func (r *Replicated) PeerPut(ctx context.Context, h banyan.Hash, data []byte) er
 func (r *Replicated) PeerGet(ctx context.Context, h banyan.Hash) ([]byte, error) {
 	data, err := r.Local.Get(ctx, h)
 	if banyan.IsKind(err, banyan.Corrupt) {
+		r.meter.bad.Inc()
 		r.Logger.Error("a blob on this node's disk went bad; mending it from another node", "blob", h, "err", err)
 		return r.Get(ctx, h)
 	}

@@ -86,18 +86,20 @@ type gate struct {
 	chunks  chan struct{} // chunks of users in memory
 	peering chan struct{} // chunks of peers in memory: apart, for a user's put waits for a peer's
 	looks   chan struct{} // banyan.LooksMax: apart, to see what a node that is full does
-	crowded metric.Counter
+
+	crowded, strangers metric.Counter
 }
 
 // New builds the handler of everything a node answers.
 func New(c Config) http.Handler {
 	g := &gate{
-		Config:  c,
-		calls:   make(chan struct{}, banyan.CallsMax),
-		chunks:  make(chan struct{}, banyan.BlobTransfersMax),
-		peering: make(chan struct{}, banyan.BlobTransfersMax),
-		looks:   make(chan struct{}, banyan.LooksMax),
-		crowded: c.Metrics.Crowded("calls"),
+		Config:    c,
+		calls:     make(chan struct{}, banyan.CallsMax),
+		chunks:    make(chan struct{}, banyan.BlobTransfersMax),
+		peering:   make(chan struct{}, banyan.BlobTransfersMax),
+		looks:     make(chan struct{}, banyan.LooksMax),
+		crowded:   c.Metrics.Crowded("calls"),
+		strangers: c.Metrics.Counter("banyan_strangers_total", "Connections and calls refused for want of a certificate of the cluster.", "at", "call"),
 	}
 	options := func(peer bool) connect.HandlerOption {
 		return connect.WithHandlerOptions(

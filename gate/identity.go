@@ -64,6 +64,7 @@ func (g *gate) identify(next http.Handler) http.Handler {
 			if who, err = g.subject(ctx, r.TLS); err == nil {
 				ctx = context.WithValue(ctx, callerKey{}, who)
 			} else if r.URL.Path != banyanv1connect.ClusterJoinProcedure {
+				g.strangers.Inc()
 				refuse(w, r, err)
 				return
 			}

@@ -16,6 +16,7 @@ import (
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/mvcc"
 	"banyan/obs"
+	"banyan/obs/metric"
 	"banyan/replica"
 
 	"connectrpc.com/connect"
@@ -46,15 +47,19 @@ type Config struct {
 	Host    *replica.Host
 	Members Members
 	// Dial gives a client of another node. It does not block; calls do.
-	Dial   func(banyan.NodeID) (peerv1connect.PeerClient, error)
-	Logger *slog.Logger
+	Dial    func(banyan.NodeID) (peerv1connect.PeerClient, error)
+	Logger  *slog.Logger
+	Metrics *metric.Set // nil: none
 }
 
 // Router commits, reads and watches rows of any shard from any node.
-type Router struct{ cfg Config }
+type Router struct {
+	cfg   Config
+	meter meter
+}
 
 // New builds a Router.
-func New(cfg Config) *Router { return &Router{cfg} }
+func New(cfg Config) *Router { return &Router{cfg, newMeter(cfg.Metrics)} }
 
 // ReadQuery asks for one key, or with End for the range [Key, End).
 type ReadQuery struct {
@@ -194,6 +199,7 @@ func (r *Router) readStale(ctx context.Context, shard banyan.ShardID, q ReadQuer
 func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(context.Context) error, remote func(context.Context, peerv1connect.PeerClient) error) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	began := time.Now()
 	wait := retryMin
 	var hint banyan.NodeID
 	for tries := 0; ; tries++ {
@@ -204,8 +210,12 @@ func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(
 		hint = 0
 		err := r.ask(ctx, node, local, remote)
 		if err == nil || !retryable(err) {
+			if tries > 0 {
+				r.meter.settled(shard, began, tries, err)
+			}
 			return err
 		}
+		r.meter.retries.Inc()
 		var e *banyan.Error
 		if errors.As(err, &e) && e.Leader != 0 && e.Leader != node {
 			hint = e.Leader
@@ -214,6 +224,7 @@ func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(
 			}
 		}
 		if sleep(ctx, wait) != nil {
+			r.meter.settled(shard, began, tries, err)
 			return giveUp(shard, err)
 		}
 		wait = min(wait*2, retryMax)

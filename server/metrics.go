@@ -39,9 +39,6 @@ func (n *Server) readMetrics(r *metric.Reading) {
 	if offset, ok := n.clockOffset(ctx); ok {
 		r.Gauge("banyan_clock_offset_seconds", "How far this node's clock is ahead of the others', the median of a few.", offset.Seconds())
 	}
-	r.Gauge("banyan_jobs_active", "Jobs that have not ended, in the shards led here.", float64(n.work.Active()))
-	r.Gauge("banyan_attempts_running", "Attempts that run on this node.", float64(n.worker.Running()))
-	r.Gauge("banyan_slots", "Attempts that this node runs at once.", float64(n.cfg.Slots))
 }
 
 // readNodes tells how the nodes look from here.
@@ -70,7 +67,7 @@ func (n *Server) readShards(ctx context.Context, r *metric.Reading) {
 		}
 		led++
 		live := n.liveVoters(st)
-		if live < n.cfg.Replication {
+		if live < n.voters() {
 			thin++
 		}
 		if st.Joint || len(st.Learners) > 0 {
@@ -83,7 +80,7 @@ func (n *Server) readShards(ctx context.Context, r *metric.Reading) {
 	r.Gauge("banyan_shards_led", "Shards that this node leads.", float64(led))
 	r.Gauge("banyan_shards_under_replicated", "Shards led here with fewer live voters than there are meant to be.", float64(thin))
 	r.Gauge("banyan_shards_moving", "Shards led here whose replicas are being changed.", float64(moving))
-	r.Gauge("banyan_voters_wanted", "Voters a shard is meant to have, when there are nodes enough.", float64(n.cfg.Replication))
+	r.Gauge("banyan_voters_wanted", "Voters a shard is meant to have, when there are nodes enough.", float64(n.voters()))
 }
 
 // behindMax is by how many entries a live voter may be behind.

@@ -33,7 +33,7 @@ func (n *Server) openBlobs() error {
 	if err != nil {
 		return err
 	}
-	c := blob.Config{Self: n.file.Node, Local: disk, Nodes: n.keepers, Factor: n.cfg.Replication, Logger: n.log}
+	c := blob.Config{Self: n.file.Node, Local: disk, Nodes: n.keepers, Factor: n.cfg.Replication, Logger: n.log, Metrics: n.metrics}
 	if !n.cfg.Embedded {
 		c.Peers = gate.BlobPeers(n.peers.bulk)
 	}
@@ -52,6 +52,7 @@ func (n *Server) openWork() error {
 		},
 		HoldUnfinished: n.cfg.Embedded,
 		Logger:         n.log,
+		Metrics:        n.metrics,
 	})
 	var err error
 	n.runner, err = exec.New(exec.Config{
@@ -62,7 +63,7 @@ func (n *Server) openWork() error {
 	}
 	n.worker, err = worker.New(worker.Config{
 		Node: n.file.Node, Slots: n.cfg.Slots, Runner: n.runner, Blobs: n.blobs,
-		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log,
+		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err

@@ -141,7 +141,7 @@ func (n *Server) build() error {
 		}
 	}
 	n.router = route.New(route.Config{
-		Node: n.file.Node, Shards: n.file.Shards, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log,
+		Node: n.file.Node, Shards: n.file.Shards, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err := n.openBlobs(); err != nil {
 		return err
@@ -175,7 +175,7 @@ func (n *Server) openPort() (err error) {
 		listen = n.file.Listen
 	}
 	n.port, err = transport.Listen(transport.Config{
-		Node: n.file.Node, Listen: listen, Keeper: n.keeper, Logger: n.log,
+		Node: n.file.Node, Listen: listen, Keeper: n.keeper, Logger: n.log, Metrics: n.metrics,
 		Resolve: func(id banyan.NodeID) (string, bool) { return n.resolve(id) },
 		Admit:   func(id banyan.NodeID) error { return n.nodes.admit(id) },
 		Acts:    func() uint32 { return n.facts.acts() },

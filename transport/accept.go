@@ -54,6 +54,9 @@ func (t *Transport) accept() {
 			continue
 		}
 		c, ok := t.admit(conn)
+		if !ok {
+			t.meter.tooMany.Inc()
+		}
 		if !ok || !t.spawn(func() { t.serve(c) }) {
 			_ = conn.Close()
 		}
@@ -98,6 +101,7 @@ func (t *Transport) serve(c *accepted) {
 		err = conn.HandshakeContext(t.ctx)
 	}
 	if err != nil {
+		t.meter.strangers.Inc()
 		t.log.Debug("refused a connection", "from", c.RemoteAddr().String(), "error", err)
 		_ = c.Close()
 		return
@@ -180,6 +184,7 @@ func (t *Transport) receive(conn *conversation, p *peer) error {
 // refusePlain tells a caller that does not speak TLS what to do.
 func (t *Transport) refusePlain(c *accepted, first byte) {
 	defer c.Close()
+	t.meter.strangers.Inc()
 	t.log.Debug("refused a connection without TLS", "from", c.RemoteAddr().String())
 	text := "This is a banyan node. It speaks only TLS, and only with holders of a certificate of its cluster.\n" +
 		"Use the banyan command on a machine that has one ('banyan status'), or https:// with the certificate.\n" +

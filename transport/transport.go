@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/obs/metric"
 	"banyan/pki"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -54,9 +55,10 @@ type Config struct {
 	// Admit refuses nodes that are members no more, whatever their certificate
 	// says; nil: none. Acts is the protocol that the cluster acts at, as far as
 	// this node knows; nil: not known. Neither may block.
-	Admit  func(banyan.NodeID) error
-	Acts   func() uint32
-	Logger *slog.Logger // nil: none
+	Admit   func(banyan.NodeID) error
+	Acts    func() uint32
+	Logger  *slog.Logger // nil: none
+	Metrics *metric.Set  // nil: none
 }
 
 // Handlers receive what arrives. Each is called from several goroutines, in
@@ -82,6 +84,7 @@ type Transport struct {
 	config   Config
 	own      hello
 	log      *slog.Logger
+	meter    meter
 	listener net.Listener
 	http     *httpListener
 	calls    *http.Client
@@ -116,6 +119,7 @@ func Listen(c Config) (*Transport, error) {
 		config:   c,
 		own:      hello{Min: banyan.ProtocolMin, Max: banyan.ProtocolVersion, Node: c.Node, Boot: rand.Uint64(), Version: banyan.Version},
 		log:      c.Logger,
+		meter:    newMeter(c.Metrics),
 		listener: listener,
 		http:     newHTTPListener(listener.Addr()),
 		peers:    map[banyan.NodeID]*peer{},
@@ -131,6 +135,7 @@ func Listen(c Config) (*Transport, error) {
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
+	c.Metrics.Read(t.readMeter)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.calls, t.bulk = &http.Client{Transport: &caller{t: t}}, &http.Client{Transport: &caller{t: t}}
 	return t, nil
@@ -193,15 +198,23 @@ func (t *Transport) HTTPListener() net.Listener { return t.http }
 // Send queues a raft message. It never blocks and may drop the message; raft
 // sends again. m and its entries must not be changed afterwards.
 func (t *Transport) Send(to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) {
-	if p := t.peer(to); p != nil && p.queue.addRaft(shard, m) {
+	switch p := t.peer(to); {
+	case p == nil:
+	case p.queue.addRaft(shard, m):
 		p.wakeUp()
+	default:
+		t.meter.raftDropped.Inc()
 	}
 }
 
 // SendPacket queues a copy of a gossip packet. It never blocks and may drop it.
 func (t *Transport) SendPacket(to banyan.NodeID, b []byte) {
-	if p := t.peer(to); p != nil && p.queue.addPacket(b) {
+	switch p := t.peer(to); {
+	case p == nil:
+	case p.queue.addPacket(b):
 		p.wakeUp()
+	default:
+		t.meter.packetsDropped.Inc()
 	}
 }
 

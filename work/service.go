@@ -21,6 +21,7 @@ type Service struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	inputs inputs
+	meter  meter
 
 	members sync.Mutex // orders readings of cfg.Nodes
 
@@ -62,7 +63,9 @@ func New(cfg Config) *Service {
 		sessions: map[banyan.NodeID]*session{},
 		answers:  map[uint64]chan Answer{},
 		touched:  map[banyan.JobID]struct{}{},
+		meter:    newMeter(cfg.Metrics),
 	}
+	cfg.Metrics.Read(s.readMeter)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -131,6 +134,9 @@ func (s *Service) input(fn func()) {
 func (s *Service) act() {
 	e := s.core.Effects()
 	for _, r := range e.Results {
+		for _, res := range r.Results {
+			s.meter.tasks[res.State].Inc()
+		}
 		if rec := s.records[r.Job]; rec != nil {
 			rec.recorded(r)
 		}
@@ -167,6 +173,7 @@ func (s *Service) changed(c Change) {
 		return
 	}
 	if job.Ended(c.Header.State) {
+		s.meter.jobs[c.Header.State].Inc()
 		rec.ended = c.Header
 		delete(s.records, c.Job)
 		delete(s.touched, c.Job)

@@ -18,6 +18,7 @@ import (
 
 	"banyan"
 	"banyan/mvcc"
+	"banyan/obs/metric"
 )
 
 // Times, in milliseconds.
@@ -80,4 +81,5 @@ type Config struct {
 	HoldUnfinished bool
 	Now            func() time.Time // nil: time.Now
 	Logger         *slog.Logger
+	Metrics        *metric.Set // nil: none
 }

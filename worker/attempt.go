@@ -39,6 +39,7 @@ func (w *Worker) start(s Start) {
 			result = nil
 		}
 		cancel(nil)
+		w.meter.attempted(result)
 		w.do(func() {
 			delete(w.running, s.Key)
 			w.count.Add(-1)

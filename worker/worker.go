@@ -26,6 +26,7 @@ import (
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/blob"
 	"banyan/exec"
+	"banyan/obs/metric"
 )
 
 // Runner gives places to run in and runs commands there; exec.Runner is one.
@@ -49,7 +50,8 @@ type Leaders interface {
 	Leaders() (byShard map[banyan.ShardID]banyan.NodeID, changed <-chan struct{})
 }
 
-// Config is what a worker needs. All fields but Env and Logger are required.
+// Config is what a worker needs. All fields but Env, Logger and
+// Metrics are required.
 type Config struct {
 	Node    banyan.NodeID
 	Slots   int // attempts at once
@@ -61,8 +63,9 @@ type Config struct {
 	Dial func(banyan.NodeID) (peerv1connect.PeerClient, error)
 	// Env is what tasks get of the environment where their job sets nothing,
 	// as KEY=value. Nil: PATH, HOME, LANG and the like of this process.
-	Env    []string
-	Logger *slog.Logger
+	Env     []string
+	Logger  *slog.Logger
+	Metrics *metric.Set // nil: none
 }
 
 const (
@@ -81,6 +84,7 @@ type Worker struct {
 	env   []string
 	blobs blob.Store
 	began time.Time
+	meter meter
 
 	mu      sync.Mutex
 	core    *Core
@@ -111,7 +115,9 @@ func New(cfg Config) (*Worker, error) {
 		core:    NewCore(cfg.Node, cfg.Slots, cfg.Leaders.ShardOf),
 		streams: map[banyan.NodeID]*stream{},
 		running: map[Key]*running{},
+		meter:   newMeter(cfg.Metrics),
 	}
+	cfg.Metrics.Read(w.readMeter)
 	return w, nil
 }
 

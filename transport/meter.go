@@ -1,0 +1,44 @@
+package transport
+
+import "banyan/obs/metric"
+
+// meter is what a node's port counts.
+type meter struct{ raftDropped, packetsDropped, tooMany, strangers metric.Counter }
+
+func newMeter(s *metric.Set) meter {
+	return meter{
+		raftDropped:    s.Crowded("raft outbox"),
+		packetsDropped: s.Crowded("gossip outbox"),
+		tooMany:        s.Crowded("connections"),
+		strangers:      s.Counter("banyan_strangers_total", "Connections and calls refused for want of a certificate of the cluster.", "at", "connection"),
+	}
+}
+
+func (t *Transport) readMeter(r *metric.Reading) {
+	t.mu.Lock()
+	conns := len(t.conns)
+	peers := make([]*peer, 0, len(t.peers))
+	for _, p := range t.peers {
+		peers = append(peers, p)
+	}
+	t.mu.Unlock()
+	bytes, connected := 0, 0
+	for _, p := range peers {
+		bytes += p.queue.length()
+		if p.boot.Load() != 0 {
+			connected++
+		}
+	}
+	r.Gauge("banyan_connections", "Connections accepted and open.", float64(conns))
+	r.Gauge("banyan_peers_connected", "Other nodes that this node has a connection to.", float64(connected))
+	r.Gauge("banyan_outbox_bytes", "Bytes that wait to be sent to other nodes.", float64(bytes))
+}
+
+func (q *queue) length() (bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, b := range q.bytes {
+		bytes += b
+	}
+	return bytes
+}
