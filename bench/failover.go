@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -15,7 +16,8 @@ import (
 
 // benchFailover kills the node that leads everything and runs tasks, again and
 // again: how long until a write succeeds and until the next task completes,
-// and is every result there exactly once.
+// and is every result there exactly once. Before each kill it drains the node
+// that led everything until then, under load: how long did a shard take no write.
 func benchFailover(ctx context.Context, args []string) error {
 	kills := 50
 	if err := parse("failover", args, func(fs *flag.FlagSet) { fs.IntVar(&kills, "kills", kills, "kills") }); err != nil {
@@ -42,9 +44,14 @@ func benchFailover(ctx context.Context, args []string) error {
 		return err
 	}
 	defer c.Close()
-	var writes, tasks []time.Duration
+	var writes, tasks, handovers []time.Duration
 	var total tally
 	for i := range kills {
+		gap, err := handOver(ctx, own, c, i%3)
+		if err != nil {
+			return fmt.Errorf("handover %d: %w", i+1, err)
+		}
+		handovers = append(handovers, gap)
 		w, t, one, err := killOnce(ctx, own, c, i%3)
 		if err != nil {
 			return fmt.Errorf("kill %d: %w", i+1, err)
@@ -60,7 +67,7 @@ func benchFailover(ctx context.Context, args []string) error {
 	for _, row := range []struct {
 		name string
 		took []time.Duration
-	}{{"until every shard has taken a write", writes}, {"until a task that ended after is recorded", tasks}} {
+	}{{"until every shard has taken a write", writes}, {"until a task that ended after is recorded", tasks}, {"planned (banyan drain): the longest a shard took no write", handovers}} {
 		fmt.Printf("| %s | %.0f ms | %.0f ms | %.0f ms | %.0f ms |\n", row.name, ms(median(row.took)), ms(quantile(row.took, 0.9)), ms(quantile(row.took, 0.99)), ms(quantile(row.took, 1)))
 	}
 	fmt.Printf("\nresults lost: %d, results recorded twice: %d, attempts repeated: %d; shards led by the node when it was killed: %.1f of 9 in the mean\n",
@@ -150,19 +157,79 @@ func led(ctx context.Context, c *client.Client, node string) (n int, err error) 
 // writeEverywhere puts a key into every data shard and tells how long after
 // the kill the last of them succeeded.
 func writeEverywhere(ctx context.Context, c *client.Client, killed time.Time) (time.Duration, error) {
-	done := map[int]bool{}
-	for i := 0; len(done) < 8; i++ {
-		key := fmt.Sprintf("probe%d", i)
-		shard := banyan.SlotOf([]byte(key)) % 8
-		if done[shard] {
-			continue
-		}
-		if _, err := c.KV().Put(ctx, []byte(key), []byte("x")); err != nil {
+	for _, key := range shardKeys() {
+		if _, err := c.KV().Put(ctx, key, []byte("x")); err != nil {
 			return 0, err
 		}
-		done[shard] = true
 	}
 	return time.Since(killed), nil
+}
+
+// handOver drains the node that leads everything while each shard is written
+// to, and tells the longest time that one of them took no write.
+func handOver(ctx context.Context, own *nodes, c *client.Client, i int) (time.Duration, error) {
+	if err := gatherLeaders(ctx, own, i); err != nil {
+		return 0, err
+	}
+	stop := make(chan struct{})
+	gaps, errs := make([]time.Duration, dataShards), make([]error, dataShards)
+	var wg, warm sync.WaitGroup
+	for shard, key := range shardKeys() {
+		warm.Add(1)
+		wg.Go(func() { gaps[shard], errs[shard] = longestGap(ctx, c, key, warm.Done, stop) })
+	}
+	warm.Wait()
+	_, err := own.output(ctx, "drain", own.ids[i])
+	if err == nil {
+		err = own.wait(ctx, func(s status) bool {
+			return len(s.Shards) > 0 && !slices.ContainsFunc(s.Shards, func(sh shardStatus) bool { return sh.Leader == own.ids[i] || sh.Leader == "" })
+		})
+	}
+	close(stop)
+	wg.Wait()
+	if err = errors.Join(append(errs, err)...); err == nil {
+		_, err = own.output(ctx, "drain", "--undo", own.ids[i])
+	}
+	return slices.Max(gaps), err
+}
+
+// longestGap writes a key again and again until stop, and tells the longest
+// time between two writes that succeeded. It calls warm after the first few.
+func longestGap(ctx context.Context, c *client.Client, key []byte, warm func(), stop <-chan struct{}) (longest time.Duration, err error) {
+	const warmWrites = 10
+	last := time.Now()
+	for n := 0; err == nil; n++ {
+		select {
+		case <-stop:
+			return longest, nil
+		default:
+		}
+		_, err = c.KV().Put(ctx, key, []byte("x"))
+		now := time.Now()
+		if n == warmWrites {
+			warm()
+		} else if n > warmWrites {
+			longest = max(longest, now.Sub(last))
+		}
+		last = now
+	}
+	return longest, err
+}
+
+// dataShards is how many there are when nothing else is asked for.
+const dataShards = 8
+
+// shardKeys gives a key of each data shard.
+func shardKeys() [][]byte {
+	keys := make([][]byte, dataShards)
+	for i, left := 0, dataShards; left > 0; i++ {
+		key := []byte(fmt.Sprintf("probe%d", i))
+		if shard := banyan.SlotOf(key) % dataShards; keys[shard] == nil {
+			keys[shard] = key
+			left--
+		}
+	}
+	return keys
 }
 
 // gatherLeaders makes one node lead every shard: the others are drained for a moment.

@@ -113,11 +113,13 @@ type status struct {
 		State  string
 		Memory int64 `json:"memory_bytes"`
 	}
-	Shards []struct {
-		ID     int
-		Leader string
-		Voters []string
-	}
+	Shards []shardStatus
+}
+
+type shardStatus struct {
+	ID     int
+	Leader string
+	Voters []string
 }
 
 func (n *nodes) status(ctx context.Context) (s status) {
