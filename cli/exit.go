@@ -53,6 +53,12 @@ func exitCodesTopic() *cobra.Command {
   130      interrupted; the job is held, 'banyan resume JOB' goes on
   255      another error, or the job was canceled; nothing is known of the tasks
 
+'lock' and 'elect' exit as the command they run (128 and more: it was ended by a
+signal), and:
+  124      the lock was not to be had in time
+  125      the lock was lost, or another error
+  126, 127 the command cannot be run, or is not there
+
 Every other command:
   0        done
   1        an error; one line on standard error says what to do

@@ -32,9 +32,12 @@ and exit with 1.
   --if 'KEY missing'       --do 'del KEY'
   --if 'KEY = VALUE'       --do 'delprefix KEY'
   --if 'KEY @ REVISION'    --do 'append PREFIX VALUE'
+  --if 'LOCK held TOKEN [PERMIT]'
 
-'KEY @ REVISION' holds if that revision was the last to change the key. append
-makes a key of PREFIX and the next number of its sequence.`,
+'KEY @ REVISION' holds if that revision was the last to change the key. 'LOCK
+held TOKEN' holds while a lock of the same partition is held with that token
+('banyan help lock'); a permit is named for semaphores and shared locks. append makes a key of PREFIX and the next number of its
+sequence.`,
 		Example: "  banyan kv txn --if 'shop/stock = 1' --do 'put shop/stock 0' --do 'append shop/orders/ lamp'",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -112,8 +115,14 @@ func parseCondition(text string) (*banyanv1.Condition, error) {
 			c.Test = &banyanv1.Condition_ModRevision{ModRevision: rev}
 			return c, nil
 		}
+	case op == "held":
+		held := &banyanv1.Condition_Held{}
+		if n, _ := fmt.Sscan(operand, &held.Token, &held.Permit); n == len(strings.Fields(operand)) && n > 0 {
+			c.Test = &banyanv1.Condition_Held_{Held: held}
+			return c, nil
+		}
 	}
-	return nil, usage("bad --if %q: give 'KEY exists', 'KEY missing', 'KEY = VALUE' or 'KEY @ REVISION'", text)
+	return nil, usage("bad --if %q: give 'KEY exists', 'KEY missing', 'KEY = VALUE', 'KEY @ REVISION' or 'LOCK held TOKEN [PERMIT]'", text)
 }
 
 func parseAction(text string) (*banyanv1.Mutation, error) {

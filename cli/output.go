@@ -39,6 +39,7 @@ func outputHelp() string {
 		{"kv put", putJSON{}},
 		{"kv del", delJSON{}},
 		{"kv txn", txnJSON{}},
+		{"locks (one line per lock)", lockJSON{}},
 		{"metrics (one line per sample)", metricJSON{}},
 		{"debug shard (one line per replica)", replicaJSON{}},
 		{"debug slow (one line per operation)", slowJSON{}},

@@ -79,6 +79,7 @@ type node struct {
 	jobs    banyanv1connect.JobsClient
 	cluster banyanv1connect.ClusterClient
 	blobs   banyanv1connect.BlobsClient
+	coord   banyanv1connect.CoordClient
 
 	mu          sync.Mutex
 	session     *session // nil: none is open
@@ -152,6 +153,7 @@ func (c *Client) nodeAt(addr string) *node {
 		jobs:    banyanv1connect.NewJobsClient(c.http, url, options),
 		cluster: banyanv1connect.NewClusterClient(c.http, url, options),
 		blobs:   banyanv1connect.NewBlobsClient(c.http, url, options),
+		coord:   banyanv1connect.NewCoordClient(c.http, url, options),
 	}
 	more := append(slices.Clone(c.known()), n)
 	c.nodes.Store(&more)

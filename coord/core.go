@@ -203,7 +203,7 @@ func (c *Core) Acquire(now int64, op uint64, req *banyanv1.AcquireRequest, wallM
 func (c *Core) again(op uint64, cl *claim, req *banyanv1.AcquireRequest, wait bool) {
 	switch {
 	case cl.Shared != req.Shared || cl.Permits != max(req.Permits, 1):
-		c.reply(Answer{Op: op, Err: banyan.Errorf(banyan.Conflict, "lease %x has claimed lock %q in another way: release that claim first, or use another lease", cl.Lease, cl.Name)})
+		c.reply(Answer{Op: op, Err: banyan.Errorf(banyan.Invalid, "lease %x has claimed lock %q in another way: release that claim first, or use another lease", cl.Lease, cl.Name)})
 	case cl.held && cl.Token == 0, !cl.held && wait:
 		cl.waiting = append(cl.waiting, op)
 	default:
@@ -227,7 +227,7 @@ func (c *Core) refuse(le *lease, l *lock, req *banyanv1.AcquireRequest) error {
 	case l == nil:
 		return nil
 	case l.permits() != max(req.Permits, 1):
-		return banyan.Errorf(banyan.Conflict, "lock %q is in use with %d permits, not %d: all who share it must give the same number", l.name, l.permits(), max(req.Permits, 1))
+		return banyan.Errorf(banyan.Invalid, "lock %q is in use with %d permits, not %d: all who share it must give the same number", l.name, l.permits(), max(req.Permits, 1))
 	case len(l.queue) >= banyan.LockWaitersMax:
 		return banyan.Errorf(banyan.Exhausted, "%d claims wait for lock %q already (LockWaitersMax)", len(l.queue), l.name)
 	case req.Try && (len(l.queue) > 0 || !l.admits(&claim{Claim: &banyanv1.Claim{Shared: req.Shared, Permits: max(req.Permits, 1)}})):

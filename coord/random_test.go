@@ -190,7 +190,7 @@ func (c *Core) String() string {
 func (w *lives) answered() {
 	for _, a := range w.core.Answers() {
 		req := w.asked[a.Op]
-		if a.Err != nil && !banyan.IsKind(a.Err, banyan.NotFound) && !banyan.IsKind(a.Err, banyan.Conflict) {
+		if a.Err != nil && !banyan.IsKind(a.Err, banyan.NotFound) && !banyan.IsKind(a.Err, banyan.Invalid) {
 			w.t.Fatalf("%v", a.Err)
 		}
 		if a.Claim == nil || a.Claim.Token == 0 || w.core.leases[req.Lease] == nil || w.core.leases[req.Lease].claim(req.Name) == nil {

@@ -52,8 +52,8 @@ type CoordClient interface {
 	// Acquire claims a lock for a lease: it takes the lock, or stands in its
 	// queue. Claims are served in order, none overtakes another. It may be
 	// repeated: a lease has one claim to a lock, and the answer is how that
-	// stands. Conflict: with try, the lock is taken; or it is used as a semaphore
-	// with another number of permits. NotFound: the lease has ended.
+	// stands. Conflict: with try, the lock is taken. Invalid: it is used with
+	// another number of permits. NotFound: the lease has ended.
 	Acquire(context.Context, *connect.Request[v1.AcquireRequest]) (*connect.Response[v1.AcquireResponse], error)
 	// Release gives up a lease's claim to a lock, taken or waiting; without a
 	// name, the lease with everything on it.
@@ -151,8 +151,8 @@ type CoordHandler interface {
 	// Acquire claims a lock for a lease: it takes the lock, or stands in its
 	// queue. Claims are served in order, none overtakes another. It may be
 	// repeated: a lease has one claim to a lock, and the answer is how that
-	// stands. Conflict: with try, the lock is taken; or it is used as a semaphore
-	// with another number of permits. NotFound: the lease has ended.
+	// stands. Conflict: with try, the lock is taken. Invalid: it is used with
+	// another number of permits. NotFound: the lease has ended.
 	Acquire(context.Context, *connect.Request[v1.AcquireRequest]) (*connect.Response[v1.AcquireResponse], error)
 	// Release gives up a lease's claim to a lock, taken or waiting; without a
 	// name, the lease with everything on it.

@@ -1,0 +1,187 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+
+	"connectrpc.com/connect"
+)
+
+// Lock is a lock that was taken.
+type Lock struct {
+	claim  *banyanv1.Claim
+	keeper *keeper
+}
+
+// Token is the fencing token: whoever takes the lock later gets a greater one.
+// Whatever the lock protects should refuse a token smaller than the greatest it
+// has seen, for a holder that was paused does not know that it lost the lock.
+func (l *Lock) Token() banyan.Revision { return banyan.Revision(l.claim.Token) }
+
+// Permit is which of the permits of a semaphore this is, from 0.
+func (l *Lock) Permit() int { return int(l.claim.Permit) }
+
+// Lost is closed when the holder must stop: the lock was released or taken
+// away, or could not be kept alive. From then on it takes at least the grace
+// of the options until somebody else has it.
+func (l *Lock) Lost() <-chan struct{} { return l.keeper.lost }
+
+// Deadline is until when nobody else has the lock, if it was not taken away.
+// It moves on as long as the lock is kept; behind Lost it stands.
+func (l *Lock) Deadline() time.Time {
+	l.keeper.mu.Lock()
+	defer l.keeper.mu.Unlock()
+	return l.keeper.until.Add(l.keeper.grace)
+}
+
+// Err says why the lock was lost; nil while it is held.
+func (l *Lock) Err() error { return l.keeper.err() }
+
+// Held is the condition of a transaction that the lock is still held. The
+// transaction's keys must be of the lock's partition.
+func (l *Lock) Held() *banyanv1.Condition {
+	return &banyanv1.Condition{
+		Key:  []byte(l.claim.Name),
+		Test: &banyanv1.Condition_Held_{Held: &banyanv1.Condition_Held{Token: l.claim.Token, Permit: l.claim.Permit}},
+	}
+}
+
+// Release gives the lock up. It is no error if it was lost before.
+func (l *Lock) Release(ctx context.Context) error {
+	l.keeper.stop()
+	_, err := l.keeper.end(ctx)
+	return err
+}
+
+// keeper keeps a lease alive and knows until when it surely lasts.
+type keeper struct {
+	locks      Locks
+	partition  string
+	lease      uint64
+	ttl, grace time.Duration
+
+	cancel context.CancelFunc
+	beats  sync.WaitGroup
+
+	mu     sync.Mutex
+	until  time.Time
+	expiry *time.Timer
+	why    error
+	lost   chan struct{}
+}
+
+// begin counts from when the request was sent that began the lease.
+func (k *keeper) begin(life context.Context, sent time.Time) {
+	ctx, cancel := context.WithCancel(life)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.cancel = cancel
+	k.until = sent.Add(Tenure(k.ttl, k.grace))
+	k.expiry = time.AfterFunc(time.Until(k.until), k.expire)
+	k.beats.Go(func() { k.beat(ctx, sent) })
+}
+
+// expire is called when time is over, or seems to be.
+func (k *keeper) expire() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if left := time.Until(k.until); left > 0 {
+		k.expiry.Reset(left)
+		return
+	}
+	k.lose(banyan.Errorf(banyan.Timeout, "the lock was lost: the cluster did not answer for %v", Tenure(k.ttl, k.grace)))
+}
+
+// lose tells that the lock is lost. The mutex is held.
+func (k *keeper) lose(why error) {
+	if k.why != nil {
+		return
+	}
+	k.why = why
+	k.expiry.Stop()
+	k.cancel()
+	close(k.lost)
+}
+
+// beat keeps the lease alive, three times in its time. A beat that has no
+// answer is followed by another, for each counts from when it was sent.
+func (k *keeper) beat(ctx context.Context, sent time.Time) {
+	every := k.ttl / 3
+	wait := time.Until(sent.Add(every))
+	for backoff := backoffMin; pause(ctx, wait); {
+		sent = time.Now()
+		ended, err := k.keepAlive(ctx, every)
+		switch {
+		case ended:
+			k.mu.Lock()
+			k.lose(banyan.Errorf(banyan.NotFound, "the lock was lost: it was taken away, or not kept alive in time"))
+			k.mu.Unlock()
+		case err == nil:
+			k.extend(sent)
+			wait, backoff = time.Until(sent.Add(every)), backoffMin
+		default:
+			wait, backoff = backoff, min(2*backoff, backoffMax)
+		}
+	}
+}
+
+// keepAlive sends one beat.
+func (k *keeper) keepAlive(ctx context.Context, wait time.Duration) (ended bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	req := &banyanv1.KeepAliveRequest{Partition: k.partition, Leases: []uint64{k.lease}}
+	err = k.locks.c.try(ctx, []byte(k.partition), min(wait/2, patienceMin), func(ctx context.Context, n *node) error {
+		reply, err := n.coord.KeepAlive(ctx, connect.NewRequest(req))
+		if err == nil {
+			ended = len(reply.Msg.Ended) > 0
+		}
+		return err
+	})
+	return ended, err
+}
+
+// extend counts from when a beat was sent that was answered. What is lost
+// stays lost.
+func (k *keeper) extend(sent time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.why == nil && time.Now().Before(k.until) {
+		k.until = sent.Add(Tenure(k.ttl, k.grace))
+		k.expiry.Reset(time.Until(k.until))
+	}
+}
+
+// stop ends the beats. The lock counts as lost.
+func (k *keeper) stop() {
+	k.mu.Lock()
+	k.lose(banyan.Errorf(banyan.Canceled, "the lock was released"))
+	k.mu.Unlock()
+	k.beats.Wait()
+}
+
+// release ends the lease in short time, also when ctx has ended. If that fails
+// it ends by itself.
+func (k *keeper) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
+	defer cancel()
+	_, _ = k.end(ctx)
+}
+
+func (k *keeper) end(ctx context.Context) (bool, error) {
+	req := &banyanv1.ReleaseRequest{Partition: k.partition, Lease: k.lease}
+	res, err := unary(ctx, k.locks.c, []byte(k.partition), req, coordMethod(banyanv1connect.CoordClient.Release))
+	return res.GetReleased(), err
+}
+
+func (k *keeper) isLost() bool { return k.err() != nil }
+
+func (k *keeper) err() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.why
+}

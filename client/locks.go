@@ -1,0 +1,210 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/obs"
+
+	"connectrpc.com/connect"
+)
+
+// LockTTL is how long a lock outlives its holder, if not said otherwise.
+const LockTTL = 10 * time.Second
+
+// DriftShare is the part of a lease's time that its holder does not use: one
+// tenth. It keeps the lock to one holder as long as the clocks of two machines
+// run at rates that differ by less than that.
+const DriftShare = 10
+
+// Tenure is how long the holder of a lease may count on it, from when it sent
+// the last beat that was answered. grace is what it needs to stop.
+func Tenure(ttl, grace time.Duration) time.Duration { return ttl - ttl/DriftShare - grace }
+
+// Locks are taken by one of many: locks, shared locks, semaphores, elections.
+type Locks struct{ c *Client }
+
+// Locks gives the locks of the cluster.
+func (c *Client) Locks() Locks { return Locks{c} }
+
+// LockOptions say how to take a lock. The zero value takes it alone.
+type LockOptions struct {
+	Shared  bool // with others who do; each gets it in its turn, so nobody waits for ever
+	Permits int  // more than one: a semaphore; all who use it give the same number
+	Try     bool // Conflict at once if it is taken
+
+	TTL   time.Duration // how long it stays taken when its holder is gone; 0: LockTTL
+	Grace time.Duration // Lost is told so long before anybody else can have it
+
+	Owner string // who takes it, for people; empty: this process
+	Value []byte // what others should know of who holds it, such as an address
+
+	// Waiting is called when the lock is not free, with who holds it and how
+	// many wait in front.
+	Waiting func(holder string, ahead int)
+}
+
+const (
+	lockWait    = 2 * time.Second // one call's waiting; less than patienceMin, or a node that hangs is not noticed
+	releaseWait = 2 * time.Second // for a release that nobody waits for
+)
+
+// Acquire takes a lock, waiting in its queue until ctx ends. It is kept until
+// Release, or until it is Lost.
+func (l Locks) Acquire(ctx context.Context, name string, o LockOptions) (*Lock, error) {
+	if o.TTL == 0 {
+		o.TTL = LockTTL
+	}
+	if o.Grace < 0 || Tenure(o.TTL, o.Grace) < o.TTL/3 {
+		return nil, banyan.Errorf(banyan.Invalid, "lock %q: %v of grace in a lease of %v leave no time to keep it alive: give a longer TTL", name, o.Grace, o.TTL)
+	}
+	if o.Owner == "" {
+		o.Owner = processName()
+	}
+	for {
+		lock, again, err := l.claim(ctx, name, o)
+		if !again {
+			return lock, err
+		}
+		// The lease ended while this process or the network stood still: its
+		// place is gone, so it stands at the end of the queue.
+	}
+}
+
+// claim claims the lock on a lease of its own and waits until it is taken.
+func (l Locks) claim(ctx context.Context, name string, o LockOptions) (lock *Lock, again bool, err error) {
+	req := &banyanv1.AcquireRequest{
+		Name: name, Lease: 1 + rand.Uint64N(1<<63), TtlMs: o.TTL.Milliseconds(),
+		Shared: o.Shared, Permits: uint32(max(o.Permits, 0)), Owner: o.Owner, Value: o.Value, Try: o.Try,
+	}
+	k := &keeper{locks: l, partition: string(banyan.Partition([]byte(name))), lease: req.Lease, ttl: o.TTL, grace: o.Grace, lost: make(chan struct{})}
+	sent := time.Now()
+	res, err := l.acquire(ctx, req)
+	if err != nil {
+		if !refused(err) {
+			k.release(ctx)
+		}
+		return nil, false, err
+	}
+	k.begin(l.c.life, sent)
+	if res.Claim.GetToken() == 0 && o.Waiting != nil {
+		o.Waiting(res.Holder, int(res.Claim.GetAhead()))
+	}
+	holder := res.Holder
+	req.TtlMs, req.WaitMs, req.Try = 0, lockWait.Milliseconds(), false
+	for res.GetClaim().GetToken() == 0 && !k.isLost() && ctx.Err() == nil {
+		if res, err = l.acquire(ctx, req); err == nil {
+			holder = cmp.Or(res.Holder, holder)
+		} else if !passes(err) {
+			break
+		}
+	}
+	if err == nil && !k.isLost() && ctx.Err() == nil {
+		return &Lock{claim: res.Claim, keeper: k}, false, nil
+	}
+	again = (k.isLost() || banyan.IsKind(err, banyan.NotFound)) && ctx.Err() == nil
+	k.stop()
+	k.release(ctx)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = banyan.Errorf(banyan.Timeout, "lock %q was not to be had in time: %s holds it", name, holder)
+	case ctx.Err() != nil:
+		err = &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
+	}
+	return nil, again, err
+}
+
+func (l Locks) acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
+	return unary(ctx, l.c, banyan.Partition([]byte(req.Name)), req, coordMethod(banyanv1connect.CoordClient.Acquire))
+}
+
+// refused says that an Acquire did nothing.
+func refused(err error) bool {
+	switch banyan.KindOf(err) {
+	case banyan.Conflict, banyan.Invalid, banyan.Exhausted, banyan.NotFound:
+		return true
+	}
+	return false
+}
+
+// List gives the locks that are taken or waited for and whose names start with
+// prefix, by name, asking for page after page. The error, if any, comes last.
+func (l Locks) List(ctx context.Context, prefix string) iter.Seq2[*banyanv1.LockState, error] {
+	return func(yield func(*banyanv1.LockState, error) bool) {
+		req := &banyanv1.ListLocksRequest{Prefix: prefix}
+		for {
+			page, err := unary(ctx, l.c, nil, req, coordMethod(banyanv1connect.CoordClient.List))
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, lock := range page.Locks {
+				if !yield(lock, nil) {
+					return
+				}
+			}
+			if !page.More || len(page.Locks) == 0 {
+				return
+			}
+			req = &banyanv1.ListLocksRequest{Prefix: prefix, After: page.Locks[len(page.Locks)-1].Name}
+		}
+	}
+}
+
+// Watch calls fn with how a lock stands, at once and after each change, until
+// fn gives an error or ctx ends. Of changes that follow closely it may tell
+// only the last. With it the others learn whom an election made leader.
+func (l Locks) Watch(ctx context.Context, name string, fn func(*banyanv1.LockState) error) error {
+	var own error
+	err := l.c.keep(ctx, banyan.Partition([]byte(name)), func(ctx context.Context, n *node, heard func()) error {
+		msg := connect.NewRequest(&banyanv1.WatchLockRequest{Name: name})
+		obs.ToHeader(ctx, msg.Header())
+		stream, err := n.coord.Watch(ctx, msg)
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		for stream.Receive() {
+			heard()
+			if own = fn(stream.Msg().Lock); own != nil {
+				return nil
+			}
+		}
+		return brokenOff(stream.Err())
+	})
+	if own != nil {
+		return own
+	}
+	return err
+}
+
+// Break takes a lock away from a claim that List told of. Who holds it hears
+// within a third of its TTL; a token stops it at once where tokens are checked.
+func (l Locks) Break(ctx context.Context, claim *banyanv1.Claim) (bool, error) {
+	res, err := unary(ctx, l.c, banyan.Partition([]byte(claim.Name)), &banyanv1.ReleaseRequest{Lease: claim.Lease, Name: claim.Name}, coordMethod(banyanv1connect.CoordClient.Release))
+	return res.GetReleased(), err
+}
+
+// processName says who this is: "host pid 123".
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s pid %d", host, os.Getpid())
+}
+
+func coordMethod[Req, Res any](m func(banyanv1connect.CoordClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error) {
+	return func(n *node, ctx context.Context, req *connect.Request[Req]) (*connect.Response[Res], error) {
+		return m(n.coord, ctx, req)
+	}
+}
