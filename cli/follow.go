@@ -33,10 +33,8 @@ func (a *app) follow(ctx context.Context, sig *interrupts, s *session, f follow)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		select {
-		case <-ctx.Done():
+		if !sig.next(ctx.Done()) {
 			return
-		case <-sig.c:
 		}
 		held = true
 		hold, stop := sig.untilFirst(whole)

@@ -254,17 +254,19 @@ func TestSignals(t *testing.T) {
 	f.pause = make(chan struct{})
 	var out, errs bytes.Buffer
 	env := func(string) string { return "" }
-	a := &app{IO: IO{Out: &out, Err: &errs, Env: env}, now: fixedClock(), leave: func(int) {}}
+	left := false
+	a := &app{IO: IO{Out: &out, Err: &errs, Env: env}, now: fixedClock(), leave: func(int) { left = true }}
 	sig := &interrupts{app: a, c: make(chan os.Signal, 2)}
 	show := showFlags{format: format{"text"}, progress: "none"}
 	err := a.follow(t.Context(), sig, f.session(t), follow{job: testJob, show: show, on: func(m *banyanv1.FollowResponse) error {
 		if len(m.Results) == 2 {
-			sig.c <- syscall.SIGINT
+			sig.c <- syscall.SIGHUP
+			sig.c <- syscall.SIGHUP // to its group, too: no impatience
 		}
 		return nil
 	}})
-	if code := a.finish(a.root(), err); code != exitInterrupted || !f.held {
-		t.Errorf("exit %d, held %v", code, f.held)
+	if code := a.finish(a.root(), err); code != exitInterrupted || !f.held || left {
+		t.Errorf("exit %d, held %v, left at once %v", code, f.held, left)
 	}
 	if want := "banyan: job " + testJob + " is held, 2 of 3 tasks done: 'banyan resume " + testJob + "' goes on\n"; !strings.HasSuffix(errs.String(), want) {
 		t.Errorf("standard error:\n%s", errs.String())

@@ -5,19 +5,25 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // interrupts hands on SIGINT, SIGTERM and, unless nohup took it away, SIGHUP,
 // which comes when the terminal goes. The channel holds two, so that the
 // impatient second one is not lost.
 type interrupts struct {
-	app *app
-	c   chan os.Signal
+	app  *app
+	c    chan os.Signal
+	last time.Time // when next gave the one before
 }
+
+// echoMax is how long after a signal another one is taken for the same: shells,
+// terminals and timeout(1) send to the process and then to its group.
+const echoMax = 250 * time.Millisecond
 
 // listen takes the signals over until stop.
 func (a *app) listen() *interrupts {
-	i := &interrupts{a, make(chan os.Signal, 2)}
+	i := &interrupts{app: a, c: make(chan os.Signal, 2)}
 	signal.Notify(i.c, os.Interrupt, syscall.SIGTERM)
 	if !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(i.c, syscall.SIGHUP)
@@ -27,6 +33,21 @@ func (a *app) listen() *interrupts {
 
 func (i *interrupts) stop() { signal.Stop(i.c) }
 
+// next waits for a signal; false: done came first. One goroutine at a time.
+func (i *interrupts) next(done <-chan struct{}) bool {
+	for {
+		select {
+		case <-i.c:
+			if time.Since(i.last) > echoMax {
+				i.last = time.Now()
+				return true
+			}
+		case <-done:
+			return false
+		}
+	}
+}
+
 // untilFirst gives a context that the next signal ends, telling the app. After the cancel
 // function has returned no signal is taken any more.
 func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -34,11 +55,9 @@ func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.C
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		select {
-		case <-i.c:
+		if i.next(ctx.Done()) {
 			i.app.signaled.Store(true)
 			cancel()
-		case <-ctx.Done():
 		}
 	}()
 	return ctx, func() { cancel(); <-done }
@@ -49,6 +68,6 @@ func (i *interrupts) untilFirst(ctx context.Context) (context.Context, context.C
 func (a *app) interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	i := a.listen()
 	ctx, cancel := i.untilFirst(ctx)
-	context.AfterFunc(ctx, i.stop)
+	context.AfterFunc(ctx, func() { time.Sleep(echoMax); i.stop() })
 	return ctx, cancel
 }
