@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"banyan"
@@ -63,6 +64,7 @@ type answer struct {
 // client makes one operation after the other, trying again as the SDK does.
 type client struct {
 	w     *world
+	dice  dice // of what it wants
 	id    int
 	n     int
 	op    *op
@@ -77,7 +79,7 @@ const (
 )
 
 func (w *world) addClient(id int) {
-	c := &client{w: w, id: id, guess: map[banyan.ShardID]banyan.NodeID{}, seen: map[string]string{}}
+	c := &client{w: w, id: id, dice: newDice(w.cfg.Seed, 0xc11e<<32+uint64(id)), guess: map[banyan.ShardID]banyan.NodeID{}, seen: map[string]string{}}
 	w.clients = append(w.clients, c)
 	w.after(w.between(0, 100*time.Millisecond), c.next)
 }
@@ -91,8 +93,8 @@ func (c *client) next() {
 		return
 	}
 	c.n++
-	o := &op{client: c.id, shard: pick(w.rng, w.shards()), call: w.now, value: fmt.Sprintf("%d.%d", c.id, c.n)}
-	for n := w.rng.IntN(100); n >= weights[o.kind]; o.kind++ {
+	o := &op{client: c.id, shard: pick(c.dice, w.shards()), call: w.now, value: fmt.Sprintf("%d.%d", c.id, c.n)}
+	for n := c.dice.IntN(100); n >= weights[o.kind]; o.kind++ {
 		n -= weights[o.kind]
 	}
 	binary.BigEndian.PutUint64(o.request[:], w.cfg.Seed<<8|uint64(c.id)+1)
@@ -103,15 +105,15 @@ func (c *client) next() {
 	case putPair, getPair:
 		o.key = pairA
 	default:
-		o.key = fmt.Sprintf("k/%d", w.rng.IntN(keysPerShard))
+		o.key = fmt.Sprintf("k/%d", c.dice.IntN(keysPerShard))
 	}
 	if o.kind == cas {
 		if o.expect = c.seen[c.place(o)]; o.expect == "" {
 			o.kind = get
 		}
 	}
-	if w.chance(w.plan.patience) && o.kind != get {
-		o.giveUp = w.now + w.between(0, 500*time.Millisecond)
+	if c.dice.chance(w.plan.patience) && o.kind != get {
+		o.giveUp = w.now + c.dice.between(0, 500*time.Millisecond)
 	}
 	c.op = o
 	w.history.ops = append(w.history.ops, o)
@@ -132,7 +134,7 @@ func (c *client) attempt() {
 	n := o.attempts
 	to, known := c.guess[o.shard]
 	if !known || o.kind == stale || w.chance(0.05) {
-		to = pick(w.rng, w.nodes).id
+		to = w.someNode().id
 	}
 	if !w.clientLost() {
 		w.after(w.latency(), func() {
@@ -145,18 +147,26 @@ func (c *client) attempt() {
 	if !w.faultless && w.chance(0.05) {
 		patience = w.between(time.Millisecond, 20*time.Millisecond) // tries again while the first is under way
 	}
-	w.after(patience, func() { c.again(o, n, "client timed out") })
+	w.after(patience, func() { c.again(o, n, "client timed out", 0) })
+}
+
+// someNode is any machine that a client may know to be there.
+func (w *world) someNode() *node {
+	return pick(w.rng, slices.DeleteFunc(slices.Clone(w.nodes), func(n *node) bool { return n.gone }))
 }
 
 func (w *world) clientLost() bool { return !w.faultless && w.chance(w.plan.loss) }
 
 // again makes the next attempt if the n-th is still the latest.
-func (c *client) again(o *op, n int, why string) {
+func (c *client) again(o *op, n int, why string, leader banyan.NodeID) {
 	if c.op != o || o.done || o.attempts != n {
 		return
 	}
 	c.w.reach(why)
-	if c.w.chance(0.7) {
+	switch {
+	case leader != 0:
+		c.guess[o.shard] = leader
+	case c.w.chance(0.7):
 		delete(c.guess, o.shard)
 	}
 	c.attempt()
@@ -175,19 +185,16 @@ func (c *client) receive(o *op, n int, a answer) {
 		return
 	}
 	if a.err != nil {
-		switch banyan.KindOf(a.err) {
-		case banyan.NotLeader, banyan.Stale, banyan.Unavailable, banyan.Exhausted:
+		switch kind := banyan.KindOf(a.err); {
+		case kind == banyan.NotLeader, kind == banyan.Stale, kind == banyan.Unavailable, kind == banyan.Exhausted:
+		case errors.Is(a.err, errUnreadable), kind == banyan.Corrupt && w.lossy:
+			w.reach("read refused by the disk")
+			delete(c.guess, o.shard)
 		default:
 			w.fail("client %d: %s %s: %v", o.client, kindNames[o.kind], o.key, a.err)
 			return
 		}
-		w.after(w.between(time.Millisecond, 50*time.Millisecond), func() {
-			leader := leaderOf(a.err)
-			c.again(o, n, "client tried again")
-			if leader != 0 {
-				c.guess[o.shard] = leader
-			}
-		})
+		w.after(w.between(time.Millisecond, 50*time.Millisecond), func() { c.again(o, n, "client tried again", leaderOf(a.err)) })
 		return
 	}
 	o.done, o.back, o.answer = true, w.now, a
@@ -222,14 +229,12 @@ func (p *process) serve(o *op, reply func(answer)) {
 			reply(answer{err: &banyan.Error{Kind: banyan.NotLeader, Leader: v.Leader}})
 			return
 		}
-		p.input(func(c *replica.Core) {
-			c.Read(o.shard, func(err error) {
-				if err != nil {
-					reply(answer{err: err})
-					return
-				}
-				p.after(p.work(20*time.Microsecond), func() { p.look(o, answer{}, reply) })
-			})
+		p.read(o.shard, func(err error) {
+			if err != nil {
+				reply(answer{err: err})
+				return
+			}
+			p.after(p.work(20*time.Microsecond), func() { p.look(o, answer{}, reply) })
 		})
 	default:
 		p.propose(o.shard, o.command(), func(res mvcc.Result, err error) {
@@ -256,23 +261,6 @@ func (p *process) serve(o *op, reply func(answer)) {
 	}
 }
 
-// propose is Host.Propose.
-func (p *process) propose(shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
-	v := p.views[shard]
-	v.Shard = shard
-	prop, err := v.Prepare(p.n.id, cmd, p.w.now.Milliseconds())
-	if err != nil {
-		done(mvcc.Result{}, err)
-		return
-	}
-	prop.Done = func(res mvcc.Result, err error) {
-		if !p.dead {
-			done(res, err)
-		}
-	}
-	p.input(func(c *replica.Core) { c.Propose(shard, prop) })
-}
-
 func (p *process) serveStale(o *op, reply func(answer)) {
 	v, ok := p.views[o.shard]
 	if !ok {
@@ -294,6 +282,10 @@ func (p *process) serveStale(o *op, reply func(answer)) {
 // look reads applied state.
 func (p *process) look(o *op, a answer, reply func(answer)) {
 	view, err := p.store.View(o.shard)
+	if p.unread(err) {
+		reply(answer{err: err})
+		return
+	}
 	if err != nil {
 		reply(answer{err: banyan.Errorf(banyan.NotLeader, "%w", err)})
 		return
@@ -309,12 +301,21 @@ func (p *process) look(o *op, a answer, reply func(answer)) {
 	if err == nil {
 		a.revision, err = mvcc.RevisionOf(view)
 	}
+	if p.unread(err) {
+		reply(answer{err: err})
+		return
+	}
 	if err != nil {
 		p.w.fail("%v: shard %d: read %s: %v", p.n.id, o.shard, o.key, err)
 		return
 	}
 	if row != nil {
 		a.found, a.value = true, string(row.Value)
+	}
+	if t := p.w.truth[o.shard]; a.revision > t.revision() {
+		p.w.fail("%v: shard %d: %s was read at revision %d, and nobody has applied more than %d", p.n.id, o.shard, o.key, a.revision, t.revision())
+	} else if want := t.value(o.key, a.revision); a.value != want {
+		p.w.fail("%v: shard %d: %s was read as %q at revision %d, but it was %q", p.n.id, o.shard, o.key, a.value, a.revision, want)
 	}
 	a.ok = true
 	reply(a)

@@ -52,22 +52,23 @@ func (w *world) shardOf(partition []byte) banyan.ShardID {
 
 // addJob submits a job some time and keeps at it until it is stored.
 func (w *world) addJob(i int) {
-	w.after(w.between(0, w.plan.length*3/4), func() {
+	d := newDice(w.cfg.Seed, 0x10b<<32+uint64(i))
+	w.after(d.between(0, troubleMax*3/4), func() {
 		s := &submitted{
-			id:      banyan.NewJobID(w.now.Milliseconds(), uint32(w.rng.Uint64())+uint32(i)),
+			id:      banyan.NewJobID(w.now.Milliseconds(), uint32(d.Uint64())),
 			results: map[uint32]banyanv1.TaskState{}, ran: map[work.Key]banyanv1.TaskState{}, begun: map[uint32]int{},
 		}
 		s.shard = w.shardOf([]byte(s.id))
 		spec := &banyanv1.JobSpec{
 			Command:     &banyanv1.Command{Args: []string{"true"}},
-			AttemptsMax: uint32(w.rng.IntN(4)), PerNodeMax: uint32(w.rng.IntN(3)),
+			AttemptsMax: uint32(d.IntN(4)), PerNodeMax: uint32(d.IntN(3)),
 		}
-		if w.chance(0.3) {
+		if d.chance(0.3) {
 			spec.Then = spec.Command
 		}
 		s.header = &banyanv1.Job{
 			Id: string(s.id), Spec: spec, State: banyanv1.JobState_JOB_STATE_ACTIVE,
-			Tasks: uint32(1 + w.rng.IntN(60)), SubmitMs: w.now.Milliseconds(),
+			Tasks: uint32(1 + d.IntN(60)), SubmitMs: w.now.Milliseconds(),
 		}
 		w.jobs.all[s.id] = s
 		w.jobs.order = append(w.jobs.order, s)

@@ -23,8 +23,12 @@ type node struct {
 	slow       int // factor, from 1
 	slowDisk   int
 	drift      float64
+	wall       time.Duration // what its wall clock is ahead
 	draining   bool
-	gone       bool // for ever
+	leaving    bool    // drained, to be let go
+	gone       bool    // for ever
+	unreadable float64 // chance that a read fails
+	flipped    bool    // a bit on its disk
 	doom       doom
 }
 
@@ -44,9 +48,12 @@ const (
 	powerLost death = "power lost" // nothing stays that was not synced
 )
 
-func (w *world) addNode(id banyan.NodeID) *node {
-	n := &node{w: w, id: id, disk: simdisk.New(w.rng.Uint64()), slow: 1, slowDisk: 1}
+func (w *world) addNode() *node {
+	n := &node{w: w, id: banyan.NodeID(len(w.nodes) + 1), disk: simdisk.New(w.rng.Uint64()), slow: 1, slowDisk: 1}
 	n.drift = 1 + w.plan.drift*(w.rng.Float64()-0.5)
+	if n.drift != 1 {
+		w.fault(clockDrift)
+	}
 	w.nodes = append(w.nodes, n)
 	return n
 }
@@ -64,10 +71,11 @@ func (w *world) up() []*process {
 	return out
 }
 
-// bootstrap makes the first node a cluster and starts it; the others are empty.
+// bootstrap starts a new machine: with shards it makes a cluster of one, with
+// none it is empty.
 func (n *node) bootstrap(shards []banyan.ShardID) {
 	st, err := n.open()
-	if err == nil && n.id == 1 {
+	if err == nil && shards != nil {
 		err = st.Bootstrap(shards, n.id)
 	}
 	if err != nil {
@@ -93,10 +101,32 @@ func (n *node) restart() {
 	}
 	st, err := n.open()
 	if err != nil {
-		n.w.fail("%v does not start again: %v", n.id, err)
+		n.refuse("start again", err)
 		return
 	}
 	n.start(st)
+}
+
+// refuse is what becomes of a machine that finds its disk unreadable: if it is
+// only for now, a process starts again later; if it is damage that was done, it
+// is put aside and an empty machine takes its place.
+func (n *node) refuse(what string, err error) {
+	if p := n.proc; p != nil {
+		n.die(kill, "cannot "+what)
+	} else {
+		_ = n.kv.Close()
+	}
+	switch {
+	case n.flipped && (banyan.IsKind(err, banyan.Corrupt) || banyan.IsKind(err, banyan.TooNew)):
+		n.w.reach("damage refused")
+		n.gone = true
+		n.w.addNode().bootstrap(nil)
+	case errors.Is(err, errUnreadable):
+		n.w.reach("unreadable disk refused")
+		n.w.after(n.w.between(100*time.Millisecond, time.Second), n.restart)
+	default:
+		n.w.fail("%v cannot %s: %v", n.id, what, err)
+	}
 }
 
 func (n *node) start(st *store.Store) {
@@ -105,27 +135,33 @@ func (n *node) start(st *store.Store) {
 		LogEntriesKept: n.w.plan.keep, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		n.w.fail("%v does not start: %v", n.id, err)
+		n.refuse("start", err)
 		return
 	}
 	hub := replica.NewHub(st)
 	p := &process{
 		w: n.w, n: n, store: st, core: core, hub: hub, applier: replica.NewApplier(st, hub), batch: st.NewBatch(),
 		began: n.w.now, views: map[banyan.ShardID]replica.View{}, receiving: map[banyan.ShardID]bool{},
-		tallies: map[banyan.ShardID]*tally{},
+		tallies: map[banyan.ShardID]*tally{}, proposals: map[banyan.ShardID]int{}, reads: map[banyan.ShardID]int{},
 	}
 	if err := p.applier.Load(); err != nil {
-		n.w.fail("%v does not load: %v", n.id, err)
+		n.refuse("load", err)
 		return
 	}
 	n.proc, n.pausedTill = p, 0
 	n.w.note("start", uint64(n.id))
-	p.tap()
-	p.drainTaps()
 	p.openOffice()
+	p.openDesk()
 	p.openCrew()
 	p.tick()
 	p.wake()
+	p.tap()
+	p.drainTaps()
+}
+
+// clock is the machine's wall clock.
+func (n *node) clock() time.Time {
+	return time.Unix(1_700_000_000, 0).Add(n.wall + time.Duration(float64(n.w.now)*n.drift))
 }
 
 // die ends the process.
@@ -137,7 +173,7 @@ func (n *node) die(how death, why string) {
 	n.w.note("die "+string(how)+" "+why, uint64(n.id))
 	p.dead, n.proc, n.doom = true, nil, doom{}
 	p.hangUp()
-	n.disk.Inject(nil)
+	n.arm()
 	n.disk.SetCapacity(0)
 	switch how {
 	case power:
@@ -160,12 +196,51 @@ func (n *node) pass(point string) bool {
 	return n.doom.left < 0
 }
 
-// arm makes the disk fail at the point that doom names.
+var errUnreadable = errors.New("the simulated disk cannot be read")
+
+// arm makes the disk fail as doom and unreadable say.
 func (n *node) arm() {
 	n.disk.Inject(func(op simdisk.Op) error {
-		if op == simdisk.Write && n.pass("write") || op == simdisk.Sync && n.pass("sync") {
+		switch {
+		case op == simdisk.Write && n.pass("write") || op == simdisk.Sync && n.pass("sync"):
 			return errors.New("the simulated disk failed")
+		case op == simdisk.Read && n.w.chance(n.unreadable):
+			return errUnreadable
 		}
 		return nil
 	})
+}
+
+// inspect reads the disk as nobody in the cluster can: without its errors.
+func (n *node) inspect(look func()) {
+	chance := n.unreadable
+	n.unreadable = 0
+	look()
+	n.unreadable = chance
+}
+
+// flip turns one bit of a log, or of a block of state.
+func (n *node) flip(d dice) bool {
+	if !n.w.operator.bears() {
+		return false
+	}
+	log := d.chance(0.5)
+	for range 1000 {
+		at := d.IntN(1 << 30)
+		key := n.disk.Key(at)
+		if log == (len(key) > 0 && key[0] == 's') {
+			continue
+		}
+		n.w.lossy, n.flipped = true, true
+		if log {
+			n.disk.Flip(at)
+			n.w.reach("bit of a log flipped")
+			n.die(pick(d, []death{kill, power}), "") // what is in memory hides it
+		} else {
+			n.disk.Spoil(key)
+			n.w.reach("bit of a state block flipped")
+		}
+		return true
+	}
+	return false
 }

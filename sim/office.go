@@ -58,13 +58,13 @@ func (p *process) every(d time.Duration, do func()) {
 	})
 }
 
-func (o *office) now() int64 { return o.p.w.now.Milliseconds() }
+func (o *office) now() int64 { return o.p.n.clock().UnixMilli() }
 
 // hear brings word of leadership, in order, and sometimes late: until then a
 // controller goes on in a term that is over.
 func (o *office) hear(l replica.Leadership) {
 	d := o.p.work(100 * time.Microsecond)
-	if o.p.w.chance(0.1) {
+	if o.p.w.chance(0.3) {
 		d = o.p.w.between(0, 3*time.Second)
 	}
 	o.heardAt = max(o.heardAt+1, o.p.w.now+d)
@@ -95,7 +95,11 @@ func (o *office) load(x *lead) {
 	}
 	o.members()
 	jobs, err := work.Load(context.Background(), rows{o.p}, x.shard)
-	if err != nil {
+	switch {
+	case o.p.unread(err), banyan.IsKind(err, banyan.NotFound): // the replica goes
+		o.p.after(10*time.Millisecond, func() { o.load(x) })
+		return
+	case err != nil:
 		o.p.w.fail("%v: shard %d: jobs: %v", o.p.n.id, x.shard, err)
 		return
 	}
@@ -143,7 +147,7 @@ func (o *office) members() {
 		}
 		info := work.NodeInfo{ID: n.id, Name: n.id.String(), State: "alive", Alive: true, Draining: n.draining, Slots: slotsPerNode, LastContact: time.UnixMilli(o.now())}
 		if missed {
-			info.LastContact = time.UnixMilli(since.Milliseconds())
+			info.LastContact = time.UnixMilli(o.now() - (w.now - since).Milliseconds())
 			info.Alive = w.now-since < missedFor
 		}
 		infos = append(infos, info)

@@ -18,7 +18,6 @@ import (
 type operator struct {
 	w         *world
 	downSince map[banyan.NodeID]time.Duration
-	replaced  bool
 	calm      bool            // clients are done: replicas come level
 	done      map[*client]int // operations at the beginning of recovery
 }
@@ -26,6 +25,7 @@ type operator struct {
 func (o *operator) begin(w *world) {
 	*o = operator{w: w, downSince: map[banyan.NodeID]time.Duration{}, done: map[*client]int{}}
 	w.every(150*time.Millisecond, o.place)
+	w.every(300*time.Millisecond, o.letGo)
 	w.every(700*time.Millisecond, o.tidy)
 	w.every(500*time.Millisecond, o.compact)
 }
@@ -67,6 +67,9 @@ func (o *operator) place() {
 	}
 	var nodes []placement.Node
 	for _, n := range o.w.nodes {
+		if n.gone && n.leaving {
+			continue // and forgotten
+		}
 		since, down := o.downSince[n.id]
 		switch {
 		case o.reached(n):
@@ -75,7 +78,7 @@ func (o *operator) place() {
 		case !down:
 			o.downSince[n.id], since, down = o.w.now, o.w.now, true
 		}
-		pn := placement.Node{ID: n.id, Alive: !down, Draining: n.draining}
+		pn := placement.Node{ID: n.id, Alive: !down, Draining: n.draining, Leaving: n.leaving}
 		if down {
 			pn.DeadMs = (o.w.now - since).Milliseconds()
 		}
@@ -93,7 +96,7 @@ func (o *operator) place() {
 		}
 		shards = append(shards, s)
 	}
-	for _, step := range placement.Plan(nodes, shards, placement.Policy{Voters: 3, DeadAfterMs: deadAfter.Milliseconds()}) {
+	for _, step := range placement.Plan(nodes, shards, placement.Policy{Voters: o.w.plan.voters, DeadAfterMs: deadAfter.Milliseconds()}) {
 		p, _ := o.leader(step.Shard)
 		if step.Transfer != 0 {
 			o.transfer(p, step.Shard, step.Transfer)
@@ -128,42 +131,45 @@ func (o *operator) reconfigure(p *process, shard banyan.ShardID, voters, learner
 }
 
 // disturb is what an operator does at a bad time.
-func (o *operator) disturb(kind string, n *node) bool {
-	shard := pick(o.w.rng, o.w.shards())
-	p, st := o.leader(shard)
-	if p == nil || o.calm {
-		return false
-	}
-	switch kind {
-	case "transfer":
-		o.transfer(p, shard, pick(o.w.rng, st.Voters))
-	case "reconfigure":
-		if o.replaced {
-			return false
-		}
-		voters, learners := o.someReplicas(st)
-		o.reconfigure(p, shard, voters, learners)
+func (o *operator) disturb(f *fault, n *node) bool {
+	switch f.kind {
 	case "drain":
 		n.draining = true
-		o.w.later(func() { n.draining = false })
+		o.w.later(f.dice, func() { n.draining = n.leaving })
+		return true
+	case "join":
+		return o.join()
+	case "leave":
+		return o.leave(n)
 	case "replace":
 		return o.replace(n)
+	}
+	shard := pick(f.dice, o.w.shards())
+	p, st := o.leader(shard)
+	if p == nil {
+		return false
+	}
+	if f.kind == "transfer" {
+		o.transfer(p, shard, pick(f.dice, st.Voters))
+	} else {
+		voters, learners := o.someReplicas(f.dice, st)
+		o.reconfigure(p, shard, voters, learners)
 	}
 	return true
 }
 
 // someReplicas draws a configuration that may be one step from st.
-func (o *operator) someReplicas(st *replica.Status) (voters, learners []banyan.NodeID) {
+func (o *operator) someReplicas(d dice, st *replica.Status) (voters, learners []banyan.NodeID) {
 	all := slices.Concat(st.Voters, st.Learners)
 	for _, n := range o.w.nodes {
-		if !n.gone && !slices.Contains(all, n.id) && o.w.chance(0.3) {
+		if !n.gone && !slices.Contains(all, n.id) && d.chance(0.3) {
 			learners = append(learners, n.id)
 		}
 	}
 	for _, id := range all {
-		if o.w.chance(0.7) {
+		if d.chance(0.7) {
 			voters = append(voters, id)
-		} else if o.w.chance(0.5) && !slices.Contains(st.Voters, id) {
+		} else if d.chance(0.5) && !slices.Contains(st.Voters, id) {
 			learners = append(learners, id)
 		}
 	}
@@ -177,10 +183,61 @@ func (o *operator) someReplicas(st *replica.Status) (voters, learners []banyan.N
 	return voters, learners
 }
 
-// replace loses a machine with its disk for ever, once in a run and only while
-// every shard has the voters to bear it; a new one joins with a new id.
-func (o *operator) replace(n *node) bool {
-	if o.replaced || slices.Contains(o.w.plan.faults, "reconfigure") {
+// nodesMax is how many machines there may be at a time.
+const nodesMax = 7
+
+// join brings one more machine.
+func (o *operator) join() bool {
+	if o.staying(nil) >= nodesMax {
+		return false
+	}
+	o.w.addNode().bootstrap(nil)
+	return true
+}
+
+// staying counts the machines besides one that are neither gone nor leaving.
+func (o *operator) staying(but *node) int {
+	n := 0
+	for _, m := range o.w.nodes {
+		if m != but && !m.gone && !m.leaving {
+			n++
+		}
+	}
+	return n
+}
+
+// leave drains a machine, which goes for good when it holds nothing.
+func (o *operator) leave(n *node) bool {
+	if n.gone || n.leaving || o.staying(n) < max(o.w.plan.voters, 3) {
+		return false
+	}
+	n.draining, n.leaving = true, true
+	return true
+}
+
+// letGo ends machines that leave and that no shard needs any more.
+func (o *operator) letGo() {
+	for _, n := range o.w.nodes {
+		if !n.leaving || n.gone || o.w.over {
+			continue
+		}
+		free := true
+		for _, shard := range o.w.shards() {
+			_, lead := o.leader(shard)
+			free = free && o.settled(shard) && !slices.Contains(slices.Concat(lead.Voters, lead.Learners), n.id)
+		}
+		if free {
+			n.gone = true
+			n.die(kill, "left")
+			o.w.reach("node left")
+		}
+	}
+}
+
+// bears says whether every shard bears the loss of any one disk now, and no
+// other was lost in this run.
+func (o *operator) bears() bool {
+	if o.w.lossy || o.w.plan.reconfigures {
 		return false
 	}
 	for _, shard := range o.w.shards() {
@@ -188,10 +245,18 @@ func (o *operator) replace(n *node) bool {
 			return false
 		}
 	}
-	o.replaced = true
+	return true
+}
+
+// replace loses a machine with its disk for ever; a new one joins with a new id.
+func (o *operator) replace(n *node) bool {
+	if n.gone || !o.bears() {
+		return false
+	}
+	o.w.lossy = true
 	n.gone = true
 	n.die(kill, "for ever")
-	o.w.addNode(banyan.NodeID(len(o.w.nodes) + 1)).bootstrap(nil)
+	o.w.addNode().bootstrap(nil)
 	return true
 }
 
@@ -234,7 +299,11 @@ func (o *operator) tidy() {
 			}
 		}
 		for _, st := range o.statuses(p) {
+			p.length("log entries", int(st.Last+1-st.First)-replica.LogTailFactor*int(o.w.plan.keep))
 			lead := p.views[st.Shard].Leader
+			if lead == 0 {
+				lead = o.w.jobs.led[st.Shard].node // as gossip says
+			}
 			if lead == 0 || lead == p.n.id {
 				continue
 			}
@@ -329,7 +398,7 @@ func (w *world) recovered() {
 			return
 		}
 	}
-	if !w.jobs.done() {
+	if !w.jobs.done() || !w.locks.done(w) || slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving && !n.gone }) {
 		return
 	}
 	w.operator.calm = true
@@ -340,6 +409,11 @@ func (w *world) recovered() {
 	}
 	for _, c := range w.watchers {
 		if !c.caughtUp() {
+			return
+		}
+	}
+	for _, p := range w.up() {
+		if p.waiting() != "" {
 			return
 		}
 	}
@@ -373,8 +447,11 @@ func (w *world) status() string {
 	var b strings.Builder
 	for _, n := range w.nodes {
 		if n.proc == nil {
-			fmt.Fprintf(&b, "  %v down\n", n.id)
+			fmt.Fprintf(&b, "  %v down, gone: %v, leaving: %v\n", n.id, n.gone, n.leaving)
 			continue
+		}
+		if queue := n.proc.waiting(); queue != "" {
+			fmt.Fprintf(&b, "  %v has %s that wait\n", n.id, queue)
 		}
 		for _, st := range w.operator.statuses(n.proc) {
 			fmt.Fprintf(&b, "  %v %+v\n", n.id, st)
@@ -382,6 +459,9 @@ func (w *world) status() string {
 	}
 	for _, s := range w.jobs.order {
 		fmt.Fprintf(&b, "  %s\n", s)
+	}
+	for _, k := range w.lockers {
+		fmt.Fprintf(&b, "  locker %d has %+v after %d rounds, done: %v; %d leases\n", k.id, k.claim, k.n, k.done(), w.locks.leases)
 	}
 	for _, c := range w.clients {
 		if c.op != nil {

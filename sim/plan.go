@@ -1,67 +1,207 @@
 package sim
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
+
+// Kinds are the faults. Those before "message lost" begin at some moment and
+// stand in the plan; the others are drawn for each message, clock or client.
+var Kinds = []string{
+	"kill", "power", "power all", "crash point", "disk error", "read error", "disk full", "slow disk", "bit flip",
+	"cut node", "cut one way", "cut halves", "cut links", "flap", "burst",
+	"pause", "slow node", "clock jump",
+	"transfer", "reconfigure", "drain", "join", "leave", "replace",
+	messageLost, messageDoubled, messageReordered, messageDelayed, messageCut, clockDrift, lateJoin,
+}
+
+const (
+	messageLost      = "message lost"
+	messageDoubled   = "message doubled"
+	messageReordered = "message reordered"
+	messageDelayed   = "message delayed"
+	messageCut       = "message cut off"
+	clockDrift       = "clock drift"
+	lateJoin         = "node joins late"
+)
+
+// Points are what a good set of seeds comes through sometimes: one that never
+// happens is a part of the simulation that tests nothing.
+var Points = []string{
+	"1 voters", "3 voters", "5 voters", "change of voters unknown", "leader transferred", "replica removed", "replica taken back", "node left",
+	"snapshot installed", "snapshot broken off", "compacted", "watch moved", "watch compacted away", "watch begun anew",
+	"client gave up", "client timed out", "outcome unknown", "retry deduplicated",
+	"controller does not know", "controller refused by its term",
+	"job ended", "job taken over", "task run again", "work stream broken", "batch of results refused by its term",
+	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
+	"write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
+	"replicas compared", "stale read", "stale read that says it is old",
+	"bit of a log flipped", "bit of a state block flipped", "damage refused", "unreadable disk refused", "read refused by the disk",
+}
+
+// Loads are what Without can leave out besides Kinds.
+var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience"}
+
+// begins are the kinds that stand in the plan.
+var begins = Kinds[:slices.Index(Kinds, messageLost)]
 
 // plan is what kind of run a seed makes. Each run has some of the faults, not
 // all of them: what one fault hides another seed shows.
 type plan struct {
-	nodes, shards, clients, watchers, jobs int
+	nodes, shards, clients, watchers, jobs, lockers int
 
-	keep     uint64        // log entries kept
-	compact  uint64        // revisions of history kept; 0: all
-	length   time.Duration // with faults
-	think    time.Duration // of a client between operations
+	voters  int           // wanted of each shard
+	keep    uint64        // log entries kept
+	compact uint64        // revisions of history kept; 0: all
+	length  time.Duration // with faults
+	think   time.Duration // of a client between operations
+
 	patience float64       // chance that a client gives an operation up
+	joinBy   time.Duration // machines join one after the other until then; 0: at once
 
 	loss, dup, reorder, spike float64 // of messages
 	spikeMax                  time.Duration
 	drift                     float64 // of clocks
 
-	every  time.Duration // between faults, about
-	faults []string      // drawn from
+	faults       []fault
+	reconfigures bool // at will: the loss of a disk might not be borne
 }
 
-// faultKinds are the faults that have a beginning; those of messages are drawn
-// for each message.
-var faultKinds = [...]string{
-	"kill", "power", "power all", "disk", "cut node", "cut one way", "cut halves", "cut links", "flap",
-	"pause", "slow node", "slow disk", "disk full", "transfer", "reconfigure", "drain", "replace", "burst",
+// fault is one fault to come. It draws what it needs by itself, so that runs
+// without other faults have the same.
+type fault struct {
+	number int
+	at     time.Duration
+	kind   string
+	node   int // modulo how many there are
+	dice   dice
 }
 
-func drawPlan(rng *rand.Rand, nodes int) plan {
-	p := plan{
-		nodes: nodes, shards: 1 + rng.IntN(3), clients: 3 + rng.IntN(4), watchers: 2, jobs: rng.IntN(4),
-		keep:   uint64(8 + rng.IntN(120)),
-		length: 8 * time.Second,
-		think:  time.Duration(5+rng.IntN(60)) * time.Millisecond,
-		every:  time.Duration(200+rng.IntN(2500)) * time.Millisecond,
+// String shows a plan in a trace.
+func (p plan) String() string {
+	own := p
+	own.faults = nil
+	s := fmt.Sprintf("plan %+v", struct{ p any }{alias(own)})
+	for _, f := range p.faults {
+		s += fmt.Sprintf("\n  fault %d at %v: %s", f.number, f.at, f.kind)
 	}
-	if drawn := []int{3, 3, 5}[rng.IntN(3)]; nodes == 0 {
-		p.nodes = drawn // drawn also if it is given: a given number changes nothing else
+	return s
+}
+
+type alias plan // without String
+
+// dice is where chances are drawn.
+type dice struct{ *rand.Rand }
+
+func newDice(seed, stream uint64) dice { return dice{rand.New(rand.NewPCG(seed, stream))} }
+
+func (d dice) chance(p float64) bool { return p > 0 && d.Float64() < p }
+
+// between draws a duration of [lo, hi).
+func (d dice) between(lo, hi time.Duration) time.Duration {
+	if hi <= lo {
+		return lo
 	}
-	if rng.IntN(2) == 0 {
-		p.compact = uint64(20 + rng.IntN(200))
-	}
-	p.patience = sometimes(rng, 0.01)
-	p.loss, p.dup = sometimes(rng, 0.15), sometimes(rng, 0.1)
-	p.reorder, p.spike = sometimes(rng, 0.2), sometimes(rng, 0.05)
-	p.spikeMax = time.Duration(20+rng.IntN(3000)) * time.Millisecond
-	p.drift = sometimes(rng, 0.1)
-	for _, kind := range faultKinds {
-		if rng.IntN(5) < 2 {
-			p.faults = append(p.faults, kind)
-		}
-	}
-	return p
+	return lo + time.Duration(d.Int64N(int64(hi-lo)))
 }
 
 // sometimes draws 0 half of the time, else a number up to most.
-func sometimes(rng *rand.Rand, most float64) float64 {
-	if rng.IntN(2) == 0 {
+func (d dice) sometimes(most float64) float64 {
+	if d.IntN(2) == 0 {
 		return 0
 	}
-	return most * rng.Float64()
+	return most * d.Float64()
+}
+
+func pick[T any](d dice, from []T) T { return from[d.IntN(len(from))] }
+
+// troubleMax is how long faults last unless the configuration says less.
+const troubleMax = 8 * time.Second
+
+// drawPlan draws everything in any case and then leaves out what cfg does
+// without: the rest stays as it was.
+func drawPlan(cfg *Config) plan {
+	d := newDice(cfg.Seed, 0xba27a2)
+	p := plan{
+		nodes: pick(d, []int{3, 3, 3, 4, 5, 5, 7}), shards: 1 + d.IntN(3), clients: 3 + d.IntN(4), watchers: 2, jobs: d.IntN(4),
+		voters: pick(d, []int{3, 3, 3, 5}),
+		keep:   uint64(8 + d.IntN(120)),
+		length: troubleMax,
+		think:  time.Duration(5+d.IntN(60)) * time.Millisecond,
+	}
+	every := time.Duration(200+d.IntN(2500)) * time.Millisecond
+	if d.IntN(2) == 0 {
+		p.compact = uint64(20 + d.IntN(200))
+	}
+	p.patience = d.sometimes(0.01)
+	p.loss, p.dup = d.sometimes(0.15), d.sometimes(0.1)
+	p.reorder, p.spike = d.sometimes(0.2), d.sometimes(0.05)
+	p.spikeMax = time.Duration(20+d.IntN(3000)) * time.Millisecond
+	p.drift = d.sometimes(0.1)
+	if d.IntN(2) == 0 {
+		p.lockers = 1 + d.IntN(4)
+	}
+	if d.IntN(3) == 0 {
+		p.joinBy = d.between(time.Second, 4*time.Second)
+	}
+	p.schedule(d, every)
+	p.shrink(cfg)
+	return p
+}
+
+// schedule draws the faults that begin at some moment.
+func (p *plan) schedule(d dice, every time.Duration) {
+	var kinds []string
+	for _, kind := range begins {
+		if d.IntN(5) < 2 {
+			kinds = append(kinds, kind)
+		}
+	}
+	p.reconfigures = slices.Contains(kinds, "reconfigure")
+	if len(kinds) == 0 {
+		return
+	}
+	for at := d.between(every/2, every*3/2); at < troubleMax; at += d.between(every/2, every*3/2) {
+		p.faults = append(p.faults, fault{len(p.faults), at, pick(d, kinds), d.IntN(1 << 20), newDice(d.Uint64(), 1)})
+	}
+}
+
+// shrink leaves out what the configuration does without.
+func (p *plan) shrink(cfg *Config) {
+	set := func(to *int, n int) {
+		if n != 0 {
+			*to = n
+		}
+	}
+	set(&p.nodes, cfg.Nodes)
+	set(&p.shards, cfg.Shards)
+	set(&p.clients, cfg.Clients)
+	if cfg.Length != 0 {
+		p.length = min(cfg.Length, troubleMax)
+	}
+	for kind, chance := range map[string]*float64{
+		messageLost: &p.loss, messageDoubled: &p.dup, messageReordered: &p.reorder, messageDelayed: &p.spike,
+		clockDrift: &p.drift, "impatience": &p.patience,
+	} {
+		if cfg.without(kind) {
+			*chance = 0
+		}
+	}
+	if cfg.without(lateJoin) {
+		p.joinBy = 0
+	}
+	if cfg.without("locks") {
+		p.lockers = 0
+	}
+	if cfg.without("jobs") {
+		p.jobs = 0
+	}
+	if cfg.without("watchers") {
+		p.watchers = 0
+	}
+	p.faults = slices.DeleteFunc(p.faults, func(f fault) bool {
+		return f.at >= p.length || cfg.without(f.kind) || cfg.Only != nil && !slices.Contains(cfg.Only, f.number)
+	})
 }

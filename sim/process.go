@@ -37,9 +37,12 @@ type process struct {
 	sending   int
 	receiving map[banyan.ShardID]bool
 
+	proposals, reads map[banyan.ShardID]int // waiting for their answer
+
 	taps    []*listener
 	tallies map[banyan.ShardID]*tally
 	office  *office
+	desk    *desk
 	crew    *crew
 }
 
@@ -96,6 +99,16 @@ func (p *process) wake() {
 // turn is one round of Host's loop.
 func (p *process) turn() {
 	p.woken = false
+	p.measure()
+	defer func() {
+		switch thrown := recover().(type) {
+		case nil:
+		case *replica.StorageError:
+			p.diskFailed("turn", thrown)
+		default:
+			panic(thrown)
+		}
+	}()
 	p.core.Advance(p.clock())
 	if p.ticked {
 		p.ticked = false
@@ -108,6 +121,7 @@ func (p *process) turn() {
 	}
 	p.core.Process(&p.eff)
 	p.carryOut()
+	p.measure()
 	if at, ok := p.core.NextTimer(); ok && (p.timerAt == 0 || at < p.timerAt) {
 		p.timerAt = at
 		p.after(max(at-p.clock(), time.Millisecond), func() { p.timerAt = 0; p.wake() })
@@ -135,6 +149,7 @@ func (p *process) carryOut() {
 		p.lead(l)
 		p.w.jobs.announce(p.n.id, l)
 		p.office.hear(l)
+		p.desk.hear(l)
 	}
 	p.eff.Reset()
 }
@@ -184,8 +199,8 @@ func (p *process) written(appends []*replica.Append) {
 
 // diskFailed ends the process, as it ends a real one.
 func (p *process) diskFailed(what string, err error) {
-	if !errors.Is(err, store.ErrFatal) {
-		p.w.fail("%v: %s: %v", p.n.id, what, err)
+	if !errors.Is(err, store.ErrFatal) || p.n.kv.Err() != nil && banyan.IsKind(p.n.kv.Err(), banyan.Corrupt) {
+		p.n.refuse(what, err)
 		return
 	}
 	how := p.n.doom.how
@@ -193,6 +208,21 @@ func (p *process) diskFailed(what string, err error) {
 		how = kill
 	}
 	p.n.die(how, "in "+what)
+}
+
+// unread says whether reading failed because the disk does, and ends the
+// process if what it read is damaged: then the store has stopped.
+func (p *process) unread(err error) bool {
+	switch {
+	case errors.Is(err, errUnreadable):
+		return true
+	case p.n.flipped && banyan.IsKind(err, banyan.Corrupt):
+		if p.n.kv.Err() != nil {
+			p.n.refuse("read", err)
+		}
+		return true
+	}
+	return false
 }
 
 // apply is Host's goroutine of that name.

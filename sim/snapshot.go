@@ -37,6 +37,7 @@ func (p *process) sendSnapshots() {
 func (s *stream) begin() {
 	view, err := s.from.store.View(s.e.Shard)
 	if err != nil {
+		s.from.unread(err)
 		s.report(false)
 		return
 	}
@@ -50,6 +51,7 @@ func (s *stream) begin() {
 		s.rows = append(s.rows, [2][]byte{k, v})
 		return true
 	}); err != nil {
+		s.from.unread(err)
 		s.report(false)
 		return
 	}

@@ -31,7 +31,7 @@ func (p *process) lead(l replica.Leadership) {
 			old.ended = true
 		}
 	}
-	if l.Leading {
+	if l.Leading && !p.w.cfg.without("controllers") {
 		t := &tally{p: p, shard: l.Shard, term: l.Term}
 		p.tallies[l.Shard] = t
 		p.after(p.work(time.Millisecond), t.load)
@@ -40,7 +40,11 @@ func (p *process) lead(l replica.Leadership) {
 
 func (t *tally) load() {
 	row, err := mvcc.Get(t.p.store.Shard(t.shard).Latest(), []byte(tallyKey), 0)
-	if err != nil {
+	switch {
+	case t.p.unread(err):
+		t.p.after(10*time.Millisecond, t.load)
+		return
+	case err != nil:
 		t.p.w.fail("%v: shard %d: tally: %v", t.p.n.id, t.shard, err)
 		return
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"sort"
 	"strconv"
 	"time"
 
@@ -16,7 +17,8 @@ type truth struct {
 	w     *world
 	shard banyan.ShardID
 
-	revisions [][]mvcc.Event // of revision i+1
+	revisions [][]mvcc.Event          // of revision i+1
+	values    map[string][]mvcc.Event // of each key, in order
 	leaders   map[uint64]banyan.NodeID
 	digests   map[uint64]uint64 // of the state at an applied index
 	acked     []ack
@@ -30,7 +32,7 @@ type ack struct {
 }
 
 func newTruth(w *world, shard banyan.ShardID) *truth {
-	return &truth{w: w, shard: shard, leaders: map[uint64]banyan.NodeID{}, digests: map[uint64]uint64{}}
+	return &truth{w: w, shard: shard, values: map[string][]mvcc.Event{}, leaders: map[uint64]banyan.NodeID{}, digests: map[uint64]uint64{}}
 }
 
 func (t *truth) revision() banyan.Revision { return banyan.Revision(len(t.revisions)) }
@@ -73,7 +75,10 @@ func (t *truth) ackedBy(at time.Duration) banyan.Revision {
 func (t *truth) extend(events []mvcc.Event) {
 	t.revisions = append(t.revisions, events)
 	t.w.jobs.watch(t.w, events)
+	t.w.locks.watch(t.w, events)
 	for i := range events {
+		key := string(events[i].Row.Key)
+		t.values[key] = append(t.values[key], events[i])
 		if e := &events[i]; string(e.Row.Key) == tallyKey {
 			t.tally++
 			if got := string(e.Row.Value); got != strconv.Itoa(t.tally) {
@@ -81,6 +86,16 @@ func (t *truth) extend(events []mvcc.Event) {
 			}
 		}
 	}
+}
+
+// value is what a key held at a revision, "" if nothing.
+func (t *truth) value(key string, at banyan.Revision) string {
+	changes := t.values[key]
+	i := sort.Search(len(changes), func(i int) bool { return changes[i].Row.Mod > at })
+	if i == 0 || changes[i-1].Deleted {
+		return ""
+	}
+	return string(changes[i-1].Row.Value)
 }
 
 // listener is somebody who watches [lo, hi) of a shard: what it hears is
@@ -103,7 +118,7 @@ func (l *listener) drain() error {
 			return err
 		}
 		l.hear(events, upTo)
-		if l.w.failure != nil {
+		if l.w.failure != "" {
 			return nil //nolint:nilerr // err is nil; the failure is the world's
 		}
 	}
@@ -182,29 +197,38 @@ func (p *process) tap() {
 	for _, shard := range p.w.shards() {
 		l := &listener{w: p.w, who: "replica on " + p.n.id.String(), shard: shard, first: true}
 		p.taps = append(p.taps, l)
-		p.listen(l)
+		if p.listen(l); p.dead {
+			return
+		}
 	}
 }
 
 // listen begins a tap where the state is, or where the truth ends: an apply
 // that was cut off by a crash may have reached the disk and nobody else.
 func (p *process) listen(l *listener) {
-	revision, err := mvcc.RevisionOf(p.store.Shard(l.shard).Latest())
+	var revision banyan.Revision
+	var err error
+	p.n.inspect(func() { revision, err = mvcc.RevisionOf(p.store.Shard(l.shard).Latest()) })
 	if err == nil {
 		revision = min(revision, p.w.truth[l.shard].revision())
 		l.upTo = revision
 		l.watch, err = p.hub.Watch(l.shard, nil, nil, revision)
 	}
-	if err != nil {
+	if err != nil && !p.unread(err) {
 		p.w.fail("%s: shard %d: %v", l.who, l.shard, err)
 	}
 }
 
 func (p *process) drainTaps() {
 	for _, l := range p.taps {
-		err := l.drain()
+		if p.dead {
+			return
+		}
+		var err error
+		p.n.inspect(func() { err = l.drain() })
 		switch {
 		case err == nil:
+		case p.unread(err):
 		case banyan.IsKind(err, banyan.Compacted) || banyan.IsKind(err, banyan.Unavailable):
 			p.w.reach("watch begun anew")
 			l.watch.Close()
@@ -219,26 +243,25 @@ func (p *process) drainTaps() {
 func (w *world) compareReplicas() {
 	for _, p := range w.up() {
 		for _, shard := range w.shards() {
-			w.compareReplica(p, shard)
+			if !p.dead {
+				w.compareReplica(p, shard)
+			}
 		}
 	}
 }
 
 func (w *world) compareReplica(p *process, shard banyan.ShardID) {
-	view, err := p.store.View(shard)
-	if err != nil {
-		return // no replica there
-	}
-	defer view.Close()
 	d := fnv(fnvStart)
-	if err := view.Scan(nil, nil, func(k, v []byte) bool {
-		d.bytes(k)
-		d.bytes(v)
-		return true
-	}); err != nil {
-		return
+	var at uint64
+	var err error
+	p.n.inspect(func() { at, err = p.digest(shard, &d) })
+	if err != nil {
+		if !p.unread(err) && !banyan.IsKind(err, banyan.NotFound) {
+			w.fail("%v: shard %d: %v", p.n.id, shard, err)
+		}
+		return // no replica there, or none that can be read
 	}
-	t, at := w.truth[shard], view.AppliedIndex()
+	t := w.truth[shard]
 	other, ok := t.digests[at]
 	if ok {
 		w.reach("replicas compared")
@@ -247,6 +270,21 @@ func (w *world) compareReplica(p *process, shard banyan.ShardID) {
 		w.fail("%v: shard %d differs from another replica at applied index %d", p.n.id, shard, at)
 	}
 	t.digests[at] = uint64(d)
+}
+
+// digest takes in all rows of a shard's state.
+func (p *process) digest(shard banyan.ShardID, d *fnv) (applied uint64, err error) {
+	view, err := p.store.View(shard)
+	if err != nil {
+		return 0, err
+	}
+	defer view.Close()
+	err = view.Scan(nil, nil, func(k, v []byte) bool {
+		d.bytes(k)
+		d.bytes(v)
+		return true
+	})
+	return view.AppliedIndex(), err
 }
 
 type fnv uint64

@@ -46,6 +46,7 @@ func (c *watcher) poll() {
 		w.reach("watch moved")
 	case banyan.IsKind(err, banyan.Compacted):
 		c.skip()
+	case c.on.unread(err), banyan.IsKind(err, banyan.NotFound): // the replica goes
 	default:
 		w.fail("%s, shard %d: %v", c.who, c.shard, err)
 	}
@@ -61,15 +62,16 @@ func (c *watcher) poll() {
 func (c *watcher) skip() {
 	c.w.reach("watch compacted away")
 	revision, err := mvcc.RevisionOf(c.on.store.Shard(c.shard).Latest())
-	if err != nil {
+	switch {
+	case err == nil:
+		c.upTo = max(c.upTo, revision)
+	case !c.on.unread(err):
 		c.w.fail("%s, shard %d: %v", c.who, c.shard, err)
-		return
 	}
-	c.upTo = max(c.upTo, revision)
 }
 
 func (c *watcher) attach() {
-	p := pick(c.w.rng, c.w.nodes).proc
+	p := c.w.someNode().proc
 	if p == nil {
 		return
 	}

@@ -3,7 +3,6 @@ package sim
 import (
 	"container/heap"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"banyan"
@@ -14,7 +13,7 @@ import (
 type world struct {
 	cfg  Config
 	plan plan
-	rng  *rand.Rand
+	rng  dice // of everything that has none of its own
 	now  time.Duration
 
 	queue  queue
@@ -26,15 +25,22 @@ type world struct {
 	net       network
 	clients   []*client
 	watchers  []*watcher
+	lockers   []*locker
 	operator  operator
 	truth     map[banyan.ShardID]*truth
 	history   history
 	jobs      jobs
+	locks     locks
 	faults    map[string]int
 	reached   map[string]int
-	faultless bool // no more faults: the cluster must recover
+	longest   map[string]int // queues, by name
+	injected  []int          // numbers of the plan's faults
+	lossy     bool           // a disk was lost or damaged: never two in a run
+	faultless bool           // no more faults: the cluster must recover
 	over      bool
-	failure   error
+
+	failure     string
+	failureKind string
 }
 
 // event is something that happens at a time; events of one time happen in the
@@ -63,27 +69,21 @@ func (q *queue) Pop() any {
 
 func newWorld(cfg Config) *world {
 	w := &world{
-		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0xba27a2)), hash: fnvStart,
-		truth: map[banyan.ShardID]*truth{}, faults: map[string]int{}, reached: map[string]int{},
+		cfg: cfg, plan: drawPlan(&cfg), rng: newDice(cfg.Seed, 0x7105<<32+cfg.Twist), hash: fnvStart,
+		truth: map[banyan.ShardID]*truth{}, faults: map[string]int{}, reached: map[string]int{}, longest: map[string]int{}, locks: newLocks(),
 	}
-	w.plan = drawPlan(w.rng, cfg.Nodes)
 	w.jobs = jobs{all: map[banyan.JobID]*submitted{}, led: map[banyan.ShardID]claim{}}
 	w.net = newNetwork()
-	for i := range w.plan.nodes {
-		w.addNode(banyan.NodeID(i + 1))
-	}
 	return w
 }
 
-// begin starts a cluster of one that the others join.
+// begin starts a cluster of one that the others join, clients, and trouble.
 func (w *world) begin() {
-	w.say("plan %+v", w.plan)
+	w.say("%v", w.plan)
 	for _, s := range w.shards() {
 		w.truth[s] = newTruth(w, s)
 	}
-	for _, n := range w.nodes {
-		n.bootstrap(w.shards())
-	}
+	w.beginNodes()
 	for i := range w.plan.clients {
 		w.addClient(i)
 	}
@@ -93,10 +93,29 @@ func (w *world) begin() {
 	for i := range w.plan.jobs {
 		w.addJob(i)
 	}
+	for i := range w.plan.lockers {
+		w.addLocker(i)
+	}
 	w.operator.begin(w)
 	w.beginFaults()
 	w.every(time.Second, w.compareReplicas)
 	w.after(w.plan.length, w.beginRecovery)
+}
+
+// beginNodes starts the first machine and lets the others join, at once or one
+// after the other.
+func (w *world) beginNodes() {
+	w.addNode().bootstrap(w.shards())
+	for i := 1; i < w.plan.nodes; i++ {
+		if w.plan.joinBy == 0 {
+			w.addNode().bootstrap(nil)
+			continue
+		}
+		w.after(w.plan.joinBy*time.Duration(i)/time.Duration(w.plan.nodes), func() {
+			w.fault(lateJoin)
+			w.addNode().bootstrap(nil)
+		})
+	}
 }
 
 // shards are numbered from the root shard.
@@ -113,7 +132,7 @@ const eventsMax = 5_000_000
 
 // run makes everything happen until the run is over or something is wrong.
 func (w *world) run() {
-	for w.failure == nil && !w.over && len(w.queue) > 0 {
+	for w.failure == "" && !w.over && len(w.queue) > 0 {
 		e := heap.Pop(&w.queue).(event)
 		w.now = e.at
 		w.events++
@@ -140,23 +159,15 @@ func (w *world) every(d time.Duration, do func()) {
 
 // fail ends the run; only the first reason counts.
 func (w *world) fail(format string, args ...any) {
-	if w.failure == nil {
-		w.failure = fmt.Errorf("at %v: "+format, append([]any{w.now}, args...)...)
+	if w.failure == "" {
+		w.failure = fmt.Sprintf("at %v: "+format, append([]any{w.now}, args...)...)
+		w.failureKind = format
 		w.say("FAILURE %v", w.failure)
 	}
 }
 
-func (w *world) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
-
-// between draws a duration of [lo, hi).
-func (w *world) between(lo, hi time.Duration) time.Duration {
-	if hi <= lo {
-		return lo
-	}
-	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
-}
-
-func pick[T any](rng *rand.Rand, from []T) T { return from[rng.IntN(len(from))] }
+func (w *world) chance(p float64) bool                      { return w.rng.chance(p) }
+func (w *world) between(lo, hi time.Duration) time.Duration { return w.rng.between(lo, hi) }
 
 // fault counts an injected fault, reach a state that runs should come through.
 func (w *world) fault(kind string) { w.faults[kind]++ }

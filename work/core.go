@@ -159,6 +159,15 @@ func (c *Core) Leads(id banyan.ShardID) (term uint64, ok bool) {
 	return c.shards[at].term, true
 }
 
+// Queued counts the results and requests that wait to be committed.
+func (c *Core) Queued() int {
+	n := 0
+	for _, s := range c.shards {
+		n += len(s.queue) + len(s.ops)
+	}
+	return n
+}
+
 // Run gives an unfinished job that is led here, nil if there is none.
 func (c *Core) Run(id banyan.JobID) *Run { return c.jobs[id] }
 

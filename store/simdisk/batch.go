@@ -36,14 +36,14 @@ func (b *batch) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 		return err
 	}
 	var mine []row
-	scan(b.rows, lo, hi, func(k, v []byte) bool { mine = append(mine, row{k, v}); return true })
+	scan(b.rows, lo, hi, func(r row) bool { mine = append(mine, r); return true })
 	more := true
 	emit := func(r row) {
 		if more && r.v != nil {
 			more = fn(r.k, r.v)
 		}
 	}
-	scan(t, lo, hi, func(k, v []byte) bool {
+	err = b.k.scan(t, lo, hi, func(k, v []byte) bool {
 		for len(mine) > 0 && more && bytes.Compare(mine[0].k, k) < 0 {
 			emit(mine[0])
 			mine = mine[1:]
@@ -51,9 +51,12 @@ func (b *batch) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 		if len(mine) > 0 && bytes.Equal(mine[0].k, k) {
 			v, mine = mine[0].v, mine[1:]
 		}
-		emit(row{k, v})
+		emit(row{k: k, v: v})
 		return more
 	})
+	if err != nil {
+		return err
+	}
 	for _, r := range mine {
 		emit(r)
 	}
@@ -61,7 +64,7 @@ func (b *batch) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 }
 
 func (b *batch) Set(k, v []byte) {
-	b.rows.ReplaceOrInsert(row{bytes.Clone(k), append([]byte{}, v...)})
+	b.rows.ReplaceOrInsert(row{k: bytes.Clone(k), v: append([]byte{}, v...)})
 }
 
 func (b *batch) Delete(k []byte) { b.rows.ReplaceOrInsert(row{k: bytes.Clone(k)}) }

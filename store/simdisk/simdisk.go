@@ -42,7 +42,10 @@ type Disk struct {
 	stats  Stats
 }
 
-type row struct{ k, v []byte }
+type row struct {
+	k, v []byte
+	bad  bool // Spoil has damaged it
+}
 
 // undo restores one row: v is nil if there was none.
 type undo row
@@ -145,19 +148,45 @@ func (d *Disk) Flip(n int) []byte {
 	if d.rows.Len() == 0 {
 		return nil
 	}
+	hit := d.nth(n)
+	if len(hit.v) > 0 {
+		v := bytes.Clone(hit.v)
+		v[d.rng.IntN(len(v))] ^= 1 << d.rng.IntN(8)
+		d.rows.ReplaceOrInsert(row{k: hit.k, v: v})
+	}
+	return bytes.Clone(hit.k)
+}
+
+// Key is that of the n-th row (modulo their count), nil if there is none.
+func (d *Disk) Key(n int) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.rows.Len() == 0 {
+		return nil
+	}
+	return bytes.Clone(d.nth(n).k)
+}
+
+func (d *Disk) nth(n int) (hit row) {
 	n %= d.rows.Len()
-	var hit row
 	d.rows.Ascend(func(r row) bool {
 		hit = r
 		n--
 		return n >= 0
 	})
-	if len(hit.v) > 0 {
-		v := bytes.Clone(hit.v)
-		v[d.rng.IntN(len(v))] ^= 1 << d.rng.IntN(8)
-		d.rows.ReplaceOrInsert(row{hit.k, v})
+	return hit
+}
+
+// Spoil damages the block that holds a row, as Flip does, but below the
+// checksums of the KV: who reads it is told (banyan.Corrupt), and from then on
+// the KV refuses to write. A row that is written anew is sound.
+func (d *Disk) Spoil(key []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r, ok := d.rows.Get(row{k: key}); ok {
+		r.bad = true
+		d.rows.ReplaceOrInsert(r)
 	}
-	return bytes.Clone(hit.k)
 }
 
 // Stats gives the counts so far.
@@ -203,14 +232,38 @@ func (k *KV) Get(key []byte) ([]byte, error) {
 	if err := k.ask(Read); err != nil {
 		return nil, err
 	}
-	return get(k.d.rows, key), nil
+	v, err := get(k.d.rows, key)
+	k.breaks(err)
+	return v, err
 }
 
-func get(t *btree.BTreeG[row], key []byte) []byte {
-	if r, ok := t.Get(row{k: key}); ok {
-		return bytes.Clone(r.v)
+// breaks makes damage that was read final. d.mu is held.
+func (k *KV) breaks(err error) {
+	if k.broken == nil {
+		k.broken = err
 	}
-	return nil
+}
+
+// Err is what ended the KV: a write that failed, or damage that was read.
+func (k *KV) Err() error {
+	k.d.mu.RLock()
+	defer k.d.mu.RUnlock()
+	return k.broken
+}
+
+func get(t *btree.BTreeG[row], key []byte) ([]byte, error) {
+	r, ok := t.Get(row{k: key})
+	switch {
+	case !ok:
+		return nil, nil
+	case r.bad:
+		return nil, errSpoiled(key)
+	}
+	return bytes.Clone(r.v), nil
+}
+
+func errSpoiled(key []byte) error {
+	return banyan.Errorf(banyan.Corrupt, "the block of row %x does not match its checksum", key)
 }
 
 // Scan implements store.KV.
@@ -219,8 +272,7 @@ func (k *KV) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 	if err != nil {
 		return err
 	}
-	scan(t, lo, hi, fn)
-	return nil
+	return k.scan(t, lo, hi, fn)
 }
 
 // clone gives the rows as of now, for the price of copying nodes on writes.
@@ -233,9 +285,25 @@ func (k *KV) clone() (*btree.BTreeG[row], error) {
 	return k.d.rows.Clone(), nil
 }
 
-func scan(t *btree.BTreeG[row], lo, hi []byte, fn func(k, v []byte) bool) {
+func (k *KV) scan(t *btree.BTreeG[row], lo, hi []byte, fn func(k, v []byte) bool) (err error) {
+	scan(t, lo, hi, func(r row) bool {
+		if r.bad {
+			err = errSpoiled(r.k)
+			return false
+		}
+		return fn(r.k, r.v)
+	})
+	if err != nil {
+		k.d.mu.Lock()
+		k.breaks(err)
+		k.d.mu.Unlock()
+	}
+	return err
+}
+
+func scan(t *btree.BTreeG[row], lo, hi []byte, fn func(row) bool) {
 	t.AscendGreaterOrEqual(row{k: lo}, func(r row) bool {
-		return (hi == nil || bytes.Compare(r.k, hi) < 0) && fn(r.k, r.v)
+		return (hi == nil || bytes.Compare(r.k, hi) < 0) && fn(r)
 	})
 }
 
@@ -288,15 +356,20 @@ func (s snapshot) Get(key []byte) ([]byte, error) {
 	if err := s.ask(); err != nil {
 		return nil, err
 	}
-	return get(s.t, key), nil
+	v, err := get(s.t, key)
+	if err != nil {
+		s.k.d.mu.Lock()
+		s.k.breaks(err)
+		s.k.d.mu.Unlock()
+	}
+	return v, err
 }
 
 func (s snapshot) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 	if err := s.ask(); err != nil {
 		return err
 	}
-	scan(s.t, lo, hi, fn)
-	return nil
+	return s.k.scan(s.t, lo, hi, fn)
 }
 
 func (s snapshot) Close() {}
