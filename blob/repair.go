@@ -22,7 +22,7 @@ type Mended struct {
 // undone, and, reading every chunk, once per ScrubEvery.
 func (r *Replicated) Run(ctx context.Context) error {
 	if err := r.Local.sweep(); err != nil {
-		r.Logger.Warn("could not remove half-written blobs", "err", err)
+		r.Logger.Warn("could not remove half-written blobs", "error", err)
 	}
 	tick := time.NewTicker(r.CheckEvery)
 	defer tick.Stop()
@@ -50,7 +50,7 @@ func (r *Replicated) Run(ctx context.Context) error {
 		}
 		if err != nil || done.Failed > 0 {
 			r.thin.Store(true)
-			r.Logger.Warn("blobs that lack copies will be tried again", "chunks", done.Failed, "err", err)
+			r.Logger.Warn("blobs that lack copies will be tried again", "chunks", done.Failed, "error", err)
 		}
 		if done.Copied > 0 || done.Bad > 0 {
 			r.Logger.Info("mended blobs", "checked", done.Checked, "copied", done.Copied, "bad", done.Bad)

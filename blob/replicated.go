@@ -223,7 +223,7 @@ func (r *Replicated) Get(ctx context.Context, h banyan.Hash) ([]byte, error) {
 	bad := banyan.IsKind(err, banyan.Corrupt)
 	if bad {
 		r.meter.bad.Inc()
-		r.Logger.Error("a blob on this node's disk went bad; mending it from another node", "blob", h, "err", err)
+		r.Logger.Error("a blob on this node's disk went bad; mending it from another node", "blob", h, "error", err)
 	}
 	ranked, want := r.plan(h)
 	mine := slices.Index(ranked, r.Self)
@@ -237,7 +237,7 @@ func (r *Replicated) Get(ctx context.Context, h banyan.Hash) ([]byte, error) {
 	if bad || (mine >= 0 && mine < want) {
 		if err := r.Local.Put(ctx, h, data); err != nil { // the caller has its bytes; Run tries again
 			r.thin.Store(true)
-			r.Logger.Warn("could not keep a copy of a blob that belongs here", "blob", h, "err", err)
+			r.Logger.Warn("could not keep a copy of a blob that belongs here", "blob", h, "error", err)
 		}
 	}
 	return data, nil
@@ -361,7 +361,7 @@ func (r *Replicated) PeerGet(ctx context.Context, h banyan.Hash) ([]byte, error)
 	data, err := r.Local.Get(ctx, h)
 	if banyan.IsKind(err, banyan.Corrupt) {
 		r.meter.bad.Inc()
-		r.Logger.Error("a blob on this node's disk went bad; mending it from another node", "blob", h, "err", err)
+		r.Logger.Error("a blob on this node's disk went bad; mending it from another node", "blob", h, "error", err)
 		return r.Get(ctx, h)
 	}
 	return data, err

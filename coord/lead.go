@@ -80,7 +80,7 @@ func (s *Service) control(l *lead) {
 		if l.ctx.Err() != nil || banyan.IsKind(err, banyan.Stale) {
 			return
 		}
-		s.cfg.Logger.Warn("reading the locks of a shard again", "shard", l.shard, "term", l.term, "err", err)
+		s.cfg.Logger.Warn("reading the locks of a shard again", "shard", l.shard, "term", l.term, "error", err)
 		sleep(l.ctx, wait)
 	}
 }
@@ -179,8 +179,8 @@ func (s *Service) commit(l *lead, cmd *mvcc.Command) (mvcc.Result, error) {
 		case err == nil, banyan.IsKind(err, banyan.Invalid):
 			return res, err
 		}
-		if wait == retryMax {
-			s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "err", err)
+		if wait < retryMax && 2*wait >= retryMax { // once
+			s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "error", err)
 		}
 		if sleep(l.ctx, wait); l.ctx.Err() != nil {
 			return mvcc.Result{}, l.ctx.Err()

@@ -95,7 +95,7 @@ func New(cfg Config) (*Runner, error) {
 			continue
 		}
 		if err := removeAll(filepath.Join(dir, e.Name())); err != nil {
-			cfg.Logger.Warn("cannot remove what an earlier run left; remove it by hand", "err", err)
+			cfg.Logger.Warn("cannot remove what an earlier run left; remove it by hand", "error", err)
 		}
 	}
 	null, err := os.Open(os.DevNull)

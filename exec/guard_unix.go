@@ -47,7 +47,7 @@ func (g *guard) add(pgid int) {
 			err = cmd.Start()
 		}
 		if err != nil {
-			g.log.Warn("no guard for tasks: should this node be killed, tasks may go on without it", "err", err)
+			g.log.Warn("no guard for tasks: should this node be killed, tasks may go on without it", "error", err)
 			return
 		}
 		g.cmd, g.pipe = cmd, pipe

@@ -152,7 +152,7 @@ func (p *Place) dropDir() {
 		p.handle.Close()
 	}
 	if err := removeAll(p.own); err != nil {
-		p.runner.cfg.Logger.Warn("cannot remove a task's working directory; remove it by hand", "err", err)
+		p.runner.cfg.Logger.Warn("cannot remove a task's working directory; remove it by hand", "error", err)
 	}
 	p.own, p.handle, p.info = "", nil, nil
 }

@@ -112,6 +112,6 @@ func (e *edge) explain(ctx context.Context, procedure string, panicked any, err 
 		return err
 	}
 	ref := banyan.NewRequestID().String()[:8]
-	e.log.ErrorContext(ctx, "a call failed by a fault of this node", "call", procedure, "ref", ref, "err", err)
+	e.log.ErrorContext(ctx, "a call failed by a fault of this node", "call", procedure, "ref", ref, "error", err)
 	return &banyan.Error{Kind: banyan.Internal, Msg: fmt.Sprintf("node %v failed to answer: its log has the reason under ref=%s", e.node, ref)}
 }

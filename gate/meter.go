@@ -47,7 +47,7 @@ func isLook(path string) bool { return path == metricsPath || strings.HasPrefix(
 func (g *gate) showMetrics(w http.ResponseWriter, _ *http.Request) {
 	var b bytes.Buffer
 	if err := g.Metrics.WriteText(&b); err != nil {
-		g.Logger.Error("the metrics cannot be read", "err", err)
+		g.Logger.Error("the metrics cannot be read", "error", err)
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

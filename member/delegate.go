@@ -1,6 +1,9 @@
 package member
 
 import (
+	"context"
+	"log/slog"
+
 	"banyan"
 
 	"github.com/hashicorp/memberlist"
@@ -80,7 +83,11 @@ func (d *delegate) note(n *memberlist.Node, alive, joined bool) {
 		e.lost = false
 	}
 	if after := e.state(); after != before {
-		d.log.Info("a node's state changed", "node", id, "name", m.Name, "address", m.Addr, "state", after)
+		level := slog.LevelInfo
+		if after == Suspect || after == Dead {
+			level = slog.LevelWarn
+		}
+		d.log.Log(context.Background(), level, "a node's state changed", "node", id, "name", m.Name, "address", m.Addr, "state", after)
 	}
 	(*List)(d).notify()
 }

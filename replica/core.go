@@ -188,7 +188,7 @@ func (c *Core) create(shard banyan.ShardID, t raftpb.MessageType) *group {
 	}
 	g, err := c.open(shard)
 	if err != nil {
-		c.cfg.Logger.Error("cannot create a replica", "shard", shard, "err", err)
+		c.cfg.Logger.Error("cannot create a replica", "shard", shard, "error", err)
 		return nil
 	}
 	return g

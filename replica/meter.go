@@ -148,3 +148,23 @@ func failure(err error) string {
 	}
 	return banyan.KindOf(err).String()
 }
+
+// note counts and logs what changed about leadership: after an election many
+// shards at once, in one line.
+func (h *Host) note(changes []Leadership) {
+	var won, lost []banyan.ShardID
+	for _, l := range changes {
+		if l.Leading {
+			h.meter.won.Inc()
+			won = append(won, l.Shard)
+		} else {
+			lost = append(lost, l.Shard)
+		}
+	}
+	if len(won) > 0 {
+		h.cfg.Logger.Info("this node leads", "shards", won)
+	}
+	if len(lost) > 0 {
+		h.cfg.Logger.Info("this node leads no more", "shards", lost)
+	}
+}

@@ -209,12 +209,7 @@ func (h *Host) carryOut(eff *Effects) {
 		h.show(v)
 	}
 	h.board.post(eff.Leadership)
-	for _, l := range eff.Leadership {
-		if l.Leading {
-			h.meter.won.Inc()
-		}
-		h.cfg.Logger.Info("leadership", "shard", l.Shard, "term", l.Term, "leading", l.Leading)
-	}
+	h.note(eff.Leadership)
 	eff.Reset()
 }
 

@@ -44,8 +44,11 @@ func (h *Host) sendSnapshots(ctx context.Context) error {
 		began := h.clock()
 		err := h.sendSnapshot(ctx, e)
 		h.meter.snapshotSent(h.clock()-began, err)
-		if err != nil && ctx.Err() == nil {
-			h.cfg.Logger.Warn("a snapshot could not be sent; it will be tried again", "shard", e.Shard, "to", e.To, "err", err)
+		switch {
+		case err == nil:
+			h.cfg.Logger.Info("sent a snapshot", "shard", e.Shard, "to", e.To, "took", h.clock()-began)
+		case ctx.Err() == nil:
+			h.cfg.Logger.Warn("a snapshot could not be sent; it will be tried again", "shard", e.Shard, "to", e.To, "error", err)
 		}
 		h.post(func(c *Core) { c.ReportSnapshot(e.Shard, e.To, err == nil) })
 	}
@@ -110,6 +113,7 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, shard banyan.ShardID, m *raf
 		stage.Abort()
 	} else {
 		h.meter.received.Inc()
+		h.cfg.Logger.Info("took in a snapshot", "shard", shard, "from", banyan.NodeID(m.GetFrom()), "index", m.GetSnapshot().GetMetadata().GetIndex())
 	}
 	if errors.Is(err, ErrNotTaken) {
 		return nil

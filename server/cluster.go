@@ -32,6 +32,7 @@ func (s clusterService) CreateToken(ctx context.Context, req *banyanv1.CreateTok
 	if err != nil {
 		return nil, err
 	}
+	s.n.log.Info("join token created", "uses", row.Uses, "expires", time.UnixMilli(row.ExpireMs))
 	return &banyanv1.CreateTokenResponse{Token: token, ExpireMs: row.ExpireMs, Address: s.n.file.Address}, nil
 }
 
@@ -118,6 +119,7 @@ func (s clusterService) Drain(ctx context.Context, req *banyanv1.DrainRequest) (
 	if req.Undo {
 		state = "alive"
 	}
+	s.n.log.Info("node drained, or taken back", "node", row.ID, "state", state)
 	return &banyanv1.DrainResponse{Node: &banyanv1.Node{Id: uint64(row.ID), Name: row.Name, Address: row.Address, Zone: row.Zone, Slots: uint32(row.Slots), State: state}}, nil
 }
 

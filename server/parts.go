@@ -220,7 +220,7 @@ func (n *Server) portHandlers() transport.Handlers {
 		OnFound:    n.members.Found,
 		OnExpelled: n.expel,
 		OnLost: func(id banyan.NodeID) {
-			n.log.Info("a node's process is gone", "node", id)
+			n.log.Warn("a node's process is gone", "node", id)
 			n.host.PeerLost(id)
 			n.members.Lost(id)
 			n.work.NodesChanged()

@@ -48,10 +48,13 @@ func (n *Server) placeOnce(ctx context.Context) bool {
 	policy := placement.Policy{Voters: n.voters(), DeadAfterMs: n.deadAfter().Milliseconds()}
 	steps := n.uneven.filter(placement.Plan(nodes, shards, policy))
 	for _, s := range steps {
-		if err := n.carryOut(ctx, s); err != nil {
+		switch err := n.carryOut(ctx, s); {
+		case err != nil:
 			n.log.Debug("placement step not done, planned again", "shard", s.Shard, "why", s.Why, "error", err)
-		} else {
-			n.log.Info("placement", "shard", s.Shard, "voters", s.Voters, "learners", s.Learners, "leader", s.Transfer, "why", s.Why)
+		case s.Transfer != 0:
+			n.log.Info("leadership moved", "shard", s.Shard, "to", s.Transfer, "why", s.Why)
+		default:
+			n.log.Info("replicas changed", "shard", s.Shard, "voters", s.Voters, "learners", s.Learners, "why", s.Why)
 		}
 	}
 	return len(steps) > 0 || waitsForLearners(shards)

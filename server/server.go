@@ -344,6 +344,7 @@ func (n *Server) begin(ctx context.Context) error {
 		}
 	}
 	close(n.ready)
+	n.log.Info("ready", "node", n.file.Node, "name", n.cfg.Name, "cluster", n.file.Cluster, "version", banyan.Version, "address", n.file.Address, "dir", n.cfg.Dir)
 	if n.cfg.Embedded {
 		return nil
 	}

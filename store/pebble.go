@@ -166,8 +166,11 @@ func (k *pebbleKV) options(o Options) *pebble.Options {
 	}
 	p.EventListener = &pebble.EventListener{
 		BackgroundError: k.hang, // else Pebble tries again at once, for ever
-		WriteStallBegin: func(pebble.WriteStallBeginInfo) { k.meter.stalls.Inc() },
-		DataCorruption:  func(info pebble.DataCorruptionInfo) { _ = k.stop("read", info.Details) },
+		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
+			k.meter.stalls.Inc()
+			o.Logger.Warn("the store holds writes back until it has flushed or compacted", "reason", info.Reason)
+		},
+		DataCorruption: func(info pebble.DataCorruptionInfo) { _ = k.stop("read", info.Details) },
 	}
 	for i := range p.Levels {
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -40,13 +40,15 @@ func (c *accepted) Close() error {
 
 // accept runs until the listener closes.
 func (t *Transport) accept() {
-	for {
+	for failing := false; ; {
 		conn, err := t.listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // out of file descriptors, most likely: wait for some to be closed
+		if err != nil && !failing {
 			t.log.Error("cannot accept connections", "error", err)
+		}
+		if failing = err != nil; failing { // out of file descriptors, most likely: wait for some to be closed
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-t.ctx.Done():

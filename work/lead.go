@@ -100,7 +100,7 @@ func (s *Service) control(l *lead) {
 			<-l.ctx.Done()
 			break
 		}
-		s.cfg.Logger.Warn("reading the jobs of a shard again", "shard", l.shard, "term", l.term, "err", err)
+		s.cfg.Logger.Warn("reading the jobs of a shard again", "shard", l.shard, "term", l.term, "error", err)
 		sleep(l.ctx, wait)
 	}
 	s.mu.Lock()
@@ -204,7 +204,7 @@ func (s *Service) commits(l *lead) error {
 		case banyan.IsKind(err, banyan.Stale) || l.ctx.Err() != nil:
 			return err
 		default:
-			s.cfg.Logger.Error("a command of a controller was refused", "shard", l.shard, "err", err)
+			s.cfg.Logger.Error("a command of a controller was refused", "shard", l.shard, "error", err)
 			s.input(func() { ok = s.core.Refused(b, err) })
 		}
 		if !ok {
@@ -230,8 +230,8 @@ func (s *Service) commit(l *lead, cmd *mvcc.Command) (mvcc.Result, error) {
 		case banyan.Stale, banyan.Invalid:
 			return res, err
 		}
-		if wait == retryMax {
-			s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "err", err)
+		if wait < retryMax && 2*wait >= retryMax { // once
+			s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "error", err)
 		}
 		if sleep(l.ctx, wait); l.ctx.Err() != nil {
 			return mvcc.Result{}, l.ctx.Err()

@@ -175,7 +175,7 @@ func (s *Service) prepare(x *session, msg *peerv1.ControllerMessage, starts []st
 		a, err := s.attempt(x.ctx, st)
 		if err != nil {
 			if x.ctx.Err() == nil {
-				s.cfg.Logger.Warn("a task cannot be started", "job", st.Key.Job, "task", st.Key.Task, "err", err)
+				s.cfg.Logger.Warn("a task cannot be started", "job", st.Key.Job, "task", st.Key.Task, "error", err)
 			}
 			failed = append(failed, st.Key)
 			continue

@@ -54,7 +54,7 @@ func (s *stream) run(ctx context.Context) {
 		if time.Since(opened) > 10*backoffMax {
 			backoff = backoffMin
 		}
-		s.w.cfg.Logger.Debug("work stream ended", "controller", s.node, "err", err)
+		s.w.cfg.Logger.Debug("work stream ended", "controller", s.node, "error", err)
 		select {
 		case <-time.After(backoff/2 + rand.N(backoff)):
 		case <-s.farewell:
