@@ -74,7 +74,8 @@ func (a *app) upCommand() *cobra.Command {
 		Long: `Start a node. On an empty directory it creates a cluster: its certificate
 authority, the node's certificate, and yours, which later commands on this
 machine find by themselves. On a directory that holds a node, also one that
-joined, it starts that node again. A signal stops it.`,
+joined, it starts that node again, as it was started before where no flag says
+otherwise. A signal stops it.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.nodeConfig(f)

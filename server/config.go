@@ -23,7 +23,8 @@ const (
 	shutdownMax        = 10 * time.Second
 )
 
-// Config says what node to run. Dir is needed; zero elsewhere means the default.
+// Config says what node to run. Dir is needed; zero elsewhere means what the
+// node in Dir had before, or else the default.
 type Config struct {
 	Dir       string // everything the node keeps; 0700
 	Listen    string // host:port to listen on
@@ -44,6 +45,7 @@ type Config struct {
 	Logger    *slog.Logger
 }
 
+// withDefaults gives a whole Config.
 func (c Config) withDefaults() Config {
 	def := func(s *string, v string) {
 		if *s == "" {
@@ -54,6 +56,11 @@ func (c Config) withDefaults() Config {
 		if *n == 0 {
 			*n = v
 		}
+	}
+	if f, err := readNodeFile(c); err == nil && f != nil && !c.Embedded { // an error comes up again
+		def(&c.Name, f.Name)
+		def(&c.Zone, f.Zone)
+		num(&c.Slots, f.Slots)
 	}
 	if host, err := os.Hostname(); err == nil {
 		def(&c.Name, host)

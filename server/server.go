@@ -200,10 +200,7 @@ func (n *Server) settleAddress(listen string) error {
 	if _, port, _ := net.SplitHostPort(listen); port == "0" {
 		f.Listen = bound
 	}
-	if n.cfg.Zone != "" {
-		f.Zone = n.cfg.Zone
-	}
-	f.Slots = n.cfg.Slots
+	f.Name, f.Zone, f.Slots = n.cfg.Name, n.cfg.Zone, n.cfg.Slots
 	n.file = &f
 	return f.write(n.cfg)
 }

@@ -197,6 +197,29 @@ func TestConfigIsCheckedFirst(t *testing.T) {
 	}
 }
 
+func TestANodeKeepsWhatItWasStartedWith(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "node")
+	for _, c := range []struct{ give, want Config }{
+		{Config{Name: "rack7", Zone: "east", Slots: 3}, Config{Name: "rack7", Zone: "east", Slots: 3}},
+		{Config{}, Config{Name: "rack7", Zone: "east", Slots: 3}},
+		{Config{Name: "rack8", Slots: 5}, Config{Name: "rack8", Zone: "east", Slots: 5}},
+		{Config{}, Config{Name: "rack8", Zone: "east", Slots: 5}},
+	} {
+		c.give.Dir, c.give.Listen = dir, "127.0.0.1:0"
+		n, err := New(c.give)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := Config{Name: n.cfg.Name, Zone: n.cfg.Zone, Slots: n.cfg.Slots}
+		if file := (Config{Name: n.file.Name, Zone: n.file.Zone, Slots: n.file.Slots}); got != c.want || file != c.want {
+			t.Errorf("given %+v: %+v, in node.json %+v, want %+v", c.give, got, file, c.want)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestEditNodeKeepsBothOfTwoEdits(t *testing.T) {
 	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
 	if err := found(t.Context(), n.router, clusterRow{ID: "c"}, nodeRow{ID: 1, Slots: 0}); err != nil {
