@@ -86,7 +86,11 @@ func (a *app) removeNode(ctx context.Context, s *session, id banyan.NodeID, wait
 			return removeJSON{}, err
 		}
 		if r.Removed {
-			return removeJSON{Node: id.String(), Removed: true}, nil
+			nodes, err := s.Cluster().Nodes(ctx)
+			if err == nil {
+				err = s.remember(nodes) // the address that was known may have been this one
+			}
+			return removeJSON{Node: id.String(), Removed: true}, err
 		}
 		if r.Waiting != said && !quiet {
 			said = r.Waiting

@@ -16,6 +16,9 @@ const (
 	learnAfter = 8
 	learnMax   = time.Second            // for one node's answer
 	learnPause = 100 * time.Millisecond // between two looks
+	// learnEvery keeps a client in use up to date with nodes that come and go.
+	// A node to be removed waits longer than that, so that nobody knows it alone.
+	learnEvery = 4 * time.Second
 )
 
 // topology is where leaders are, as of some moment: a hint, never more.
@@ -23,6 +26,7 @@ type topology struct {
 	slots     []uint32
 	leaders   map[uint32]banyan.NodeID
 	addresses map[banyan.NodeID]string
+	at        time.Time
 }
 
 // leaderOf gives the node to ask first about a partition, nil if unknown.
@@ -36,6 +40,9 @@ func (c *Client) leaderOf(partition []byte) *node {
 			c.learn()
 		}
 		return nil
+	}
+	if time.Since(t.at) > learnEvery {
+		c.learn()
 	}
 	if slot := banyan.SlotOf(partition); slot < len(t.slots) {
 		if addr, ok := t.addresses[t.leaders[t.slots[slot]]]; ok {
@@ -72,7 +79,7 @@ func (c *Client) learnFrom(n *node) error {
 }
 
 func (c *Client) toTopology(m *banyanv1.MapResponse) *topology {
-	t := &topology{slots: m.Slots, leaders: map[uint32]banyan.NodeID{}, addresses: map[banyan.NodeID]string{}}
+	t := &topology{slots: m.Slots, leaders: map[uint32]banyan.NodeID{}, addresses: map[banyan.NodeID]string{}, at: time.Now()}
 	for _, s := range m.Shards {
 		t.leaders[s.Id] = banyan.NodeID(s.Leader)
 	}

@@ -155,8 +155,6 @@ func TestDrainMovesLeadersAndLeavingReplicasToo(t *testing.T) {
 	}
 }
 
-// TestGrowAndShrink goes 1 → 3 → 5 → 7 nodes and back, node by node; carryOut
-// checks that no shard goes through two voters but at the very end.
 // TestAllVotersLeave found its case by simulation: no voter is left to which
 // leadership could move first.
 func TestAllVotersLeave(t *testing.T) {
@@ -173,6 +171,8 @@ func TestAllVotersLeave(t *testing.T) {
 	}
 }
 
+// TestGrowAndShrink goes 1 → 3 → 5 → 7 nodes and back, node by node; carryOut
+// checks that no shard goes through two voters but at the very end.
 func TestGrowAndShrink(t *testing.T) {
 	policy := Policy{Voters: 5, DeadAfterMs: DefaultPolicy().DeadAfterMs}
 	ns, shards := nodes(1), newShards(9)

@@ -108,8 +108,11 @@ func (s clusterService) Renew(ctx context.Context, req *banyanv1.RenewRequest) (
 // Drain marks a node; placement and its worker act on the mark.
 func (s clusterService) Drain(ctx context.Context, req *banyanv1.DrainRequest) (*banyanv1.DrainResponse, error) {
 	row, err := editNode(ctx, s.n.router, banyan.NodeID(req.Node), func(n *nodeRow) bool {
-		change := n.Draining == req.Undo || n.Leaving && req.Undo
-		n.Draining, n.Leaving = !req.Undo, n.Leaving && !req.Undo
+		change := n.Draining == req.Undo || n.LeavingMs != 0 && req.Undo
+		n.Draining = !req.Undo
+		if req.Undo {
+			n.LeavingMs = 0
+		}
 		return change
 	})
 	if err != nil {
@@ -157,7 +160,7 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 	if row.Draining && n.State == "alive" {
 		n.State = "draining"
 	}
-	if row.Leaving && n.State == "draining" {
+	if row.LeavingMs != 0 && n.State == "draining" {
 		n.State = "leaving"
 	}
 	if info == nil {

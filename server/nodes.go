@@ -25,7 +25,9 @@ type nodeRow struct {
 	Slots    int           `json:"slots"`
 	JoinMs   int64         `json:"join_ms"`
 	Draining bool          `json:"draining,omitempty"`
-	Leaving  bool          `json:"leaving,omitempty"` // it is to be removed, and hands over what it holds
+
+	// LeavingMs is since when the node is to be removed and hands over what it holds.
+	LeavingMs int64 `json:"leaving_ms,omitempty"`
 
 	// RemovedMs is when the node was taken out of the cluster, for good: the row
 	// stays, so that whoever shows its certificate can be told.

@@ -126,7 +126,7 @@ func (n *Server) workNodes() []work.NodeInfo {
 func (n *Server) keepers() []banyan.NodeID {
 	return slices.DeleteFunc(n.alive(), func(id banyan.NodeID) bool {
 		row, ok := n.nodes.get(id)
-		return ok && row.Leaving
+		return ok && row.LeavingMs != 0
 	})
 }
 

@@ -65,7 +65,7 @@ func (p *peers) get(id banyan.NodeID, known map[banyan.NodeID]peerv1connect.Peer
 	default:
 		hc, url = p.n.port.HTTPClient(), p.n.port.URL(id)
 	}
-	c := peerv1connect.NewPeerClient(hc, url, connect.WithInterceptors(wire.ClientInterceptor()))
+	c := peerv1connect.NewPeerClient(hc, url, connect.WithInterceptors(connect.UnaryInterceptorFunc(p.n.heedRemoval), wire.ClientInterceptor()))
 	known[id] = c
 	return c, nil
 }

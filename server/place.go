@@ -102,7 +102,7 @@ func (n *Server) carryOut(ctx context.Context, s placement.Step) error {
 func (n *Server) placementState(infos map[banyan.NodeID]*nodeInfo) ([]placement.Node, []placement.Shard) {
 	var nodes []placement.Node
 	for _, row := range n.nodes.list() {
-		p := placement.Node{ID: row.ID, Zone: row.Zone, Draining: row.Draining, Leaving: row.Leaving}
+		p := placement.Node{ID: row.ID, Zone: row.Zone, Draining: row.Draining, Leaving: row.LeavingMs != 0}
 		switch n.stateOf(row.ID) {
 		case "alive":
 			p.Alive = infos[row.ID] != nil

@@ -8,7 +8,13 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+
+	"connectrpc.com/connect"
 )
+
+// leavingMin is longer than clients in use go without asking which nodes there
+// are: none knows only the node that goes.
+const leavingMin = 5 * time.Second
 
 // RemoveNode takes a node out of the cluster in steps that can be repeated: it
 // marks the node as leaving, waits (over calls) until it holds nothing, and then
@@ -24,15 +30,20 @@ func (s clusterService) RemoveNode(ctx context.Context, req *banyanv1.RemoveNode
 	if err := s.n.canSpare(id); err != nil {
 		return nil, err
 	}
-	_, err := editNode(ctx, s.n.router, id, func(row *nodeRow) bool {
-		change := !row.Leaving || !row.Draining
-		row.Leaving, row.Draining = true, true
-		return change
+	row, err := editNode(ctx, s.n.router, id, func(row *nodeRow) bool {
+		if row.LeavingMs != 0 && row.Draining {
+			return false
+		}
+		row.LeavingMs, row.Draining = time.Now().UnixMilli(), true
+		return true
 	})
 	if err != nil {
 		return nil, err
 	}
 	out := s.n.leftOn(id, s.n.gather(ctx))
+	if out.Waiting == "" && time.Since(time.UnixMilli(row.LeavingMs)) < leavingMin {
+		out.Waiting = "for clients to learn of the other nodes"
+	}
 	if out.Waiting != "" {
 		return out, nil
 	}
@@ -50,7 +61,7 @@ func (s clusterService) RemoveNode(ctx context.Context, req *banyanv1.RemoveNode
 // canSpare refuses to remove the last node that stays.
 func (n *Server) canSpare(id banyan.NodeID) error {
 	for _, row := range n.nodes.list() {
-		if row.ID != id && !row.Leaving {
+		if row.ID != id && row.LeavingMs == 0 {
 			return nil
 		}
 	}
@@ -94,7 +105,7 @@ const evacuateEvery = 2 * time.Second
 func (n *Server) evacuate(ctx context.Context) error {
 	for ctx.Err() == nil {
 		row, _ := n.nodes.get(n.file.Node)
-		if !row.Leaving {
+		if row.LeavingMs == 0 {
 			n.evacuated.Store(false)
 			select {
 			case <-ctx.Done():
@@ -114,6 +125,19 @@ func (n *Server) expel(err error) {
 	select {
 	case n.expelled <- err:
 	default: // it is ending already
+	}
+}
+
+// heedRemoval ends this node when another one refuses its call because it was
+// removed. Callers of this node are told to ask another one.
+func (n *Server) heedRemoval(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		res, err := next(ctx, req)
+		if banyan.IsKind(err, banyan.Removed) {
+			n.expel(err)
+			err = banyan.Errorf(banyan.Unavailable, "node %v is no longer of the cluster: ask another node", n.file.Node)
+		}
+		return res, err
 	}
 }
 

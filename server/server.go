@@ -298,7 +298,9 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	if err := n.runner.Close(); err != nil {
 		n.log.Warn("working directories not removed; the next start does", "error", err)
 	}
-	n.sayGoodbye()
+	if !banyan.IsKind(err, banyan.Removed) { // else nobody listens
+		n.sayGoodbye()
+	}
 	stopDoors()
 	_ = doorGroup.Wait()
 	stopEngine()

@@ -1,0 +1,31 @@
+//go:build unix && soak
+
+package e2e
+
+import "testing"
+
+// TestGrowthToSeven goes 1 → 3 → 5 → 7 → 5 → 3 → 1 nodes under load, with as
+// many voters as there can be, and loses a node for ever on the way.
+func TestGrowthToSeven(t *testing.T) {
+	c := newCluster(t, 1, "--slots", "2")
+	h := c.traffic(6)
+	for _, n := range []int{3, 5, 7} {
+		c.grow(n, "--slots", "2")
+		c.run("cluster", "set", "--voters", string(rune('0'+n)), "--dead-after", "5s")
+		c.waitVoters(n)
+		h.flow()
+		h.expectNoFailure("growth")
+	}
+	c.run("cluster", "set", "--voters", "5")
+	c.waitVoters(5)
+	c.replace(h, c.nodes[4])
+	h.expectNoFailure("a replacement")
+	nodes := append(c.nodes[:4:4], c.nodes[5:]...)
+	for i, voters := range []int{5, 5, 3, 3, 1, 1} {
+		c.remove(h, nodes[i])
+		c.waitVoters(voters)
+		h.flow()
+		h.expectNoFailure("shrinking")
+	}
+	h.check()
+}
