@@ -114,7 +114,7 @@ func (a *app) lock(ctx context.Context, name string, command []string, f lockFla
 		}
 		code, err := a.hold(ctx, lock, name, command, sig)
 		if lost := a.released(ctx, lock); err == nil && lost != nil {
-			return fmt.Errorf("lock %s: %w", name, lost)
+			return &exit{code: exitLockError, err: fmt.Errorf("lock %s: %w", name, lost)}
 		}
 		return exitAs(code, err)
 	})

@@ -94,7 +94,7 @@ func (k *keeper) expire() {
 		k.expiry.Reset(left)
 		return
 	}
-	k.lose(banyan.Errorf(banyan.Timeout, "the lock was lost: the cluster did not answer for %v", Tenure(k.ttl, k.grace)))
+	k.lose(banyan.Errorf(banyan.Timeout, "the lock was lost: for %v no sign of life of it reached the cluster and was answered", Tenure(k.ttl, k.grace)))
 }
 
 // lose tells that the lock is lost. The mutex is held.
