@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 )
 
 func (a *app) drainCommand() *cobra.Command {
@@ -16,7 +19,8 @@ func (a *app) drainCommand() *cobra.Command {
 		Use:   "drain NODE",
 		Short: "Move leaders and work off a node, before it is stopped",
 		Long: `Move leaders and work off a node: it hands over what it leads, finishes the tasks
-it runs and takes no more. With --undo it takes them again.`,
+it runs and takes no more. The command waits until that is done; interrupted, it
+leaves the node draining. With --undo the node takes leaders and work again.`,
 		Example: "  banyan drain n2\n  banyan drain --undo n2",
 		Args:    exactly("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,10 +36,20 @@ it runs and takes no more. With --undo it takes them again.`,
 				if err != nil {
 					return err
 				}
+				if !undo {
+					n, err = a.waitDrained(ctx, s, id, f.json())
+				}
+				if err != nil {
+					return err
+				}
 				if f.json() {
 					return writeJSON(a.Out, newNodeJSON(n))
 				}
-				_, err = fmt.Fprintf(a.Out, "%v (%s) is %s: it leads %d shards and runs %d tasks\n", id, n.GetName(), n.GetState(), n.GetLeaders(), n.GetRunning())
+				what := "leads no shard and runs no task: it can be stopped"
+				if undo {
+					what = "takes leaders and work again"
+				}
+				_, err = fmt.Fprintf(a.Out, "%v (%s) %s\n", id, n.GetName(), what)
 				return err
 			})
 		},
@@ -43,6 +57,48 @@ it runs and takes no more. With --undo it takes them again.`,
 	cmd.Flags().BoolVar(&undo, "undo", false, "let the node lead and work again")
 	f.add(cmd.Flags())
 	return cmd
+}
+
+// drainPoll is the pause between two questions how far a node is.
+const drainPoll = 200 * time.Millisecond
+
+// waitDrained waits until a node leads and runs nothing, and says on standard
+// error what is waited for whenever that changes.
+func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, quiet bool) (*banyanv1.Node, error) {
+	said := ""
+	for {
+		nodes, err := s.Cluster().Nodes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		others := 0
+		var n *banyanv1.Node
+		for _, o := range nodes {
+			if banyan.NodeID(o.Id) == id {
+				n = o
+			} else if o.State == "alive" {
+				others++
+			}
+		}
+		switch {
+		case n.GetState() != "draining" && n.GetState() != "leaving":
+			// Dead, removed or taken back by somebody else meanwhile.
+			return nil, banyan.Errorf(banyan.Conflict, "node %v is no longer draining, it is %s: 'banyan nodes' shows the nodes", id, cmp.Or(n.GetState(), "gone"))
+		case n.Leaders == 0 && n.Running == 0 && n.Version != "": // it has said so itself
+			return n, nil
+		case n.Leaders > 0 && others == 0:
+			return nil, banyan.Errorf(banyan.Unavailable, "node %v is draining, but there is no other node to take over the %s it leads: let another one join, or keep this one with 'banyan drain --undo %v'", id, count(n.Leaders, "shard"), id)
+		}
+		if what := fmt.Sprintf("it leads %s and runs %s", count(n.Leaders, "shard"), count(n.Running, "task")); what != said && !quiet {
+			said = what
+			fmt.Fprintf(a.Err, "%v is draining: %s\n", id, what)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(drainPoll):
+		}
+	}
 }
 
 // findNode finds a node by its id, or by a name that only one has.

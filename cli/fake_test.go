@@ -34,6 +34,36 @@ type fakeJobs struct {
 	blobs   map[string][]byte
 }
 
+// fakeCluster is a cluster whose nodes are listed as the test decides, the last
+// listing again and again.
+type fakeCluster struct {
+	banyanv1connect.UnimplementedClusterHandler
+	nodes [][]*banyanv1.Node
+}
+
+func (f *fakeCluster) Nodes(context.Context, *connect.Request[banyanv1.NodesRequest]) (*connect.Response[banyanv1.NodesResponse], error) {
+	now := f.nodes[0]
+	if len(f.nodes) > 1 {
+		f.nodes = f.nodes[1:]
+	}
+	return connect.NewResponse(&banyanv1.NodesResponse{Nodes: now}), nil
+}
+
+func (f *fakeCluster) Drain(_ context.Context, req *connect.Request[banyanv1.DrainRequest]) (*connect.Response[banyanv1.DrainResponse], error) {
+	return connect.NewResponse(&banyanv1.DrainResponse{Node: &banyanv1.Node{Id: req.Msg.Node, State: "draining"}}), nil
+}
+
+func (f *fakeCluster) session(t testing.TB) *session {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(banyanv1connect.NewClusterHandler(f, connect.WithInterceptors(wireErrors{})))
+	c, err := client.Open(client.Config{Transport: client.InProcess(mux)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &session{Client: c, stop: c.Close}
+}
+
 // session serves f in process.
 func (f *fakeJobs) session(t testing.TB) *session {
 	t.Helper()

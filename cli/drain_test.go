@@ -1,0 +1,30 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+// TestDrainWaits: the node may be stopped when the command has returned.
+func TestDrainWaits(t *testing.T) {
+	other := &banyanv1.Node{Id: 1, State: "alive"}
+	at := func(leaders, running uint32) []*banyanv1.Node {
+		return []*banyanv1.Node{other, {Id: 2, Name: "rack7", State: "draining", Leaders: leaders, Running: running, Version: "1"}}
+	}
+	f := &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 1), at(3, 1), at(0, 1), at(0, 0)}}
+	out, errs, code := do(t, f.session(t), "drain", "n2")
+	if code != 0 || out != "n2 (rack7) leads no shard and runs no task: it can be stopped\n" {
+		t.Errorf("exit %d, %q", code, out)
+	}
+	if errs != "n2 is draining: it leads 3 shards and runs 1 task\nn2 is draining: it leads 0 shards and runs 1 task\n" {
+		t.Errorf("standard error:\n%s", errs)
+	}
+
+	other.State = "draining"
+	f = &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 0)}}
+	if _, errs, code := do(t, f.session(t), "drain", "n2"); code != 1 || !strings.Contains(errs, "no other node to take over the 3 shards") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
