@@ -29,10 +29,10 @@ type shape struct {
 // shapes lists them; the first few are those of a short run.
 var shapes = []shape{
 	{"one node cut off", func(l *lan, n []*host) { l.set(n[:1], n[1:], link{cut: true}) }, "n1"},
-	{"bridge: two that reach each other only through the third", func(l *lan, n []*host) { l.set(n[:1], n[1:2], link{cut: true}) }, "n1"},
+	{"bridge: two that reach each other only through the third", func(l *lan, n []*host) { l.set(n[:1], n[1:2], link{cut: true}) }, "n1 and n2"},
 	{"one node hears nobody", func(l *lan, n []*host) { l.oneWay(n[1:], n[:1], link{cut: true}) }, "n1"},
 	{"one node is heard by nobody", func(l *lan, n []*host) { l.oneWay(n[:1], n[1:], link{cut: true}) }, "n1"},
-	{"one direction between two nodes", func(l *lan, n []*host) { l.oneWay(n[:1], n[1:2], link{cut: true}) }, "n1"},
+	{"one direction between two nodes", func(l *lan, n []*host) { l.oneWay(n[:1], n[1:2], link{cut: true}) }, "n1 and n2"},
 	{"a machine gone for everybody", func(l *lan, n []*host) { l.set(n[:1], append(n[1:3:3], l.outside()), link{cut: true}) }, "n1"},
 	{"no client reaches one node", func(l *lan, n []*host) { l.set(n[:1], []*host{l.outside()}, link{cut: true}) }, ""},
 	{"5% loss, 5 to 15 ms delay", func(l *lan, n []*host) {

@@ -84,14 +84,15 @@ func TestSlowDisk(t *testing.T) {
 	d := newDisk(t, filepath.Join(c.dir, "n3"))
 	c.grow(3)
 	h := c.traffic(4)
-	for _, fault := range []string{"slow sync 100ms", "slow sync 1h", "slow write 1h"} {
+	for fault, says := range map[string]string{"slow sync 100ms": "", "slow sync 1h": "waits for its disk", "slow write 1h": "waits for its disk"} {
 		h.flow()
 		c.gather(c.nodes[2])
 		h.take()
 		d.now(fault)
 		time.Sleep(5 * time.Second)
 		h.flow()
-		t.Logf("%s: %v; status %q", fault, h.take(), c.problems())
+		c.expectProblem(says)
+		t.Logf("%s: %v", fault, h.take())
 		d.now("heal")
 		h.flow()
 	}

@@ -8,6 +8,7 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/gate"
+	"banyan/member"
 	"banyan/route"
 
 	"connectrpc.com/connect"
@@ -43,6 +44,13 @@ func (s peerService) Info(context.Context, *connect.Request[peerv1.InfoRequest])
 	return connect.NewResponse(s.n.info()), nil
 }
 
+func (n *Server) membersKnown() []member.Member {
+	if n.members == nil {
+		return nil
+	}
+	return n.members.Members()
+}
+
 // info is what this node says of itself.
 func (n *Server) info() *peerv1.InfoResponse {
 	free, total := diskSpace(n.cfg.Dir)
@@ -52,11 +60,17 @@ func (n *Server) info() *peerv1.InfoResponse {
 		DiskFreeBytes: free, DiskTotalBytes: total,
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), infoTimeout)
+	for _, m := range n.membersKnown() {
+		if m.State == member.Suspect {
+			out.Unheard = append(out.Unheard, uint64(m.ID))
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), infoTimeout/2) // less than who asks waits
 	defer cancel()
 	statuses, err := n.host.Statuses(ctx)
 	if err != nil {
-		return out // without shards: the host is stopping
+		out.Stalled = true // or the host is stopping
+		return out
 	}
 	for _, st := range statuses {
 		sh := &peerv1.ShardInfo{

@@ -66,6 +66,43 @@ func nodeProblems(n *banyanv1.Node, deadAfter time.Duration, add addProblem) {
 	}
 }
 
+// contactProblems says which nodes that are there do not do their work, or do
+// not hear each other.
+func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) []*banyanv1.Problem {
+	var out []*banyanv1.Problem
+	add := func(remedy, format string, args ...any) {
+		out = append(out, &banyanv1.Problem{What: fmt.Sprintf(format, args...), Remedy: remedy})
+	}
+	here := map[banyan.NodeID]bool{}
+	for _, n := range nodes {
+		here[banyan.NodeID(n.Id)] = n.State != "dead" && n.State != "left"
+	}
+	said := map[[2]banyan.NodeID]bool{}
+	for _, n := range nodes {
+		id := banyan.NodeID(n.Id)
+		info := infos[id]
+		switch {
+		case !here[id]:
+			continue
+		case info == nil && n.State == "suspect":
+			continue // that is said already
+		case info == nil:
+			add("see what keeps that machine busy, and its log; if it stays so, stop the node: the others go on without it", "node %v is there, but does not answer", id)
+			continue
+		case info.Stalled:
+			add("see whether its disk answers; if it stays so, stop the node: the others go on without it", "node %v waits for its disk", id)
+		}
+		for _, other := range info.Unheard {
+			pair := [2]banyan.NodeID{min(id, banyan.NodeID(other)), max(id, banyan.NodeID(other))}
+			if here[banyan.NodeID(other)] && !said[pair] {
+				said[pair] = true
+				add("repair the network between the two machines; others still reach both", "%v and %v do not hear each other", pair[0], pair[1])
+			}
+		}
+	}
+	return out
+}
+
 func shardProblems(sh *banyanv1.Shard, state map[uint64]string, add addProblem) {
 	var down, names []string
 	for _, v := range sh.Voters {

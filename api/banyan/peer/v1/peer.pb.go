@@ -958,7 +958,9 @@ type InfoResponse struct {
 	MemoryBytes    int64                  `protobuf:"varint,9,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	ProtocolMin    uint32                 `protobuf:"varint,10,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // spoken; a node that does not say speaks only 1
 	ProtocolMax    uint32                 `protobuf:"varint,11,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
-	Evacuated      bool                   `protobuf:"varint,12,opt,name=evacuated,proto3" json:"evacuated,omitempty"` // this node is to be removed, and all its blobs have their copies elsewhere
+	Evacuated      bool                   `protobuf:"varint,12,opt,name=evacuated,proto3" json:"evacuated,omitempty"`    // this node is to be removed, and all its blobs have their copies elsewhere
+	Stalled        bool                   `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`        // its engine did not answer in time
+	Unheard        []uint64               `protobuf:"varint,14,rep,packed,name=unheard,proto3" json:"unheard,omitempty"` // nodes that others hear, and this one does not
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1075,6 +1077,20 @@ func (x *InfoResponse) GetEvacuated() bool {
 		return x.Evacuated
 	}
 	return false
+}
+
+func (x *InfoResponse) GetStalled() bool {
+	if x != nil {
+		return x.Stalled
+	}
+	return false
+}
+
+func (x *InfoResponse) GetUnheard() []uint64 {
+	if x != nil {
+		return x.Unheard
+	}
+	return nil
 }
 
 type ShardInfo struct {
@@ -2134,7 +2150,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x04rows\x18\a \x01(\x04R\x04rows\x12\x10\n" +
 	"\x03crc\x18\b \x01(\rR\x03crc\"\x12\n" +
 	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\x9a\x03\n" +
+	"\vInfoRequest\"\xce\x03\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2149,7 +2165,9 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\fprotocol_min\x18\n" +
 	" \x01(\rR\vprotocolMin\x12!\n" +
 	"\fprotocol_max\x18\v \x01(\rR\vprotocolMax\x12\x1c\n" +
-	"\tevacuated\x18\f \x01(\bR\tevacuated\"\xcc\x02\n" +
+	"\tevacuated\x18\f \x01(\bR\tevacuated\x12\x18\n" +
+	"\astalled\x18\r \x01(\bR\astalled\x12\x18\n" +
+	"\aunheard\x18\x0e \x03(\x04R\aunheard\"\xcc\x02\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
