@@ -118,7 +118,8 @@ func (a *app) statusCommand() *cobra.Command {
 func (a *app) printStatus(m *banyanv1.StatusResponse) error {
 	alive, led := 0, 0
 	for _, n := range m.Nodes {
-		if n.State == "alive" {
+		switch n.State {
+		case "alive", "draining", "leaving":
 			alive++
 		}
 	}
@@ -128,7 +129,7 @@ func (a *app) printStatus(m *banyanv1.StatusResponse) error {
 		}
 	}
 	fmt.Fprintf(a.Out, "Cluster %s, answered by %v, version %s\n", m.ClusterId, banyan.NodeID(m.Node), m.Version)
-	fmt.Fprintf(a.Out, "%d of %d nodes alive, %d of %d shards led, %d voters a shard, %d jobs active\n", alive, len(m.Nodes), led, len(m.Shards), m.Replication, m.JobsActive)
+	fmt.Fprintf(a.Out, "%d of %s alive, %d of %s led, %s a shard, %s active\n", alive, count(len(m.Nodes), "node"), led, count(len(m.Shards), "shard"), count(m.Replication, "voter"), count(m.JobsActive, "job"))
 	for _, n := range m.Notices {
 		fmt.Fprintf(a.Out, "remember: %s on %v: %s\n", time.UnixMilli(n.TimeMs).UTC().Format(time.RFC3339), banyan.NodeID(n.Node), n.Text)
 	}

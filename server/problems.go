@@ -30,8 +30,9 @@ func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, deadAfter ti
 		}
 		nodeProblems(n, deadAfter, add)
 	}
-	for _, sh := range shards {
-		shardProblems(sh, state, add)
+	shardProblems(shards, state, add)
+	if alive == 0 {
+		add(true, "take one back with 'banyan drain --undo NODE', or let another node join", "no node takes work: none is alive and not draining")
 	}
 	if alive == 1 && len(nodes) == 1 {
 		add(false, "join two more nodes ('banyan token' says how) to survive the loss of a machine", "everything is on one disk only")
@@ -103,7 +104,57 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 	return out
 }
 
-func shardProblems(sh *banyanv1.Shard, state map[uint64]string, add addProblem) {
+// shardProblems says of all shards in the same state what that is.
+func shardProblems(shards []*banyanv1.Shard, state map[uint64]string, add addProblem) {
+	type trouble struct {
+		what, remedy string
+		critical     bool
+	}
+	var seen []trouble
+	in := map[trouble][]uint32{}
+	for _, sh := range shards {
+		what, remedy, critical := shardProblem(sh, state)
+		if what == "" {
+			continue
+		}
+		t := trouble{what, remedy, critical}
+		if in[t] == nil {
+			seen = append(seen, t)
+		}
+		in[t] = append(in[t], sh.Id)
+	}
+	for _, t := range seen {
+		add(t.critical, t.remedy, "%s %s", shardNames(in[t]), t.what)
+	}
+}
+
+// shardNames is the subject of a sentence, with its verb.
+func shardNames(ids []uint32) string {
+	var names []string
+	root := false
+	for _, id := range ids {
+		if id == uint32(banyan.RootShard) {
+			root = true
+			continue
+		}
+		names = append(names, fmt.Sprint(id))
+	}
+	text := strings.Join(names, ", ")
+	switch {
+	case len(names) == 0:
+		return "the root shard has"
+	case len(names) == 1 && !root:
+		return "shard " + text + " has"
+	case root && len(names) == 1:
+		return "the root shard and shard " + text + " have"
+	case root:
+		return "the root shard and shards " + text + " have"
+	}
+	return "shards " + text + " have"
+}
+
+// shardProblem says what is wrong with one shard; "": nothing.
+func shardProblem(sh *banyanv1.Shard, state map[uint64]string) (what, remedy string, critical bool) {
 	var down, names []string
 	for _, v := range sh.Voters {
 		names = append(names, banyan.NodeID(v).String())
@@ -111,16 +162,13 @@ func shardProblems(sh *banyanv1.Shard, state map[uint64]string, add addProblem) 
 			down = append(down, banyan.NodeID(v).String())
 		}
 	}
-	name := fmt.Sprintf("shard %d", sh.Id)
-	if sh.Id == 0 {
-		name = "the root shard"
-	}
 	switch {
 	case sh.Leader == 0 && len(down) == 0:
-		add(true, "wait a second: an election is under way, or its nodes do not reach each other", "%s has no leader", name)
+		return "no leader", "wait a second: an election is under way, or its nodes do not reach each other", true
 	case sh.Leader == 0:
-		add(true, "bring back a majority of its voters ("+strings.Join(names, ", ")+")", "%s has no leader: %s cannot be reached", name, strings.Join(down, ", "))
+		return "no leader: " + strings.Join(down, ", ") + " cannot be reached", "bring back a majority of its voters (" + strings.Join(names, ", ") + ")", true
 	case len(down) > 0 && len(sh.Voters)-len(down) <= len(sh.Voters)/2+1:
-		add(false, "bring the node back, or add a spare one", "%s has %d of %d voters: %s cannot be reached", name, len(sh.Voters)-len(down), len(sh.Voters), strings.Join(down, ", "))
+		return fmt.Sprintf("%d of %d voters: %s cannot be reached", len(sh.Voters)-len(down), len(sh.Voters), strings.Join(down, ", ")), "bring the node back, or add a spare one", false
 	}
+	return "", "", false
 }

@@ -1,0 +1,40 @@
+package server
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+func TestProblemsAreToldOncePerCause(t *testing.T) {
+	node := func(id uint64, state string) *banyanv1.Node { return &banyanv1.Node{Id: id, State: state} }
+	shard := func(id uint32, leader uint64) *banyanv1.Shard {
+		return &banyanv1.Shard{Id: id, Leader: leader, Voters: []uint64{1, 2, 3}}
+	}
+	tell := func(nodes []*banyanv1.Node, shards ...*banyanv1.Shard) string {
+		var b strings.Builder
+		for _, p := range findProblems(nodes, shards, time.Minute) {
+			b.WriteString(p.What + "\n")
+		}
+		return b.String()
+	}
+	got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "draining"), node(3, "dead")}, shard(0, 1), shard(1, 2), shard(2, 0), shard(3, 1))
+	want := "node n2 is draining and takes no new work\nnode n3 (, ) is dead\n" +
+		"the root shard and shards 1, 3 have 2 of 3 voters: n3 cannot be reached\nshard 2 has no leader: n3 cannot be reached\n"
+	if order := strings.Split(got, "\n"); len(order) != 5 {
+		t.Errorf("told:\n%s\nwant:\n%s", got, want)
+	}
+	for line := range strings.Lines(want) {
+		if !strings.Contains(got, line) {
+			t.Errorf("%q is missing in:\n%s", line, got)
+		}
+	}
+	if got := tell([]*banyanv1.Node{node(1, "draining"), node(2, "draining"), node(3, "dead")}, shard(0, 1)); !strings.Contains(got, "no node takes work") {
+		t.Errorf("told:\n%s", got)
+	}
+	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1)); got != "" {
+		t.Errorf("all is well, but told:\n%s", got)
+	}
+}
