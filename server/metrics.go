@@ -30,7 +30,7 @@ func (n *Server) readMetrics(r *metric.Reading) {
 	r.Gauge("banyan_disk_free_bytes", "Free space on the disk of the node's directory.", float64(free))
 	r.Gauge("banyan_disk_total_bytes", "Size of that disk.", float64(total))
 	if n.keeper != nil {
-		const name, help = "banyan_certificate_expiry_seconds", "When a certificate expires, in seconds since 1970."
+		const name, help = "banyan_certificate_expiry_timestamp_seconds", "When a certificate expires, in seconds since 1970."
 		r.Gauge(name, help, float64(n.keeper.Certificate().NotAfter.Unix()), "of", "node")
 		r.Gauge(name, help, float64(n.keeper.CA().NotAfter().Unix()), "of", "authority")
 	}
