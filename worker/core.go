@@ -73,9 +73,10 @@ type attempt struct {
 	job   *peerv1.JobHeader
 	since int64 // it has waited or run since
 
-	slot    int  // from 1; 0: it does not run
-	killed  bool // the driver was told
-	dropped bool // nobody wants its result
+	slot    int           // from 1; 0: it does not run
+	killed  bool          // the driver was told
+	dropped bool          // its result is not wanted
+	unknown banyan.NodeID // by this controller, which knows nothing of it; 0: it is recorded
 
 	result *banyanv1.TaskResult
 	bytes  int           // of result, about
@@ -205,10 +206,10 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 	from.demand = int(m.GetDemand())
 	from.hello = from.hello || m.GetSayHello()
 	for _, k := range m.GetRecorded() {
-		c.unwanted(keyOf(k))
+		c.unwanted(keyOf(k), 0)
 	}
 	for _, k := range m.GetUnknown() {
-		c.unwanted(keyOf(k))
+		c.unwanted(keyOf(k), node)
 	}
 	for _, k := range m.GetStop() {
 		c.stop(now, keyOf(k))
@@ -274,16 +275,27 @@ func (c *Core) stop(now int64, k Key) {
 	}
 }
 
-// unwanted forgets an attempt, killing it if it runs.
-func (c *Core) unwanted(k Key) {
+// unwanted forgets an attempt, killing it if it runs. If it is only that a
+// controller does not know it (unknown ≠ 0), others may: it is handed back to
+// them, because the one may lead no more.
+func (c *Core) unwanted(k Key, unknown banyan.NodeID) {
 	a := c.attempts[k]
-	switch {
-	case a == nil:
-	case a.slot > 0:
-		a.dropped = true
+	if a == nil {
+		return
+	}
+	a.dropped, a.unknown = true, unknown
+	if a.slot > 0 {
 		c.kill(a)
-	default:
-		c.unqueue(a)
+		return
+	}
+	c.unqueue(a)
+	c.dropped(a)
+}
+
+func (c *Core) dropped(a *attempt) {
+	if a.unknown != 0 {
+		c.reject(a)
+	} else {
 		c.forget(a)
 	}
 }
@@ -301,7 +313,7 @@ func (c *Core) Finish(now int64, k Key, result *banyanv1.TaskResult) {
 	}
 	switch {
 	case a.dropped:
-		c.forget(a)
+		c.dropped(a)
 	case result == nil:
 		c.reject(a)
 	default:
@@ -413,7 +425,7 @@ func (c *Core) rejectWaiting(keep int) {
 func (c *Core) reject(a *attempt) {
 	var told []*controller
 	for _, x := range []*controller{c.owner(a), c.controller(a.from), c.controller(c.view[a.shard])} {
-		if x != nil && !slices.Contains(told, x) {
+		if x != nil && x.node != a.unknown && !slices.Contains(told, x) {
 			told = append(told, x)
 			x.rejected = append(x.rejected, a.key)
 		}
