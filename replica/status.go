@@ -25,6 +25,7 @@ type Status struct {
 	Last     uint64
 	First    uint64 // of the entries still in the log
 
+	Stalled bool                     // its disk has finished nothing of it for an election time-out
 	Match   map[banyan.NodeID]uint64 // leader only: up to where each replica has the log
 	Pending int                      // proposals waiting here
 	Tenure  Tenure                   // for Remove
@@ -54,6 +55,7 @@ func (g *group) status() (Status, error) {
 		Voters: nodeIDs(g.conf.GetVoters()), Learners: nodeIDs(slices.Concat(g.conf.GetLearners(), g.conf.GetLearnersNext())), Joint: joint(g.conf),
 		Applied: g.applied, Commit: g.commit, Last: last, First: g.truncated + 1,
 		Pending: len(g.queue) + len(g.flight), Tenure: g.heardLast(),
+		Stalled: g.stalled >= g.core.cfg.ElectionTicks,
 	}
 	if g.leader {
 		s.Match = map[banyan.NodeID]uint64{}

@@ -69,10 +69,11 @@ func (n *Server) info() *peerv1.InfoResponse {
 	defer cancel()
 	statuses, err := n.host.Statuses(ctx)
 	if err != nil {
-		out.Stalled = true // or the host is stopping
+		out.Stalled = true // or it is stopping
 		return out
 	}
 	for _, st := range statuses {
+		out.Stalled = out.Stalled || st.Stalled
 		sh := &peerv1.ShardInfo{
 			Id: uint32(st.Shard), Leader: uint64(st.Leader), Term: st.Term, Joint: st.Joint,
 			Revision: uint64(st.Revision), AppliedIndex: st.Applied, Behind: map[uint64]uint64{},

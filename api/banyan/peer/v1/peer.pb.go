@@ -959,7 +959,7 @@ type InfoResponse struct {
 	ProtocolMin    uint32                 `protobuf:"varint,10,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // spoken; a node that does not say speaks only 1
 	ProtocolMax    uint32                 `protobuf:"varint,11,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
 	Evacuated      bool                   `protobuf:"varint,12,opt,name=evacuated,proto3" json:"evacuated,omitempty"`    // this node is to be removed, and all its blobs have their copies elsewhere
-	Stalled        bool                   `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`        // its engine did not answer in time
+	Stalled        bool                   `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`        // its disk has finished nothing for some time
 	Unheard        []uint64               `protobuf:"varint,14,rep,packed,name=unheard,proto3" json:"unheard,omitempty"` // nodes that others hear, and this one does not
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
