@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	banyanv1 "banyan/api/banyan/v1"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata")
@@ -95,6 +98,7 @@ func TestErrorsAreOneLineWithARemedy(t *testing.T) {
 		{"run --send /no/such/file echo ::: a", 255, "--send /no/such/file cannot be read: no such file"},
 		{"run --send {} cat ::: no-such-file", 255, "--send no-such-file cannot be read"},
 		{"run --send {} cat ::: /etc/passwd", 255, "must lie below the current directory"},
+		{"run --return ../x true ::: 1", 255, `bad --return "../x"`},
 		{"run --timeout 50% true ::: 1", 255, "a percentage of the median runtime is not supported"},
 		{"run -j x true ::: 1", 255, `bad -j "x": give a number`},
 		{"run --colsep ( true ::: 1", 255, "bad --colsep"},
@@ -116,10 +120,65 @@ func TestErrorsAreOneLineWithARemedy(t *testing.T) {
 		{"kv txn --do put", 2, `bad --do "put": give 'put KEY VALUE'`},
 		{"film frame --frame 3 --of 2", 1, "frame 3 of a film of 2: give 1 to 2"},
 		{"demo --nodes 99", 2, "bad --nodes 99"},
+		{"demo --out /no/such/dir/film.png", 1, "the film cannot be written to /no/such/dir/film.png: no such file or directory"},
 	} {
 		_, errs, code := do(t, nil, strings.Fields(c.args)...)
 		if code != c.code || !strings.HasPrefix(errs, "banyan: ") || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, c.want) {
 			t.Errorf("banyan %s: exit %d, want %d, and %q in one line:\n%s", c.args, code, c.code, c.want, errs)
+		}
+	}
+}
+
+func TestBadLinesAreNamed(t *testing.T) {
+	for _, c := range []struct{ args, stdin, want string }{
+		{"run echo", "a\nb\x00c\n", "standard input: line 2 holds a NUL byte"},
+		{"run -C , echo {2}", "a,b\nc\nd,e\n", `inputs differ, this one has the fewest columns: "c"`},
+	} {
+		if _, errs, code := doWith(t, nil, c.stdin, strings.Fields(c.args)...); code != 255 || !strings.Contains(errs, c.want) {
+			t.Errorf("banyan %s: exit %d, want %q:\n%s", c.args, code, c.want, errs)
+		}
+	}
+}
+
+// TestOneBadThingDoesNotHideTheOthers: damage is told, what is whole is shown.
+func TestOneBadThingDoesNotHideTheOthers(t *testing.T) {
+	home := t.TempDir()
+	write := func(path, text string) {
+		t.Helper()
+		path = filepath.Join(home, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) (string, string, int) {
+		var o, e bytes.Buffer
+		env := map[string]string{"BANYAN_CONFIG": filepath.Join(home, "config"), "XDG_STATE_HOME": home}
+		code := Main(t.Context(), args, IO{In: strings.NewReader(""), Out: &o, Err: &e, Env: func(n string) string { return env[n] }})
+		return o.String(), e.String(), code
+	}
+	write("banyan/local/lane-0/node.json", `{"version": 1, "clu`)
+	if out, errs, code := run("jobs"); code != 0 || !strings.HasPrefix(out, "JOB") || !strings.Contains(errs, "lane-0 are not listed") {
+		t.Errorf("jobs: exit %d, %q, %s", code, out, errs)
+	}
+	if _, errs, code := run("run", "true", ":::", "1"); code != 255 || !strings.Contains(errs, "to go on without these, move ") {
+		t.Errorf("run: exit %d, %s", code, errs)
+	}
+	write("config/contexts/junk.json", "{")
+	if out, errs, code := run("context", "list"); code != 0 || !strings.Contains(out, "ADDRESSES") || !strings.Contains(errs, "junk.json") {
+		t.Errorf("context list: exit %d, %q, %s", code, out, errs)
+	}
+}
+
+func TestTokensAreShownAsWhatToType(t *testing.T) {
+	var o, e bytes.Buffer
+	a := &app{IO: IO{Out: &o, Err: &e}}
+	for address, want := range map[string]string{
+		"192.0.2.1:7117": "  banyan join 192.0.2.1:7117 --token T --listen 0.0.0.0:7117\n",
+		"127.0.0.1:7117": "  banyan join 127.0.0.1:7117 --token T\n",
+	} {
+		o.Reset()
+		if err := a.showToken(&banyanv1.CreateTokenResponse{Token: "T", Address: address}, 1); err != nil || o.String() != want {
+			t.Errorf("%q, %v, want %q", o.String(), err, want)
 		}
 	}
 }

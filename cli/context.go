@@ -135,8 +135,9 @@ func (a *app) listContexts(f format) error {
 	t := newTable("", "NAME", "CLUSTER", "ADDRESSES")
 	for _, name := range names {
 		c, err := pki.LoadContext(dir, name)
-		if err != nil {
-			return err
+		if err != nil { // the others are none the worse for it
+			fmt.Fprintf(a.Err, "banyan: %v\n", err)
+			continue
 		}
 		if f.json() {
 			if err := writeJSON(a.Out, contextJSON{name, name == current, c.Cluster, c.Addresses}); err != nil {

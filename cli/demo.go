@@ -99,6 +99,13 @@ func (d *demo) prepare() error {
 	if d.out, err = filepath.Abs(d.out); err != nil {
 		return err
 	}
+	probe, err := os.CreateTemp(filepath.Dir(d.out), ".banyan-*")
+	if err != nil {
+		return banyan.Errorf(banyan.Invalid, "the film cannot be written to %s: %w: give another --out", d.out, unwrapPath(err))
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return err
+	}
 	if d.dir == "" {
 		d.dir, err = os.MkdirTemp("", "banyan-demo-")
 	} else if d.dir, err = filepath.Abs(d.dir); err == nil {

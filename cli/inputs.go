@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"iter"
@@ -72,6 +73,7 @@ type reading struct {
 type inputs struct {
 	groups  [][][]string // of each group of linked sources: its rows of columns
 	columns int          // of a row; the smallest, where rows differ
+	least   []string     // where they differ, the first row with the fewest
 	count   int
 }
 
@@ -90,32 +92,40 @@ func (r reading) read(sources []source) (*inputs, error) {
 			in.groups = append(in.groups, values)
 		}
 	}
-	bytes := 0
+	total := 0
 	for _, g := range in.groups {
 		in.count *= len(g)
-		size, columns := measure(g)
+		size, columns, least := measure(g)
 		in.columns += columns
+		if least != nil && in.least == nil {
+			in.least = least
+		}
 		if in.count > banyan.JobTasksMax {
 			return nil, banyan.Errorf(banyan.Exhausted, "too many inputs: the sources multiply to more than %d tasks: split the job", banyan.JobTasksMax)
 		}
-		bytes = max(bytes*len(g), 0) + size*(in.count/max(len(g), 1))
+		total = max(total*len(g), 0) + size*(in.count/max(len(g), 1))
 	}
-	if bytes > banyan.JobInputBytesMax {
-		return nil, banyan.Errorf(banyan.Exhausted, "too many inputs: they hold %d bytes, a job at most %d: split the job", bytes, banyan.JobInputBytesMax)
+	if total > banyan.JobInputBytesMax {
+		return nil, banyan.Errorf(banyan.Exhausted, "too many inputs: they hold %d bytes, a job at most %d: split the job", total, banyan.JobInputBytesMax)
 	}
 	return in, nil
 }
 
-func measure(rows [][]string) (bytes, columns int) {
+func measure(rows [][]string) (size, columns int, least []string) {
+	most := 0
 	for i, row := range rows {
 		for _, c := range row {
-			bytes += len(c)
+			size += len(c)
 		}
 		if i == 0 || len(row) < columns {
-			columns = len(row)
+			columns, least = len(row), row
 		}
+		most = max(most, len(row))
 	}
-	return bytes, columns
+	if most == columns {
+		least = nil
+	}
+	return size, columns, least
 }
 
 func zip(a, b [][]string) [][]string {
@@ -177,6 +187,9 @@ func (r reading) lines(file io.Reader, name string, add func(string)) error {
 		}
 		if total += len(line); total > banyan.JobInputBytesMax || n > banyan.JobTasksMax {
 			return banyan.Errorf(banyan.Exhausted, "%s: too many inputs: a job has at most %d, with %d bytes together: split the job", name, banyan.JobTasksMax, banyan.JobInputBytesMax)
+		}
+		if bytes.IndexByte(line, 0) >= 0 {
+			return banyan.Errorf(banyan.Invalid, "%s: line %d holds a NUL byte, which no argument can: give -0 if the inputs end with NUL", name, n)
 		}
 		add(string(line))
 		if last {

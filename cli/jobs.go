@@ -119,6 +119,10 @@ func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, mo
 			return nil, false, err
 		}
 		s, err := a.startLane(ctx, ln, 1, "")
+		if banyan.IsKind(err, banyan.Corrupt) || banyan.IsKind(err, banyan.TooNew) {
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: %v\n", a.lanes().path(n), err)
+			continue
+		}
 		if err != nil {
 			return nil, false, err
 		}

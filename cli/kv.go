@@ -124,7 +124,7 @@ func (a *app) kvPutCommand() *cobra.Command {
 				}
 			}
 			if len(value) > banyan.ValueBytesMax {
-				return banyan.Errorf(banyan.Exhausted, "the value of %q is longer than %d bytes: store a larger thing as a file", args[0], banyan.ValueBytesMax)
+				return banyan.Errorf(banyan.Exhausted, "the value of %q is longer than %d bytes (ValueBytesMax): cut it into several keys, or keep it in a file and its name here", args[0], banyan.ValueBytesMax)
 			}
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
 				revision, err := s.KV().Put(ctx, []byte(args[0]), value)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"banyan"
 	"banyan/client"
 	"banyan/server"
 )
@@ -11,6 +12,9 @@ import (
 // startLane runs a node in a locked lane until the session is closed.
 func (a *app) startLane(ctx context.Context, ln *lane, slots int, hint string) (*session, error) {
 	srv, err := server.New(server.Config{Dir: ln.path(ln.n), Embedded: true, Slots: slots, Name: "local"})
+	if banyan.IsKind(err, banyan.Corrupt) {
+		err = banyan.Errorf(banyan.Corrupt, "%w; the jobs run without a cluster are kept there: to go on without these, move %s away", err, ln.path(ln.n))
+	}
 	if err != nil {
 		return nil, errors.Join(err, ln.release())
 	}

@@ -34,7 +34,8 @@ syntax. A COMMAND that is one argument with blanks or shell characters is run by
 
 Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
 'banyan resume JOB' does what is not yet done. --return and --then work in a
-directory of their own for every task; the files come back to --outdir.`
+directory of their own for every task; the files come back to --outdir. With
+--then the files that it makes come back, and not those of the tasks.`
 
 const runExamples = `  banyan run gzip -9 {} ::: *.log
   banyan run 'convert {} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
@@ -116,6 +117,9 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 		return banyan.Errorf(banyan.Invalid, "no inputs: give some after ':::', in a file with -a, or on standard input; -r makes none a success")
 	}
 	if err := checkTemplates(f, spec, in.columns); err != nil {
+		if in.least != nil {
+			err = banyan.Errorf(banyan.Invalid, "%w; inputs differ, this one has the fewest columns: %q", err, abbreviate(strings.Join(in.least, " "), 60))
+		}
 		return err
 	}
 	files, err := findSends(f.send, in)

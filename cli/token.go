@@ -3,11 +3,13 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 )
 
 // tokenJSON is what 'token -o json' prints.
@@ -27,7 +29,8 @@ func (a *app) tokenCommand() *cobra.Command {
 		Short: "Make a token that lets other machines join",
 		Long: `Make a token that lets other machines join the cluster. It is printed once and
 kept nowhere; it holds the fingerprint of the cluster, so that the joining
-machine knows whom it talks to.`,
+machine knows whom it talks to. On a terminal the whole command for the other
+machine is shown, elsewhere the token alone.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
@@ -44,11 +47,11 @@ machine knows whom it talks to.`,
 				if f.json() {
 					return writeJSON(a.Out, tokenJSON{r.Token, r.ExpireMs, uses, r.Address})
 				}
-				if isTerminal(a.Out) {
-					fmt.Fprintf(a.Err, "Good for %d uses until %s. On the other machine:\n\n  banyan join %s --token TOKEN\n\n", uses, time.UnixMilli(r.ExpireMs).Format("2006-01-02 15:04"), r.Address)
+				if !isTerminal(a.Out) {
+					_, err = fmt.Fprintln(a.Out, r.Token)
+					return err
 				}
-				_, err = fmt.Fprintln(a.Out, r.Token)
-				return err
+				return a.showToken(r, uses)
 			})
 		},
 	}
@@ -56,4 +59,22 @@ machine knows whom it talks to.`,
 	cmd.Flags().IntVar(&uses, "uses", 1, "let in `N` machines with it")
 	f.add(cmd.Flags())
 	return cmd
+}
+
+// showToken shows what to type on the other machine.
+func (a *app) showToken(r *banyanv1.CreateTokenResponse, uses int) error {
+	machines := "On the other machine"
+	if uses > 1 {
+		machines = fmt.Sprintf("On each of up to %d other machines", uses)
+	}
+	fmt.Fprintf(a.Err, "%s, until %s:\n\n", machines, time.UnixMilli(r.ExpireMs).Format("2006-01-02 15:04"))
+	join := "  banyan join " + r.Address + " --token " + r.Token
+	host, port, err := net.SplitHostPort(r.Address)
+	if ip := net.ParseIP(host); err == nil && ip.IsLoopback() {
+		fmt.Fprintf(a.Err, "(%s is reached from this machine only: to let in others, start this node with\n--listen 0.0.0.0:%s before you make a token.)\n\n", host, port)
+	} else {
+		join += " --listen 0.0.0.0:7117"
+	}
+	_, err = fmt.Fprintln(a.Out, join)
+	return err
 }

@@ -83,7 +83,7 @@ func validateFiles(spec *banyanv1.JobSpec) error {
 		}
 	}
 	for _, r := range spec.Return {
-		if r == "" || strings.HasPrefix(r, "/") {
+		if c := path.Clean(r); r == "" || strings.HasPrefix(r, "/") || c == ".." || strings.HasPrefix(c, "../") {
 			return banyan.Errorf(banyan.Invalid, "bad --return %q: give a name or pattern relative to the working directory", r)
 		}
 	}
