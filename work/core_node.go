@@ -323,6 +323,7 @@ func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
 // returned takes an attempt back that a worker did not start or had to end.
 func (c *Core) returned(n *node, k Key) {
 	delete(n.holds, k)
+	n.claimed = slices.DeleteFunc(n.claimed, func(o Key) bool { return o == k })
 	r := c.jobs[k.Job]
 	if r == nil || k.Task > r.tasks {
 		return
