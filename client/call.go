@@ -89,7 +89,7 @@ func (c *Client) tryAt(ctx context.Context, n *node, patience time.Duration, onc
 }
 
 // keep holds a stream open: when it breaks off it is opened again, at another
-// node, until once succeeds, fails for good, ctx ends, or nothing was heard for
+// node, until once succeeds, fails for good, ctx ends, or no stream stood for
 // callMax. once calls heard for each message.
 func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx context.Context, n *node, heard func()) error) error {
 	last := time.Now()
@@ -97,14 +97,16 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 	for {
 		for n := range c.everyone(c.leaderOf(partition)) {
 			attempt, cancel := context.WithCancel(ctx)
-			err := once(attempt, n, func() {
-				last, wait = time.Now(), backoffMin
-			})
+			stood := false
+			err := once(attempt, n, func() { stood = true })
 			cancel()
+			if stood { // it may have been quiet for long
+				last, wait = time.Now(), backoffMin
+			}
 			switch {
 			case err == nil || !passes(err):
 				return err
-			case ctx.Err() != nil || time.Since(last) > callMax || (c.single && banyan.IsKind(err, banyan.Timeout)):
+			case ctx.Err() != nil || time.Since(last) > c.alone || (c.single && banyan.IsKind(err, banyan.Timeout)):
 				return c.nobody(ctx, err)
 			}
 			c.learn()

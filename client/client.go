@@ -53,6 +53,7 @@ type Client struct {
 	scheme    string
 	single    bool          // one node behind a Transport: nothing to route
 	patience  time.Duration // with one node, before another is asked too
+	alone     time.Duration // without a stream, before it is given up
 	learner   sync.WaitGroup
 	sessions  sync.WaitGroup
 	life      context.Context // ends with Close
@@ -88,7 +89,7 @@ type node struct {
 
 // Open prepares a Client. It does no I/O: the first call connects.
 func Open(cfg Config) (*Client, error) {
-	c := &Client{scheme: "https", patience: patienceMin}
+	c := &Client{scheme: "https", patience: patienceMin, alone: callMax}
 	c.life, c.end = context.WithCancel(context.Background())
 	switch {
 	case cfg.Transport != nil:

@@ -290,6 +290,8 @@ func TestWrongPlaces(t *testing.T) {
 func TestWatchGoesOnElsewhere(t *testing.T) {
 	c := newCluster(t, 2)
 	cl, writer := c.open(t), c.open(t)
+	const alone = 200 * time.Millisecond
+	cl.SetAlone(alone)
 	broken := false
 	var got []string
 	stop := errors.New("enough")
@@ -302,6 +304,7 @@ func TestWatchGoesOnElsewhere(t *testing.T) {
 			mustPut(t, writer, "w/1", "")
 		case len(got) == 1 && !broken:
 			broken = true
+			time.Sleep(2 * alone) // a stream that was quiet for longer is no stream that was gone
 			c.stop[0]()
 			mustPut(t, writer, "w/2", "")
 			mustPut(t, writer, "w/3", "")
