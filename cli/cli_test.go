@@ -16,6 +16,15 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 )
 
+// TestMain ends a test binary that was started as if it were banyan, such as
+// for a node of the demo: it would run the tests, and start itself again.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		os.Exit(exitUsage)
+	}
+	os.Exit(m.Run())
+}
+
 var update = flag.Bool("update", false, "rewrite testdata")
 
 // do runs a command line with a home of its own. With s it talks to that.
