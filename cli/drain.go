@@ -59,14 +59,16 @@ leaves the node draining. With --undo the node takes leaders and work again.`,
 	return cmd
 }
 
-// drainPoll is the pause between two questions how far a node is.
-const drainPoll = 200 * time.Millisecond
+const (
+	drainPoll = 200 * time.Millisecond // between two questions how far a node is
+	drainLate = 25                     // questions whose answers may be from before the mark
+)
 
 // waitDrained waits until a node leads and runs nothing, and says on standard
 // error what is waited for whenever that changes.
 func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, quiet bool) (*banyanv1.Node, error) {
 	said := ""
-	for {
+	for late := drainLate; ; late-- { // a node that answers may not have heard of the mark yet
 		nodes, err := s.Cluster().Nodes(ctx)
 		if err != nil {
 			return nil, err
@@ -80,7 +82,11 @@ func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, qui
 				others++
 			}
 		}
+		if n.GetState() == "draining" || n.GetState() == "leaving" {
+			late = 0
+		}
 		switch {
+		case late > 0 && n.GetState() == "alive":
 		case n.GetState() != "draining" && n.GetState() != "leaving":
 			// Dead, removed or taken back by somebody else meanwhile.
 			return nil, banyan.Errorf(banyan.Conflict, "node %v is no longer draining, it is %s: 'banyan nodes' shows the nodes", id, cmp.Or(n.GetState(), "gone"))

@@ -13,7 +13,9 @@ func TestDrainWaits(t *testing.T) {
 	at := func(leaders, running uint32) []*banyanv1.Node {
 		return []*banyanv1.Node{other, {Id: 2, Name: "rack7", State: "draining", Leaders: leaders, Running: running, Version: "1"}}
 	}
-	f := &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 1), at(3, 1), at(0, 1), at(0, 0)}}
+	late := at(3, 1) // from a node that has not heard of the mark
+	late[1].State = "alive"
+	f := &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 1), late, at(3, 1), at(0, 1), at(0, 0)}}
 	out, errs, code := do(t, f.session(t), "drain", "n2")
 	if code != 0 || out != "n2 (rack7) leads no shard and runs no task: it can be stopped\n" {
 		t.Errorf("exit %d, %q", code, out)
