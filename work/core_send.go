@@ -100,6 +100,9 @@ func (c *Core) pass() int {
 func (c *Core) send(r *Run, n *node) {
 	task := r.next()
 	r.shard.attempts++
+	if r.active == 0 {
+		r.rate.start(c.now)
+	}
 	k := Key{r.id, task, r.shard.term<<32 | r.shard.attempts}
 	r.claim(task, &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now})
 	n.holds[k] = n.session

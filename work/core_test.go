@@ -449,3 +449,24 @@ func TestBitmapFindsWhatIsClear(t *testing.T) {
 		t.Error("bounds")
 	}
 }
+
+// TestTheRateCountsFromTheFirstAttempt, and from the next one after a pause.
+func TestTheRateCountsFromTheFirstAttempt(t *testing.T) {
+	x := newScript()
+	run := func(lines ...string) {
+		for _, l := range lines {
+			x.do(t, strings.Fields(l))
+		}
+	}
+	rate := func() float64 { return x.core.Progress(x.now, x.core.Run("a")).RatePerS }
+	run("at 10000", "members n1", "lead 2", "hello n1 credit=2 leads=1", "submit a tasks=6", "commit")
+	run("at 12000", "n1 ok a/0#2.1", "n1 ok a/1#2.2", "commit")
+	if got := rate(); got != 1 {
+		t.Errorf("2 results in 2 s: %v/s", got)
+	}
+	run("hold a", "n1 canceled a/2#2.3", "n1 canceled a/3#2.4", "commit", "at 60000", "resume a", "commit")
+	run("at 61000", "n1 ok a/2#2.5", "n1 ok a/3#2.6", "commit")
+	if got := rate(); got != 2 {
+		t.Errorf("2 results in the second after a pause: %v/s", got)
+	}
+}

@@ -267,6 +267,14 @@ type rate struct {
 
 const rateSeconds = 5
 
+// start says that work begins after a pause: the time until the first result
+// counts, or the first results would look like thousands a second.
+func (r *rate) start(now int64) {
+	if r.perSecond(now) == 0 {
+		r.since = now
+	}
+}
+
 func (r *rate) add(now int64, n uint32) {
 	if r.since == 0 {
 		r.since = now
