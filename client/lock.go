@@ -178,7 +178,12 @@ func (k *keeper) end(ctx context.Context) (bool, error) {
 	return res.GetReleased(), err
 }
 
-func (k *keeper) isLost() bool { return k.err() != nil }
+// isLost looks at the clock, too: the timer may be a little late.
+func (k *keeper) isLost() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.why != nil || !time.Now().Before(k.until)
+}
 
 func (k *keeper) err() error {
 	k.mu.Lock()

@@ -1,0 +1,271 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/client"
+	"banyan/gate"
+)
+
+// fakeCoord has one lock, which the test holds and gives away.
+type fakeCoord struct {
+	gate.Coord
+
+	mu       sync.Mutex
+	token    uint64 // what Acquire answers; 0: wait
+	granted  chan struct{}
+	beats    []time.Time                 // when they came
+	beat     func(nth int) (bool, error) // has the lease ended, or an error; it may take its time
+	acquired []*banyanv1.AcquireRequest
+	released []uint64
+	refuse   func(nth int) error // of Acquire
+}
+
+func (f *fakeCoord) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
+	f.mu.Lock()
+	f.acquired = append(f.acquired, req)
+	n, refuse := len(f.acquired), f.refuse
+	f.mu.Unlock()
+	if refuse != nil {
+		if err := refuse(n); err != nil {
+			return nil, err
+		}
+	}
+	if req.WaitMs > 0 {
+		select {
+		case <-f.granted:
+		case <-time.After(time.Duration(req.WaitMs) * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &banyanv1.AcquireResponse{Claim: &banyanv1.Claim{Name: req.Name, Lease: req.Lease, Token: f.token}, Holder: "bob"}, nil
+}
+
+func (f *fakeCoord) KeepAlive(_ context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
+	f.mu.Lock()
+	f.beats = append(f.beats, time.Now())
+	n, beat := len(f.beats), f.beat
+	f.mu.Unlock()
+	out := &banyanv1.KeepAliveResponse{}
+	if beat != nil {
+		ended, err := beat(n)
+		if err != nil {
+			return nil, err
+		}
+		if ended {
+			out.Ended = req.Leases
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeCoord) Release(_ context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.released = append(f.released, req.Lease)
+	return &banyanv1.ReleaseResponse{Released: true}, nil
+}
+
+// withLocks runs fn in fake time with a client of f.
+func withLocks(t *testing.T, f *fakeCoord, fn func(t *testing.T, l client.Locks)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f.granted = make(chan struct{})
+		in := newFake()
+		c, err := client.Open(client.Config{Transport: client.InProcess(gate.Operator(gate.New(gate.Config{
+			Node: 1, Cluster: "c", Logger: slog.New(slog.DiscardHandler), KV: (*fakeKV)(in), Jobs: (*fakeJobs)(in), Blobs: (*fakeBlobs)(in), Clusters: in, Leaders: oneShard{}, Tail: noTail{}, Coord: f,
+		})))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fn(t, c.Locks())
+	})
+}
+
+const (
+	ttl   = 9 * time.Second
+	grace = time.Second
+)
+
+var options = client.LockOptions{TTL: ttl, Grace: grace}
+
+// TestLockIsKept: three beats in each TTL, until it is released.
+func TestLockIsKept(t *testing.T) {
+	f := &fakeCoord{token: 7}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		lock, err := l.Acquire(t.Context(), "shop/stock", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10*ttl + time.Second)
+		if lock.Err() != nil || lock.Token() != 7 || len(f.beats) != 30 {
+			t.Errorf("after ten times its TTL: %v, token %v, %d beats", lock.Err(), lock.Token(), len(f.beats))
+		}
+		if err := lock.Release(t.Context()); err != nil || len(f.released) != 1 {
+			t.Errorf("release: %v, %v", err, f.released)
+		}
+		<-lock.Lost()
+		time.Sleep(ttl)
+		if len(f.beats) != 30 {
+			t.Error("a lock that was released is kept alive")
+		}
+	})
+}
+
+// TestLateAnswers: what counts is when a beat was sent, not when its answer
+// came; and an answer that comes too late does not bring a lock back.
+func TestLateAnswers(t *testing.T) {
+	var last time.Time // when the last beat that was answered was sent
+	f := &fakeCoord{token: 7}
+	f.beat = func(n int) (bool, error) {
+		switch n {
+		case 1:
+			last = time.Now()
+			time.Sleep(2 * time.Second) // the answer is late
+			return false, nil
+		case 2:
+			time.Sleep(time.Hour)
+		}
+		return false, banyan.Errorf(banyan.Unavailable, "no leader")
+	}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		lock, err := l.Acquire(t.Context(), "a", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-lock.Lost()
+		if got, want := time.Since(last), client.Tenure(ttl, grace); got != want {
+			t.Errorf("lost %v after the last answered beat was sent, not %v", got, want)
+		}
+		if left := time.Until(lock.Deadline()); left != grace {
+			t.Errorf("%v are left, not %v", left, grace)
+		}
+		if end := last.Add(ttl); !lock.Deadline().Before(end.Add(-ttl / 20)) {
+			t.Errorf("no room for clocks: held until %v, the leader may end it at %v", lock.Deadline(), end)
+		}
+		if !banyan.IsKind(lock.Err(), banyan.Timeout) {
+			t.Errorf("%v", lock.Err())
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+// TestSlowAcquire: the lease counts from when it was asked for. If its time was
+// over when the answer came, the lock is not held: another lease is tried.
+func TestSlowAcquire(t *testing.T) {
+	f := &fakeCoord{token: 7}
+	f.refuse = func(n int) error {
+		if n == 1 {
+			time.Sleep(ttl)
+		}
+		return nil
+	}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		lock, err := l.Acquire(t.Context(), "a", options)
+		if err != nil || lock.Err() != nil {
+			t.Fatalf("%v", err)
+		}
+		if n := len(f.acquired); n != 2 || f.acquired[0].Lease == f.acquired[1].Lease || len(f.released) != 1 || f.released[0] != f.acquired[0].Lease {
+			t.Errorf("%d tries, released %v: %v", n, f.released, f.acquired)
+		}
+		_ = lock.Release(t.Context())
+	})
+}
+
+// TestTakenAway: the lease has ended, says a beat.
+func TestTakenAway(t *testing.T) {
+	f := &fakeCoord{token: 7, beat: func(n int) (bool, error) { return n == 2, nil }}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		lock, err := l.Acquire(t.Context(), "a", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-lock.Lost()
+		if !banyan.IsKind(lock.Err(), banyan.NotFound) || len(f.beats) != 2 {
+			t.Errorf("%v after %d beats", lock.Err(), len(f.beats))
+		}
+	})
+}
+
+// TestWaiting keeps its lease alive, asks again and again under it, and gives
+// it up when its caller does.
+func TestWaiting(t *testing.T) {
+	f := &fakeCoord{}
+	f.refuse = func(n int) error {
+		if n%3 == 0 {
+			return banyan.Errorf(banyan.NotLeader, "moved")
+		}
+		return nil
+	}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		var told string
+		o := options
+		o.Waiting = func(holder string, ahead int) { told = fmt.Sprint(holder, ahead) }
+		ctx, cancel := context.WithTimeout(t.Context(), 29*time.Second)
+		defer cancel()
+		if _, err := l.Acquire(ctx, "a", o); !banyan.IsKind(err, banyan.Timeout) || told != "bob0" {
+			t.Errorf("%v, %q", err, told)
+		}
+		if len(f.beats) != 9 || len(f.released) != 1 {
+			t.Errorf("%d beats, released %v", len(f.beats), f.released)
+		}
+		time.AfterFunc(3*time.Second, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.token = 8
+			close(f.granted)
+		})
+		started := time.Now()
+		lock, err := l.Acquire(t.Context(), "a", o)
+		if err != nil || lock.Token() != 8 || time.Since(started) > 3*time.Second+100*time.Millisecond {
+			t.Fatalf("%v after %v", err, time.Since(started))
+		}
+		_ = lock.Release(t.Context())
+	})
+}
+
+// TestWaiterLosesItsPlace: its lease ended while the network was away.
+func TestWaiterLosesItsPlace(t *testing.T) {
+	f := &fakeCoord{}
+	f.beat = func(n int) (bool, error) { return n == 2, nil }
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		time.AfterFunc(20*time.Second, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.token = 8
+			close(f.granted)
+		})
+		lock, err := l.Acquire(t.Context(), "a", options)
+		if err != nil || lock.Err() != nil {
+			t.Fatal(err)
+		}
+		leases := map[uint64]bool{}
+		for _, req := range f.acquired {
+			leases[req.Lease] = true
+		}
+		if len(leases) != 2 {
+			t.Errorf("claimed under %d leases", len(leases))
+		}
+		_ = lock.Release(t.Context())
+	})
+}
+
+func TestNoTimeToKeepALock(t *testing.T) {
+	withLocks(t, &fakeCoord{}, func(t *testing.T, l client.Locks) {
+		if _, err := l.Acquire(t.Context(), "a", client.LockOptions{TTL: ttl, Grace: ttl * 2 / 3}); !banyan.IsKind(err, banyan.Invalid) {
+			t.Errorf("%v", err)
+		}
+	})
+}
