@@ -155,7 +155,7 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")
 	a.add(root, "work", a.runCommand(), a.resumeCommand(), a.jobsCommand(), a.jobCommand(), a.logsCommand(), a.waitCommand(), a.cancelCommand(), a.kvCommand(), a.lockCommand(), a.electCommand(), a.locksCommand(), a.unlockCommand())
-	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.contextCommand())
+	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.recoverCommand(), a.contextCommand())
 	a.add(root, "cluster", a.metricsCommand(), a.debugCommand())
 	a.add(root, "more", a.demoCommand(), a.versionCommand())
 	root.AddCommand(a.filmCommand(), exitCodesTopic(), outputTopic())

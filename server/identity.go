@@ -81,18 +81,23 @@ func (f *nodeFile) write(c Config) error {
 	if err != nil {
 		return err
 	}
+	return replaceFile(c, c.nodeFile(), text, !c.Embedded)
+}
+
+// replaceFile replaces a file of the node's directory atomically.
+func replaceFile(c Config, path string, text []byte, sync bool) error {
 	tmp, err := os.CreateTemp(c.Dir, ".node.json-")
 	if err != nil {
 		return err
 	}
 	_, err = tmp.Write(append(text, '\n'))
-	if err == nil && !c.Embedded {
+	if err == nil && sync {
 		err = tmp.Sync()
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	return os.Rename(tmp.Name(), c.nodeFile())
+	return os.Rename(tmp.Name(), path)
 }
 
 // prepareDir makes the directory, and refuses one that others can read.

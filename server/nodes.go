@@ -114,8 +114,10 @@ func (t *nodeTable) update(fn func(map[banyan.NodeID]nodeRow)) {
 	for id, n := range t.rows {
 		if n.RemovedMs != 0 {
 			removed[id] = n.RemovedMs
-			delete(t.rows, id)
 		}
+	}
+	for id := range removed {
+		delete(t.rows, id)
 	}
 	t.removed.Store(&removed)
 	close(t.changed)
@@ -126,6 +128,16 @@ func (t *nodeTable) update(fn func(map[banyan.NodeID]nodeRow)) {
 func (t *nodeTable) resolve(id banyan.NodeID) (string, bool) {
 	n, ok := t.get(id)
 	return n.Address, ok && n.Address != ""
+}
+
+// giveUp takes nodes for removed that a recovery called lost, before the root
+// shard says so.
+func (t *nodeTable) giveUp(ids []banyan.NodeID, ms int64) {
+	t.update(func(rows map[banyan.NodeID]nodeRow) {
+		for _, id := range ids {
+			rows[id] = nodeRow{ID: id, RemovedMs: ms}
+		}
+	})
 }
 
 func (t *nodeTable) isRemoved(id banyan.NodeID) bool {

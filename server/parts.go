@@ -272,6 +272,7 @@ func (n *Server) background(ctx context.Context) error {
 		run(func(ctx context.Context) error { n.keeper.Run(ctx, n.log); return nil })
 		run(n.remember)
 		run(n.watchRemoval)
+		run(n.tellRecoveries)
 		run(n.evacuate)
 		run(func(ctx context.Context) error { return n.facts.follow(ctx, n.router) })
 		run(n.blobs.Run)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,7 @@ type Server struct {
 	handler http.Handler
 	peers   *peers
 
+	recovered []*Recovery // by an operator, on this node, ever
 	evacuated atomic.Bool // this node is leaving, and others have its blobs
 	expelled  chan error  // it was removed from the cluster
 
@@ -119,13 +121,20 @@ func (n *Server) build() error {
 	if err := errors.Join(n.nodes.load(n.store), n.facts.load(n.store)); err != nil {
 		return err
 	}
+	recovered, err := readRecoveries(n.cfg)
+	if err != nil {
+		return err
+	}
+	for _, r := range recovered {
+		n.nodes.giveUp(r.Lost, r.TimeMs)
+	}
+	n.recovered = recovered
 	if err := n.nodes.admit(n.file.Node); err != nil {
 		return err
 	}
 	n.claimed.Store(&map[banyan.ShardID]claim{})
 	n.peers = newPeers(n)
 	n.leaders = newLeaders(n)
-	var err error
 	n.host, err = replica.New(replica.Config{
 		Node: n.file.Node, Store: n.store, Logger: n.log, Metrics: n.metrics,
 		Send:         n.sendRaft,
@@ -380,15 +389,23 @@ func retry(ctx context.Context, fn func() error) error {
 }
 
 // ensureContext writes the operator's context once: where it is there already
-// only its address is brought up to date.
+// this node's address only comes first.
 func (n *Server) ensureContext() error {
 	have, err := pki.LoadContext(n.cfg.ConfigDir, n.file.Cluster)
-	if err == nil && len(have.Addresses) > 0 && have.Addresses[0] == n.file.Address {
+	if err != nil {
+		_, err = writeContext(n.cfg.ConfigDir, n.keeper, n.file.Address)
+		return err
+	}
+	if len(have.Addresses) > 0 && have.Addresses[0] == n.file.Address {
 		return nil
 	}
-	_, err = writeContext(n.cfg.ConfigDir, n.keeper, n.file.Address)
-	return err
+	others := slices.DeleteFunc(slices.Clone(have.Addresses), func(a string) bool { return a == n.file.Address })
+	have.Addresses = append([]string{n.file.Address}, others[:min(len(others), addressesKept)]...)
+	return pki.SaveContext(n.cfg.ConfigDir, have)
 }
+
+// addressesKept is how many addresses of other nodes a context keeps.
+const addressesKept = 7
 
 // Close releases what New opened. It is called by Run; only a Server that was
 // never Run needs it.
