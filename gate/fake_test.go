@@ -20,6 +20,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/blob"
+	"banyan/obs/metric"
 	"banyan/pki"
 
 	"connectrpc.com/connect"
@@ -321,7 +322,7 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 	}
 	log := slog.New(slog.NewTextHandler(n.logs, nil))
 	node.handler = New(Config{
-		Node: id, Cluster: n.ca.Cluster(), Logger: log,
+		Node: id, Cluster: n.ca.Cluster(), Logger: log, Metrics: metric.NewSet(),
 		KV: &n.kv, Clusters: fakeCluster{}, Blobs: node.blobs, Jobs: node.jobs, Leaders: n, Tail: node.tail,
 		JobsAt: func(to banyan.NodeID) (banyanv1connect.JobsClient, error) {
 			return banyanv1connect.NewJobsClient(node.client, n.nodes[to].url, connect.WithInterceptors(ClientInterceptor())), nil

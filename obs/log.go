@@ -2,6 +2,7 @@ package obs
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -13,9 +14,20 @@ import (
 func NewLogger(w io.Writer, level slog.Leveler, json bool) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
 	if json {
+		o.ReplaceAttr = inWords
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// inWords has JSON show ids as text does: n3, not 3.
+func inWords(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindAny {
+		if s, ok := a.Value.Any().(fmt.Stringer); ok {
+			a.Value = slog.StringValue(s.String())
+		}
+	}
+	return a
 }
 
 // Lines is the end of a log, kept in memory.

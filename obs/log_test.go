@@ -14,11 +14,11 @@ func TestLastLinesAreKept(t *testing.T) {
 	log, lines := KeepLines(NewLogger(&out, slog.LevelWarn, true))
 	log.Debug("too little")
 	log.With("node", 1).Info("kept only", "x", 1)
-	log.Warn("both")
+	log.Warn("both", "by", banyan.NodeID(3))
 	if got := string(lines.Bytes()); !strings.Contains(got, `msg="kept only" node=1 x=1`) || !strings.Contains(got, "msg=both") || strings.Contains(got, "too little") {
 		t.Errorf("kept:\n%s", got)
 	}
-	if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"msg":"both"`) {
+	if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"msg":"both","by":"n3"`) {
 		t.Errorf("written: %s", got)
 	}
 	for range banyan.LogLinesMax {

@@ -46,7 +46,7 @@ func (h *Host) sendSnapshots(ctx context.Context) error {
 		h.meter.snapshotSent(h.clock()-began, err)
 		switch {
 		case err == nil:
-			h.cfg.Logger.Info("sent a snapshot", "shard", e.Shard, "to", e.To, "took", h.clock()-began)
+			h.cfg.Logger.Info("sent a snapshot", "shard", e.Shard, "to", e.To, "took_ms", (h.clock() - began).Milliseconds())
 		case ctx.Err() == nil:
 			h.cfg.Logger.Warn("a snapshot could not be sent; it will be tried again", "shard", e.Shard, "to", e.To, "error", err)
 		}

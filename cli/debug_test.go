@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"bytes"
+	"runtime/pprof"
+	"strings"
+	"testing"
+
+	banyanv1 "banyan/api/banyan/v1"
+)
+
+func TestParseGoroutines(t *testing.T) {
+	var text bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&text, 1); err != nil {
+		t.Fatal(err)
+	}
+	all := parseGoroutines(text.String())
+	found := 0
+	for _, g := range all {
+		if strings.Contains(strings.Join(g.Stack, "\n"), "TestParseGoroutines ") {
+			found += g.Count
+		}
+	}
+	if found != 1 {
+		t.Errorf("this test runs in %d goroutines:\n%s\n%+v", found, text.String(), all)
+	}
+}
+
+func TestPrintSlow(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{IO: IO{Out: &out}}
+	ops := []*banyanv1.SlowOperation{
+		{Node: 2, EndMs: 1795240931484, What: "proposal", Shard: 4, DurationUs: 402_000, Waits: []*banyanv1.SlowWait{
+			{For: "its place in the log", DurationUs: 100}, {For: "a majority's disks", DurationUs: 399_000}, {For: "being applied", DurationUs: 2_900},
+		}},
+		{Node: 3, EndMs: 1795240931485, What: "KV.Put", Shard: -1, DurationUs: 404_000, Failed: "timeout"},
+	}
+	if err := a.printSlow(format{name: "text"}, ops); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"n2    proposal      4  402 ms  -        a majority's disks 399 ms, being applied 3 ms\n",
+		"n3    KV.Put        -  404 ms  timeout  -\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in:\n%s", want, out.String())
+		}
+	}
+	out.Reset()
+	if err := a.printSlow(format{name: "json"}, ops[1:]); err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"end_ms":1795240931485,"node":"n3","what":"KV.Put","shard":-1,"duration_us":404000,"waits":[],"failed":"timeout"}` + "\n"; out.String() != want {
+		t.Errorf("got %swant %s", out.String(), want)
+	}
+}
