@@ -274,6 +274,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if _, err := s.Jobs().Submit(ctx, id, spec, in.messages()); err != nil {
 		return err
 	}
+	s.learn(ctx)
 	if f.detach {
 		return f.show.printID(a.Out, id)
 	}

@@ -67,6 +67,17 @@ func (s *session) remember(nodes []*banyanv1.Node) error {
 	return pki.SaveContext(s.dir, s.context)
 }
 
+// learn asks which nodes there are and remembers where. That it failed is told
+// by nobody: the next command tries again.
+func (s *session) learn(ctx context.Context) {
+	if s.context == nil {
+		return
+	}
+	if m, err := s.Cluster().Map(ctx); err == nil {
+		_ = s.remember(m.Nodes)
+	}
+}
+
 // close ends the session; a node inside this command is stopped.
 func (s *session) close() error {
 	if s.stop == nil {

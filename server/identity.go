@@ -163,24 +163,24 @@ func createTrust(c Config, cluster string) error {
 
 // writeContext gives the operator of this machine a certificate and makes the
 // cluster the one that commands find.
-func writeContext(configDir string, keeper *pki.Keeper, address string) (*pki.Context, error) {
+func writeContext(configDir string, keeper *pki.Keeper, addresses []string) error {
 	ca := keeper.CA()
 	csr, key, err := pki.NewRequest()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cert, err := ca.Sign(csr, pki.Subject{Kind: pki.User, Name: "operator"}, time.Now(), pki.UserTTL)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	ctx, err := pki.NewContext(ca.Cluster(), []string{address}, ca.CertDER(), cert, key)
+	ctx, err := pki.NewContext(ca.Cluster(), addresses, ca.CertDER(), cert, key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := pki.SaveContext(configDir, ctx); err != nil {
-		return nil, err
+		return err
 	}
-	return ctx, pki.SetCurrentContext(configDir, ctx.Name)
+	return pki.SetCurrentContext(configDir, ctx.Name)
 }
 
 // sweep removes what an interrupted write of node.json left behind.

@@ -388,19 +388,31 @@ func retry(ctx context.Context, fn func() error) error {
 	}
 }
 
-// ensureContext writes the operator's context once: where it is there already
-// this node's address only comes first.
+// ensureContext writes the operator's context once: where it is there already,
+// this node's address comes first, and those of nodes it does not know last.
 func (n *Server) ensureContext() error {
 	have, err := pki.LoadContext(n.cfg.ConfigDir, n.file.Cluster)
-	if err != nil {
-		_, err = writeContext(n.cfg.ConfigDir, n.keeper, n.file.Address)
-		return err
+	known := []string{n.file.Address}
+	add := func(addr string) {
+		if addr != "" && !slices.Contains(known, addr) && len(known) <= addressesKept {
+			known = append(known, addr)
+		}
 	}
-	if len(have.Addresses) > 0 && have.Addresses[0] == n.file.Address {
+	if err == nil {
+		for _, addr := range have.Addresses {
+			add(addr)
+		}
+	}
+	for _, row := range n.nodes.list() {
+		add(row.Address)
+	}
+	switch {
+	case err != nil:
+		return writeContext(n.cfg.ConfigDir, n.keeper, known)
+	case slices.Equal(known, have.Addresses):
 		return nil
 	}
-	others := slices.DeleteFunc(slices.Clone(have.Addresses), func(a string) bool { return a == n.file.Address })
-	have.Addresses = append([]string{n.file.Address}, others[:min(len(others), addressesKept)]...)
+	have.Addresses = known
 	return pki.SaveContext(n.cfg.ConfigDir, have)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -217,6 +218,40 @@ func TestANodeKeepsWhatItWasStartedWith(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestAContextKnowsAllNodes, and is not made anew to learn them.
+func TestAContextKnowsAllNodes(t *testing.T) {
+	config := t.TempDir()
+	n, err := New(Config{Dir: filepath.Join(t.TempDir(), "node"), Listen: "127.0.0.1:0", ConfigDir: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	load := func() *pki.Context {
+		t.Helper()
+		if err := n.ensureContext(); err != nil {
+			t.Fatal(err)
+		}
+		c, err := pki.LoadContext(config, n.file.Cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	one := load()
+	n.nodes.update(func(rows map[banyan.NodeID]nodeRow) { rows[2] = nodeRow{ID: 2, Address: "192.0.2.2:7117"} })
+	two := load()
+	if want := []string{n.file.Address, "192.0.2.2:7117"}; len(one.Addresses) != 1 || !slices.Equal(two.Addresses, want) {
+		t.Errorf("addresses %v, then %v, want %v", one.Addresses, two.Addresses, want)
+	}
+	two.Addresses = []string{"192.0.2.2:7117", n.file.Address} // as another node wrote it
+	if err := pki.SaveContext(config, two); err != nil {
+		t.Fatal(err)
+	}
+	if three := load(); three.Key != one.Key || !slices.Equal(three.Addresses, []string{n.file.Address, "192.0.2.2:7117"}) {
+		t.Errorf("a context that knows the node was made anew, with %v", three.Addresses)
 	}
 }
 
