@@ -187,10 +187,13 @@ func (l Locks) Watch(ctx context.Context, name string, fn func(*banyanv1.LockSta
 	return err
 }
 
-// Break takes a lock away from a claim that List told of. Who holds it hears
-// within a third of its TTL; a token stops it at once where tokens are checked.
+// Break takes a lock away from a claim that List told of, by ending its lease.
+// Who holds it hears within a third of its TTL; a token stops it at once where
+// tokens are checked.
 func (l Locks) Break(ctx context.Context, claim *banyanv1.Claim) (bool, error) {
-	res, err := unary(ctx, l.c, banyan.Partition([]byte(claim.Name)), &banyanv1.ReleaseRequest{Lease: claim.Lease, Name: claim.Name}, coordMethod(banyanv1connect.CoordClient.Release))
+	partition := banyan.Partition([]byte(claim.Name))
+	req := &banyanv1.ReleaseRequest{Lease: claim.Lease, Partition: string(partition)}
+	res, err := unary(ctx, l.c, partition, req, coordMethod(banyanv1connect.CoordClient.Release))
 	return res.GetReleased(), err
 }
 

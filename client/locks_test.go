@@ -73,7 +73,9 @@ func (f *fakeCoord) KeepAlive(_ context.Context, req *banyanv1.KeepAliveRequest)
 func (f *fakeCoord) Release(_ context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.released = append(f.released, req.Lease)
+	if req.Name == "" { // else the lease lasts on, and who keeps it alive does not hear
+		f.released = append(f.released, req.Lease)
+	}
 	return &banyanv1.ReleaseResponse{Released: true}, nil
 }
 
@@ -184,12 +186,17 @@ func TestSlowAcquire(t *testing.T) {
 	})
 }
 
-// TestTakenAway: the lease has ended, says a beat.
+// TestTakenAway: who holds a lock that is broken hears it at the next beat.
 func TestTakenAway(t *testing.T) {
-	f := &fakeCoord{token: 7, beat: func(n int) (bool, error) { return n == 2, nil }}
+	f := &fakeCoord{token: 7}
+	f.beat = func(int) (bool, error) { return len(f.released) > 0, nil }
 	withLocks(t, f, func(t *testing.T, l client.Locks) {
 		lock, err := l.Acquire(t.Context(), "a", options)
 		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(ttl / 2)
+		if _, err := l.Break(t.Context(), &banyanv1.Claim{Name: "a", Lease: f.acquired[0].Lease, Token: 7}); err != nil {
 			t.Fatal(err)
 		}
 		<-lock.Lost()
