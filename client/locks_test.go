@@ -21,6 +21,7 @@ type fakeCoord struct {
 
 	mu       sync.Mutex
 	token    uint64 // what Acquire answers; 0: wait
+	counts   bool   // each Acquire gets the next token
 	granted  chan struct{}
 	beats    []time.Time                 // when they came
 	beat     func(nth int) (bool, error) // has the lease ended, or an error; it may take its time
@@ -32,6 +33,9 @@ type fakeCoord struct {
 func (f *fakeCoord) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
 	f.mu.Lock()
 	f.acquired = append(f.acquired, req)
+	if f.counts {
+		f.token++
+	}
 	n, refuse := len(f.acquired), f.refuse
 	f.mu.Unlock()
 	if refuse != nil {
