@@ -25,6 +25,7 @@ type nodeJSON struct {
 	DiskFreeBytes  int64  `json:"disk_free_bytes"`
 	DiskTotalBytes int64  `json:"disk_total_bytes"`
 	MemoryBytes    int64  `json:"memory_bytes"`
+	CertExpireMs   int64  `json:"certificate_expire_ms"`
 	ClockOffsetMs  int64  `json:"clock_offset_ms"`
 	Version        string `json:"version"`
 	JoinMs         int64  `json:"join_ms"`
@@ -34,7 +35,7 @@ func newNodeJSON(n *banyanv1.Node) nodeJSON {
 	return nodeJSON{
 		ID: banyan.NodeID(n.Id).String(), Name: n.Name, Address: n.Address, Zone: n.Zone, State: n.State, Slots: n.Slots,
 		Running: n.Running, Leaders: n.Leaders, Replicas: n.Replicas, DiskFreeBytes: n.DiskFreeBytes, DiskTotalBytes: n.DiskTotalBytes,
-		MemoryBytes: n.MemoryBytes, ClockOffsetMs: n.ClockOffsetMs, Version: n.Version, JoinMs: n.JoinMs,
+		MemoryBytes: n.MemoryBytes, CertExpireMs: n.CertificateExpireMs, ClockOffsetMs: n.ClockOffsetMs, Version: n.Version, JoinMs: n.JoinMs,
 	}
 }
 

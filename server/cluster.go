@@ -169,6 +169,7 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 	n.ProtocolMax = max(info.ProtocolMax, banyan.ProtocolMin)
 	n.Running, n.Version = info.Running, info.Version
 	n.DiskFreeBytes, n.DiskTotalBytes, n.MemoryBytes = info.DiskFreeBytes, info.DiskTotalBytes, info.MemoryBytes
+	n.CertificateExpireMs = info.CertificateExpireMs
 	n.ClockOffsetMs = info.offset.Milliseconds()
 	n.Replicas = uint32(len(info.Shards))
 	for _, sh := range info.Shards {

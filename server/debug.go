@@ -165,6 +165,9 @@ func (s debugService) passOn(ctx context.Context, id banyan.NodeID, req *banyanv
 			return err
 		}
 	}
+	if err := stream.Err(); banyan.IsKind(err, banyan.Unavailable) { // to ask elsewhere would not help
+		return banyan.Errorf(banyan.Conflict, "node %v cannot be asked: %w", id, err)
+	}
 	return stream.Err()
 }
 

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -159,3 +160,19 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+func TestACertificateThatIsNotRenewedIsAProblem(t *testing.T) {
+	for left, want := range map[time.Duration]string{8 * day: "", 6 * day: "warning", day / 2: "critical"} {
+		got := ""
+		nodeProblems(&banyanv1.Node{Id: 2, State: "alive", CertificateExpireMs: time.Now().Add(left).UnixMilli()}, time.Minute, func(critical bool, _, _ string, _ ...any) {
+			if got = "warning"; critical {
+				got = "critical"
+			}
+		})
+		if got != want {
+			t.Errorf("%v before the end: %q, want %q", left, got, want)
+		}
+	}
+}
+
+const day = 24 * time.Hour

@@ -60,6 +60,9 @@ func (n *Server) info() *peerv1.InfoResponse {
 		DiskFreeBytes: free, DiskTotalBytes: total,
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
 	}
+	if n.keeper != nil {
+		out.CertificateExpireMs = n.keeper.Certificate().NotAfter.UnixMilli()
+	}
 	for _, m := range n.membersKnown() {
 		if m.State == member.Suspect {
 			out.Unheard = append(out.Unheard, uint64(m.ID))

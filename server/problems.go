@@ -13,6 +13,7 @@ const (
 	clockOffsetMax  = 500 // ms, beyond which status complains
 	diskFreeMinPart = 20  // a twentieth of the disk
 	diskFreeMin     = 512 << 20
+	certificateLeft = 7 * 24 * time.Hour // they are renewed when ten days are left
 )
 
 // findProblems says what is unhealthy and what to do about each.
@@ -61,6 +62,10 @@ func nodeProblems(n *banyanv1.Node, deadAfter time.Duration, add addProblem) {
 	}
 	if n.DiskTotalBytes > 0 && (n.DiskFreeBytes < diskFreeMin || n.DiskFreeBytes < n.DiskTotalBytes/diskFreeMinPart) {
 		add(n.DiskFreeBytes < diskFreeMin, "free space on that disk, or drain the node", "node %v has %d MiB of disk left", id, n.DiskFreeBytes>>20)
+	}
+	if at := time.UnixMilli(n.CertificateExpireMs); n.CertificateExpireMs != 0 && time.Until(at) < certificateLeft {
+		add(time.Until(at) < certificateLeft/7, fmt.Sprintf("nodes renew theirs long before: 'banyan debug log --node %v' says why this one could not", id),
+			"the certificate of node %v expires at %s", id, at.UTC().Format(time.RFC3339))
 	}
 	if n.Version != "" && n.Version != banyan.Version {
 		add(false, "upgrade the nodes one after another to the same version", "node %v runs version %s, the answering node %s", id, n.Version, banyan.Version)

@@ -296,25 +296,26 @@ func (x *MissingResponse) GetHashes() [][]byte {
 }
 
 type Node struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Id             uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Address        string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Zone           string                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
-	Slots          uint32                 `protobuf:"varint,5,opt,name=slots,proto3" json:"slots,omitempty"`
-	State          string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // alive, suspect, dead, draining, leaving, left
-	Running        uint32                 `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
-	Leaders        uint32                 `protobuf:"varint,8,opt,name=leaders,proto3" json:"leaders,omitempty"`
-	Replicas       uint32                 `protobuf:"varint,9,opt,name=replicas,proto3" json:"replicas,omitempty"`
-	DiskFreeBytes  int64                  `protobuf:"varint,10,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
-	DiskTotalBytes int64                  `protobuf:"varint,11,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	Version        string                 `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
-	JoinMs         int64                  `protobuf:"varint,13,opt,name=join_ms,json=joinMs,proto3" json:"join_ms,omitempty"`
-	ClockOffsetMs  int64                  `protobuf:"varint,14,opt,name=clock_offset_ms,json=clockOffsetMs,proto3" json:"clock_offset_ms,omitempty"` // of that node against the answering one
-	MemoryBytes    int64                  `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // resident memory of the process
-	ProtocolMax    uint32                 `protobuf:"varint,16,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`         // newest protocol it speaks; 0: it did not say
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Id                  uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name                string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Address             string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Zone                string                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
+	Slots               uint32                 `protobuf:"varint,5,opt,name=slots,proto3" json:"slots,omitempty"`
+	State               string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // alive, suspect, dead, draining, leaving, left
+	Running             uint32                 `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
+	Leaders             uint32                 `protobuf:"varint,8,opt,name=leaders,proto3" json:"leaders,omitempty"`
+	Replicas            uint32                 `protobuf:"varint,9,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	DiskFreeBytes       int64                  `protobuf:"varint,10,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskTotalBytes      int64                  `protobuf:"varint,11,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	Version             string                 `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
+	JoinMs              int64                  `protobuf:"varint,13,opt,name=join_ms,json=joinMs,proto3" json:"join_ms,omitempty"`
+	ClockOffsetMs       int64                  `protobuf:"varint,14,opt,name=clock_offset_ms,json=clockOffsetMs,proto3" json:"clock_offset_ms,omitempty"` // of that node against the answering one
+	MemoryBytes         int64                  `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // resident memory of the process
+	ProtocolMax         uint32                 `protobuf:"varint,16,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`         // newest protocol it speaks; 0: it did not say
+	CertificateExpireMs int64                  `protobuf:"varint,17,opt,name=certificate_expire_ms,json=certificateExpireMs,proto3" json:"certificate_expire_ms,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -455,6 +456,13 @@ func (x *Node) GetMemoryBytes() int64 {
 func (x *Node) GetProtocolMax() uint32 {
 	if x != nil {
 		return x.ProtocolMax
+	}
+	return 0
+}
+
+func (x *Node) GetCertificateExpireMs() int64 {
+	if x != nil {
+		return x.CertificateExpireMs
 	}
 	return 0
 }
@@ -1903,7 +1911,7 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x0eMissingRequest\x12\x16\n" +
 	"\x06hashes\x18\x01 \x03(\fR\x06hashes\")\n" +
 	"\x0fMissingResponse\x12\x16\n" +
-	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"\xc7\x03\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"\xfb\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1921,7 +1929,8 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\ajoin_ms\x18\r \x01(\x03R\x06joinMs\x12&\n" +
 	"\x0fclock_offset_ms\x18\x0e \x01(\x03R\rclockOffsetMs\x12!\n" +
 	"\fmemory_bytes\x18\x0f \x01(\x03R\vmemoryBytes\x12!\n" +
-	"\fprotocol_max\x18\x10 \x01(\rR\vprotocolMax\"\x0e\n" +
+	"\fprotocol_max\x18\x10 \x01(\rR\vprotocolMax\x122\n" +
+	"\x15certificate_expire_ms\x18\x11 \x01(\x03R\x13certificateExpireMs\"\x0e\n" +
 	"\fNodesRequest\"6\n" +
 	"\rNodesResponse\x12%\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\"\xb8\x01\n" +

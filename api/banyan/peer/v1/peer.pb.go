@@ -946,23 +946,24 @@ func (*InfoRequest) Descriptor() ([]byte, []int) {
 }
 
 type InfoResponse struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Node           uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
-	NowMs          int64                  `protobuf:"varint,2,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
-	Running        uint32                 `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
-	DiskFreeBytes  int64                  `protobuf:"varint,4,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
-	DiskTotalBytes int64                  `protobuf:"varint,5,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	Shards         []*ShardInfo           `protobuf:"bytes,6,rep,name=shards,proto3" json:"shards,omitempty"`
-	Version        string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
-	JobsActive     uint32                 `protobuf:"varint,8,opt,name=jobs_active,json=jobsActive,proto3" json:"jobs_active,omitempty"`
-	MemoryBytes    int64                  `protobuf:"varint,9,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	ProtocolMin    uint32                 `protobuf:"varint,10,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // spoken; a node that does not say speaks only 1
-	ProtocolMax    uint32                 `protobuf:"varint,11,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
-	Evacuated      bool                   `protobuf:"varint,12,opt,name=evacuated,proto3" json:"evacuated,omitempty"`    // this node is to be removed, and all its blobs have their copies elsewhere
-	Stalled        bool                   `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`        // its disk has finished nothing for some time
-	Unheard        []uint64               `protobuf:"varint,14,rep,packed,name=unheard,proto3" json:"unheard,omitempty"` // nodes that others hear, and this one does not
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Node                uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	NowMs               int64                  `protobuf:"varint,2,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	Running             uint32                 `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
+	DiskFreeBytes       int64                  `protobuf:"varint,4,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskTotalBytes      int64                  `protobuf:"varint,5,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	Shards              []*ShardInfo           `protobuf:"bytes,6,rep,name=shards,proto3" json:"shards,omitempty"`
+	Version             string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	JobsActive          uint32                 `protobuf:"varint,8,opt,name=jobs_active,json=jobsActive,proto3" json:"jobs_active,omitempty"`
+	MemoryBytes         int64                  `protobuf:"varint,9,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	ProtocolMin         uint32                 `protobuf:"varint,10,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // spoken; a node that does not say speaks only 1
+	ProtocolMax         uint32                 `protobuf:"varint,11,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	Evacuated           bool                   `protobuf:"varint,12,opt,name=evacuated,proto3" json:"evacuated,omitempty"`    // this node is to be removed, and all its blobs have their copies elsewhere
+	Stalled             bool                   `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`        // its disk has finished nothing for some time
+	Unheard             []uint64               `protobuf:"varint,14,rep,packed,name=unheard,proto3" json:"unheard,omitempty"` // nodes that others hear, and this one does not
+	CertificateExpireMs int64                  `protobuf:"varint,15,opt,name=certificate_expire_ms,json=certificateExpireMs,proto3" json:"certificate_expire_ms,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -1091,6 +1092,13 @@ func (x *InfoResponse) GetUnheard() []uint64 {
 		return x.Unheard
 	}
 	return nil
+}
+
+func (x *InfoResponse) GetCertificateExpireMs() int64 {
+	if x != nil {
+		return x.CertificateExpireMs
+	}
+	return 0
 }
 
 type ShardInfo struct {
@@ -2150,7 +2158,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x04rows\x18\a \x01(\x04R\x04rows\x12\x10\n" +
 	"\x03crc\x18\b \x01(\rR\x03crc\"\x12\n" +
 	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\xce\x03\n" +
+	"\vInfoRequest\"\x82\x04\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2167,7 +2175,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\fprotocol_max\x18\v \x01(\rR\vprotocolMax\x12\x1c\n" +
 	"\tevacuated\x18\f \x01(\bR\tevacuated\x12\x18\n" +
 	"\astalled\x18\r \x01(\bR\astalled\x12\x18\n" +
-	"\aunheard\x18\x0e \x03(\x04R\aunheard\"\xcc\x02\n" +
+	"\aunheard\x18\x0e \x03(\x04R\aunheard\x122\n" +
+	"\x15certificate_expire_ms\x18\x0f \x01(\x03R\x13certificateExpireMs\"\xcc\x02\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
