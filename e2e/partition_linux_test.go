@@ -1,9 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"banyan"
+	"banyan/client"
 )
 
 // newLanCluster starts n nodes on machines of their own. It skips the test
@@ -68,4 +74,39 @@ func TestPartitions(t *testing.T) {
 		w.check()
 	}
 	h.check()
+}
+
+// TestMinority asks the one node that is cut off, as a client that is cut off
+// with it: it says so and answers nothing but what may be old.
+func TestMinority(t *testing.T) {
+	c, l := newLanCluster(t, 3)
+	c.run("kv", "put", "color", "green")
+	l.set(append(c.hosts[:1:1], l.outside()), c.hosts[1:], link{cut: true})
+	sdk := c.sdk(c.nodes[0].addr)
+	defer sdk.Close()
+	c.eventually("the node complains", func() bool {
+		m, err := sdk.Cluster().Status(t.Context())
+		return err == nil && strings.Contains(fmt.Sprint(m.Problems), "no leader")
+	})
+	color := []byte("color")
+	for name, call := range map[string]func(context.Context) error{
+		"put": func(ctx context.Context) error { _, err := sdk.KV().Put(ctx, color, []byte("red")); return err },
+		"get": func(ctx context.Context) error { _, err := sdk.KV().Get(ctx, color); return err },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := call(ctx)
+		cancel()
+		if !banyan.IsKind(err, banyan.Timeout) && !banyan.IsKind(err, banyan.Unavailable) {
+			t.Errorf("%s without a majority: %v", name, err)
+		}
+		t.Logf("%s: %v", name, err)
+	}
+	if kv, err := sdk.KV().Get(t.Context(), color, client.Stale()); err != nil || string(kv.Value) != "green" {
+		t.Errorf("a stale read without a majority: %v, %v", kv, err)
+	}
+	l.heal()
+	c.run("kv", "put", "color", "blue")
+	if kv, err := sdk.KV().Get(t.Context(), color); err != nil || string(kv.Value) != "blue" {
+		t.Errorf("after the network healed: %v, %v", kv, err)
+	}
 }

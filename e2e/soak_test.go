@@ -39,7 +39,7 @@ func TestStorm(t *testing.T) {
 		if r.IntN(3) == 0 {
 			victim = w.leader()
 		}
-		w.expectKept()
+		w.kept = w.show().done()
 		h.take()
 		pause := r.IntN(4) == 0
 		if pause {
@@ -78,7 +78,7 @@ func TestStormOfAll(t *testing.T) {
 	for range max(1, *cycles/5) {
 		w := c.submit(30)
 		w.waitDone(1 + r.IntN(10))
-		w.expectKept()
+		w.kept = w.show().done()
 		c.killAll()
 		for _, n := range c.nodes {
 			n.waitReady()
