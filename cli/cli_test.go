@@ -221,12 +221,12 @@ func TestFlagsEndAtTheCommand(t *testing.T) {
 }
 
 func TestTransactionSyntax(t *testing.T) {
-	for _, text := range []string{"a/b exists", "a/b missing", "a/b = two words", "a/b = ", "a/b @ 7"} {
+	for _, text := range []string{"a/b exists", "a/b missing", "a/b = two words", "a/b = ", "a/b @ 7", "a/b held 7", "a/b held 7 1"} {
 		if c, err := parseCondition(text); err != nil || string(c.Key) != "a/b" {
 			t.Errorf("%q: %v, %v", text, c, err)
 		}
 	}
-	for _, text := range []string{"", "a/b", "a/b exists 1", "a/b @ x", " = 1", "a/b > 1"} {
+	for _, text := range []string{"", "a/b", "a/b exists 1", "a/b @ x", " = 1", "a/b > 1", "a/b held", "a/b held x", "a/b held 7 x", "a/b held 7 1 1"} {
 		if c, err := parseCondition(text); err == nil {
 			t.Errorf("%q is taken as %v", text, c)
 		}

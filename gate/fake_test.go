@@ -323,7 +323,10 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 	log := slog.New(slog.NewTextHandler(n.logs, nil))
 	node.handler = New(Config{
 		Node: id, Cluster: n.ca.Cluster(), Logger: log, Metrics: metric.NewSet(),
-		KV: &n.kv, Clusters: fakeCluster{}, Blobs: node.blobs, Jobs: node.jobs, Leaders: n, Tail: node.tail,
+		KV: &n.kv, Clusters: fakeCluster{}, Blobs: node.blobs, Jobs: node.jobs, Leaders: n, Tail: node.tail, Coord: fakeLocks{jobs: node.jobs},
+		CoordAt: func(to banyan.NodeID) (banyanv1connect.CoordClient, error) {
+			return banyanv1connect.NewCoordClient(node.client, n.nodes[to].url, connect.WithInterceptors(ClientInterceptor())), nil
+		},
 		JobsAt: func(to banyan.NodeID) (banyanv1connect.JobsClient, error) {
 			return banyanv1connect.NewJobsClient(node.client, n.nodes[to].url, connect.WithInterceptors(ClientInterceptor())), nil
 		},
