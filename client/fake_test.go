@@ -146,6 +146,10 @@ func (k *fakeKV) Get(_ context.Context, req *banyanv1.GetRequest) (*banyanv1.Get
 	return &banyanv1.GetResponse{Kv: k.keys[string(req.Key)], Revision: k.rev}, nil
 }
 
+func (k askedKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
+	go func() { done(k.Put(ctx, req)) }()
+}
+
 func (k *fakeKV) Put(_ context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
 	if err := (*fake)(k).enter("Put"); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 
 	"banyan"
@@ -133,6 +134,9 @@ func (s *session) send(stream *connect.BidiStreamForClient[banyanv1.SessionReque
 		for len(s.calls) == 0 && s.broken == nil {
 			s.some.Wait()
 		}
+		s.mu.Unlock()
+		runtime.Gosched() // those who were woken together go together
+		s.mu.Lock()
 		calls := s.take()
 		s.mu.Unlock()
 		if len(calls) == 0 || stream.Send(&banyanv1.SessionRequest{Calls: calls}) != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -32,7 +33,8 @@ func answer[Req, Res any](ctx context.Context, req *connect.Request[Req], method
 // kvDoor is banyan.v1.KV over a layer.
 type kvDoor struct {
 	KV
-	edge *edge
+	edge   *edge
+	meters *[doors]atomic.Pointer[callMeter] // of calls in sessions
 }
 
 func (d kvDoor) Get(ctx context.Context, req *connect.Request[banyanv1.GetRequest]) (*connect.Response[banyanv1.GetResponse], error) {
@@ -60,7 +62,7 @@ func (d kvDoor) Watch(ctx context.Context, req *connect.Request[banyanv1.WatchRe
 }
 
 func (d kvDoor) Session(ctx context.Context, s *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
-	return serveSession(ctx, d.KV, d.edge, s)
+	return serveSession(ctx, d, s)
 }
 
 // clusterDoor is banyan.v1.Cluster over the server.

@@ -39,6 +39,10 @@ func (f fakeKV) Get(ctx context.Context, _ *banyanv1.GetRequest) (*banyanv1.GetR
 	return &banyanv1.GetResponse{Revision: 7}, nil
 }
 
+func (f fakeKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
+	done(f.Put(ctx, req))
+}
+
 func (f fakeKV) Put(_ context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
 	return &banyanv1.PutResponse{Revision: uint64(len(req.Value))}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 
 	"banyan"
 	"banyan/api/banyan/peer/v1/peerv1connect"
@@ -26,6 +27,9 @@ import (
 type KV interface {
 	Get(context.Context, *banyanv1.GetRequest) (*banyanv1.GetResponse, error)
 	Put(context.Context, *banyanv1.PutRequest) (*banyanv1.PutResponse, error)
+	// PutThen is Put for a caller that does not wait: done is called once, from
+	// a goroutine that must not be held up.
+	PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error))
 	Delete(context.Context, *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error)
 	List(context.Context, *banyanv1.ListRequest) (*banyanv1.ListResponse, error)
 	Txn(context.Context, *banyanv1.TxnRequest) (*banyanv1.TxnResponse, error)
@@ -110,7 +114,7 @@ func New(c Config) http.Handler {
 	}
 	mux := http.NewServeMux()
 	jobs := &anywhere{self: c.Node, here: c.Jobs, leaders: c.Leaders, at: c.JobsAt}
-	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, &edge{node: c.Node, log: c.Logger}}, options(false)))
+	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
 	mux.Handle(banyanv1connect.NewClusterHandler(clusterDoor{c.Clusters}, options(false)))
 	mux.Handle(banyanv1connect.NewJobsHandler(jobsDoor{jobs, &logs{jobs, c.Blobs, g.tail}}, options(false)))
 	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{&locks{Coord: c.Coord, self: c.Node, leaders: c.Leaders, at: c.CoordAt}}, options(false)))

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/obs"
 
@@ -23,6 +26,8 @@ type session struct {
 	room  chan struct{} // banyan.SessionCallsMax
 	calls sync.WaitGroup
 
+	meters *[doors]atomic.Pointer[callMeter]
+
 	mu      sync.Mutex
 	some    sync.Cond // answers or closed
 	answers []*banyanv1.Answer
@@ -31,10 +36,10 @@ type session struct {
 
 // serveSession answers calls until the caller closes his side or goes away. It
 // returns when all are answered.
-func serveSession(ctx context.Context, kv KV, e *edge, stream *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
+func serveSession(ctx context.Context, d kvDoor, stream *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &session{kv: kv, edge: e, room: make(chan struct{}, banyan.SessionCallsMax)}
+	s := &session{kv: d.KV, edge: d.edge, meters: d.meters, room: make(chan struct{}, banyan.SessionCallsMax)}
 	s.some.L = &s.mu
 	var sender sync.WaitGroup
 	sender.Go(func() {
@@ -69,55 +74,84 @@ func (s *session) receive(ctx context.Context, stream *connect.BidiStream[banyan
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			s.calls.Go(func() {
-				s.put(s.answer(ctx, call))
-				<-s.room
-			})
+			s.carryOut(ctx, call)
 		}
 	}
 }
 
-// answer carries one call out. What it waits for is bounded by the layers.
-func (s *session) answer(ctx context.Context, call *banyanv1.Call) (a *banyanv1.Answer) {
-	a = &banyanv1.Answer{Id: call.GetId()}
-	procedure, err := "banyan.v1.KV/Session", error(nil)
-	ctx = obs.WithTraceparent(ctx, call.GetTraceparent())
-	var span obs.Span
-	defer func() {
-		if err = s.edge.explain(ctx, procedure, recover(), err); err != nil {
-			a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
-		}
-		span.End(err)
-	}()
+// doors of the calls that a session may carry.
+const (
+	doorGet = iota
+	doorPut
+	doorDelete
+	doorTxn
+	doors
+)
+
+var procedures = [doors]string{banyanv1connect.KVGetProcedure, banyanv1connect.KVPutProcedure, banyanv1connect.KVDeleteProcedure, banyanv1connect.KVTxnProcedure}
+
+// carryOut begins a call. What it waits for is bounded by the layers.
+func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
+	a := &banyanv1.Answer{Id: call.GetId()}
 	switch c := call.GetCall().(type) {
 	case *banyanv1.Call_Put:
-		procedure = "banyan.v1.KV/Put"
-		ctx, span = obs.StartServer(ctx, procedure)
-		var res *banyanv1.PutResponse
-		res, err = s.kv.Put(ctx, c.Put)
-		a.Answer = &banyanv1.Answer_Put{Put: res}
+		ctx, done := s.begin(ctx, call, doorPut)
+		s.kv.PutThen(ctx, c.Put, func(res *banyanv1.PutResponse, err error) {
+			a.Answer = &banyanv1.Answer_Put{Put: res}
+			done(a, nil, err)
+		})
 	case *banyanv1.Call_Get:
-		procedure = "banyan.v1.KV/Get"
-		ctx, span = obs.StartServer(ctx, procedure)
-		var res *banyanv1.GetResponse
-		res, err = s.kv.Get(ctx, c.Get)
-		a.Answer = &banyanv1.Answer_Get{Get: res}
+		s.beside(ctx, call, doorGet, a, func(ctx context.Context) error {
+			res, err := s.kv.Get(ctx, c.Get)
+			a.Answer = &banyanv1.Answer_Get{Get: res}
+			return err
+		})
 	case *banyanv1.Call_Txn:
-		procedure = "banyan.v1.KV/Txn"
-		ctx, span = obs.StartServer(ctx, procedure)
-		var res *banyanv1.TxnResponse
-		res, err = s.kv.Txn(ctx, c.Txn)
-		a.Answer = &banyanv1.Answer_Txn{Txn: res}
+		s.beside(ctx, call, doorTxn, a, func(ctx context.Context) error {
+			res, err := s.kv.Txn(ctx, c.Txn)
+			a.Answer = &banyanv1.Answer_Txn{Txn: res}
+			return err
+		})
 	case *banyanv1.Call_Delete:
-		procedure = "banyan.v1.KV/Delete"
-		ctx, span = obs.StartServer(ctx, procedure)
-		var res *banyanv1.DeleteResponse
-		res, err = s.kv.Delete(ctx, c.Delete)
-		a.Answer = &banyanv1.Answer_Delete{Delete: res}
+		s.beside(ctx, call, doorDelete, a, func(ctx context.Context) error {
+			res, err := s.kv.Delete(ctx, c.Delete)
+			a.Answer = &banyanv1.Answer_Delete{Delete: res}
+			return err
+		})
 	default:
-		err = banyan.Errorf(banyan.Invalid, "call %d of the session asks nothing this node knows: set get, put, delete or txn", call.GetId())
+		err := banyan.Errorf(banyan.Invalid, "call %d of the session asks nothing this node knows: set get, put, delete or txn", call.GetId())
+		a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
+		s.put(a)
+		<-s.room
 	}
-	return a
+}
+
+// beside runs a call that waits on a goroutine of its own.
+func (s *session) beside(ctx context.Context, call *banyanv1.Call, door int, a *banyanv1.Answer, run func(context.Context) error) {
+	ctx, done := s.begin(ctx, call, door)
+	go func() {
+		var err error
+		defer func() { done(a, recover(), err) }()
+		err = run(ctx)
+	}()
+}
+
+// begin gives the context of a call and what must be called when it is over.
+func (s *session) begin(ctx context.Context, call *banyanv1.Call, door int) (context.Context, func(a *banyanv1.Answer, panicked any, err error)) {
+	s.calls.Add(1)
+	began := time.Now()
+	procedure := procedures[door]
+	ctx, span := obs.StartServer(obs.WithTraceparent(ctx, call.GetTraceparent()), procedure[1:])
+	return ctx, func(a *banyanv1.Answer, panicked any, err error) {
+		if err = s.edge.explain(ctx, procedure, panicked, err); err != nil {
+			a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
+		}
+		s.edge.once(&s.meters[door], procedure, false).answered(began, err)
+		span.End(err)
+		s.put(a)
+		<-s.room
+		s.calls.Done()
+	}
 }
 
 func (s *session) put(a *banyanv1.Answer) {
@@ -164,6 +198,9 @@ func (s *session) send(stream *connect.BidiStream[banyanv1.SessionRequest, banya
 		for len(s.answers) == 0 && !s.closed {
 			s.some.Wait()
 		}
+		s.mu.Unlock()
+		runtime.Gosched() // those who were woken together go together
+		s.mu.Lock()
 		out := s.take()
 		s.mu.Unlock()
 		if len(out) == 0 || stream.Send(&banyanv1.SessionResponse{Answers: out}) != nil {

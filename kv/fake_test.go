@@ -46,6 +46,10 @@ func (f *fake) DataShards() (ids []banyan.ShardID) {
 	return ids
 }
 
+func (f *fake) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	done(f.Commit(ctx, shard, cmd))
+}
+
 func (f *fake) Commit(_ context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	s := f.shards[shard-1]
 	s.mu.Lock()

@@ -18,6 +18,7 @@ import (
 // *route.Router is one.
 type Rows interface {
 	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error)
+	CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error))
 	Read(ctx context.Context, shard banyan.ShardID, q route.ReadQuery) (route.ReadResult, error)
 	Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func(evs []mvcc.Event, upTo banyan.Revision) error) error
 }
@@ -74,6 +75,35 @@ func (s *Service) Get(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.
 
 // Put sets one key.
 func (s *Service) Put(ctx context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
+	cmd, err := putCommand(req)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.db.Commit(ctx, s.shardOf(req.Key), cmd)
+	if err != nil {
+		return nil, err
+	}
+	return &banyanv1.PutResponse{Revision: uint64(res.Revision)}, nil
+}
+
+// PutThen is Put for a caller that does not wait: done is called once, from a
+// goroutine that must not be held up.
+func (s *Service) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
+	cmd, err := putCommand(req)
+	if err != nil {
+		done(nil, err)
+		return
+	}
+	s.db.CommitThen(ctx, s.shardOf(req.Key), cmd, func(res mvcc.Result, err error) {
+		if err != nil {
+			done(nil, err)
+			return
+		}
+		done(&banyanv1.PutResponse{Revision: uint64(res.Revision)}, nil)
+	})
+}
+
+func putCommand(req *banyanv1.PutRequest) (*mvcc.Command, error) {
 	id, err := requestID(req.RequestId)
 	if err != nil {
 		return nil, err
@@ -81,13 +111,7 @@ func (s *Service) Put(ctx context.Context, req *banyanv1.PutRequest) (*banyanv1.
 	if err := checkPair(req.Key, req.Value); err != nil {
 		return nil, err
 	}
-	res, err := s.db.Commit(ctx, s.shardOf(req.Key), &mvcc.Command{
-		Request: id, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: rowKey(req.Key), Value: req.Value}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &banyanv1.PutResponse{Revision: uint64(res.Revision)}, nil
+	return &mvcc.Command{Request: id, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: rowKey(req.Key), Value: req.Value}}}, nil
 }
 
 // Delete removes one key, or every key of a prefix. A prefix with very many

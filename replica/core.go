@@ -318,6 +318,13 @@ func (c *Core) Remove(shard banyan.ShardID, seen Tenure, done func(error)) {
 	}
 }
 
+// abandon answers everything that waits; the Core is not used any more.
+func (c *Core) abandon(err error) {
+	for _, g := range c.order {
+		g.fail(err, err)
+	}
+}
+
 // removed forgets a group whose removal is on the disk.
 func (c *Core) removed(g *group) {
 	delete(c.groups, g.shard)

@@ -51,12 +51,16 @@ type waiter struct {
 	result mvcc.Result
 	err    error
 	ready  chan struct{}
+	then   func() // nil: somebody waits for ready
 }
 
 func (w *waiter) done(res mvcc.Result, err error) {
 	w.slot.release(len(w.Data))
 	w.result, w.err = res, err
 	close(w.ready)
+	if w.then != nil {
+		w.then()
+	}
 }
 
 // Propose commits and applies a command here and returns its result. It sets
@@ -68,25 +72,56 @@ func (w *waiter) done(res mvcc.Result, err error) {
 // effect once because of its Request. Without a Request that is Timeout
 // instead, as it is when ctx ends.
 func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	w, err := h.prepare(shard, cmd)
+	if err != nil {
+		return mvcc.Result{}, err
+	}
+	began := h.clock()
+	if !h.in.propose(shard, &w.Proposal) {
+		w.done(mvcc.Result{}, errStopping)
+	}
+	res, err := h.await(ctx, w, cmd.Request != banyan.RequestID{})
+	h.meter.proposed(w, began, h.clock(), err)
+	return res, err
+}
+
+// ProposeThen is Propose for a caller that does not wait: if it returns nil,
+// done is called once with what Propose would have returned, from a goroutine
+// that must not be held up.
+func (h *Host) ProposeThen(shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) error {
+	w, err := h.prepare(shard, cmd)
+	if err != nil {
+		return err
+	}
+	again := cmd.Request != banyan.RequestID{}
+	began := h.clock()
+	w.then = func() {
+		res, err := w.outcome(again)
+		h.meter.proposed(w, began, h.clock(), err)
+		done(res, err)
+	}
+	if !h.in.propose(shard, &w.Proposal) {
+		w.done(mvcc.Result{}, errStopping)
+	}
+	return nil
+}
+
+func (h *Host) prepare(shard banyan.ShardID, cmd *mvcc.Command) (*waiter, error) {
 	s := h.slot(shard)
 	if s == nil {
-		return mvcc.Result{}, errNoReplica(shard)
+		return nil, errNoReplica(shard)
 	}
 	p, err := s.view.Load().Prepare(h.cfg.Node, cmd, h.cfg.NowMs())
 	if err != nil {
-		return mvcc.Result{}, err
+		return nil, err
 	}
 	w := &waiter{Proposal: *p, slot: s, ready: make(chan struct{})}
 	w.Done = w.done
 	if err := s.reserve(len(w.Data)); err != nil {
 		h.meter.crowdedProposals.Inc()
-		return mvcc.Result{}, err
+		return nil, err
 	}
-	began := h.clock()
-	h.in.put(func(in *intake) { in.proposed = append(in.proposed, proposed{shard, &w.Proposal}) })
-	res, err := h.await(ctx, w, cmd.Request != banyan.RequestID{})
-	h.meter.proposed(w, began, h.clock(), err)
-	return res, err
+	return w, nil
 }
 
 func (h *Host) await(ctx context.Context, w *waiter, again bool) (mvcc.Result, error) {
@@ -97,6 +132,11 @@ func (h *Host) await(ctx context.Context, w *waiter, again bool) (mvcc.Result, e
 	case <-h.stopped:
 		w = &waiter{err: errStopping}
 	}
+	return w.outcome(again)
+}
+
+// outcome is what the proposer is told. again: the command has a request id.
+func (w *waiter) outcome(again bool) (mvcc.Result, error) {
 	switch {
 	case w.err != nil && IsUncertain(w.err) && !again:
 		return mvcc.Result{}, banyan.Errorf(banyan.Timeout, "the command had no request id, so it cannot be sent again safely: %w", w.err)

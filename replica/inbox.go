@@ -15,6 +15,7 @@ type inbox struct {
 	in    intake
 	bytes int // of messages
 	wake  chan struct{}
+	over  bool // the loop has ended
 }
 
 // intake is one round of input. Bounds: messages by banyan.PeerQueueBytesMax,
@@ -51,6 +52,27 @@ func (b *inbox) put(add func(*intake)) {
 	add(&b.in)
 	b.mu.Unlock()
 	b.signal()
+}
+
+// propose queues a proposal; not ok: the loop has ended.
+func (b *inbox) propose(shard banyan.ShardID, p *Proposal) (ok bool) {
+	b.mu.Lock()
+	if ok = !b.over; ok {
+		b.in.proposed = append(b.in.proposed, proposed{shard, p})
+	}
+	b.mu.Unlock()
+	b.signal()
+	return ok
+}
+
+// close gives what the loop will not take any more.
+func (b *inbox) close() []proposed {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	left := b.in.proposed
+	b.in.proposed = nil
+	return left
 }
 
 func (b *inbox) signal() {
@@ -180,6 +202,15 @@ func (q *queue[T]) length() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.items)
+}
+
+// left gives what nobody has taken, once the queue is closed.
+func (q *queue[T]) left() []T {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.items
+	q.items = nil
+	return out
 }
 
 func (q *queue[T]) close() {

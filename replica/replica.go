@@ -11,12 +11,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
+	"banyan/mvcc"
 	"banyan/obs/metric"
 	"banyan/store"
 )
@@ -155,10 +157,26 @@ func (h *Host) Run(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	cancel(nil)
 	wg.Wait()
+	h.abandon()
 	if outer.Err() != nil {
 		return nil
 	}
 	return cause
+}
+
+// abandon answers the proposals that are left when everything has ended.
+func (h *Host) abandon() {
+	for _, p := range h.in.close() {
+		p.p.Done(mvcc.Result{}, errStopping)
+	}
+	for _, a := range h.applies.left() {
+		for _, p := range a.proposals {
+			if p != nil {
+				p.Done(mvcc.Result{}, errStopping)
+			}
+		}
+	}
+	h.core.abandon(errStopping)
 }
 
 // clock is the Core's time.
@@ -183,6 +201,7 @@ func (h *Host) loop(ctx context.Context) (err error) {
 		case <-tick.C:
 			ticked = true
 		}
+		runtime.Gosched() // let those who were woken together hand in what they have
 		h.core.Advance(h.clock())
 		if ticked {
 			h.core.Tick()

@@ -153,6 +153,26 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 	return res, err
 }
 
+// CommitThen is Commit for a caller that does not wait: done is called once,
+// from a goroutine that must not be held up.
+func (r *Router) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	if cmd.Request == (banyan.RequestID{}) {
+		cmd.Request = banyan.NewRequestID()
+	}
+	_, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
+	finish := func(res mvcc.Result, err error) {
+		span.End(err)
+		if err != nil && retryable(err) {
+			go func() { done(r.Commit(ctx, shard, cmd)) }()
+			return
+		}
+		done(res, err)
+	}
+	if err := r.cfg.Host.ProposeThen(shard, cmd, finish); err != nil {
+		finish(mvcc.Result{}, err)
+	}
+}
+
 // propose commits at the replica here, as a span of the caller's trace.
 func (r *Router) propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	ctx, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"math/rand/v2"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -151,6 +152,7 @@ func (p *peer) speak(ctx context.Context, conn *conversation) error {
 		}
 		select {
 		case <-p.wake:
+			runtime.Gosched() // what is ready to be sent goes in one frame
 		case <-p.probe: // the ping finds out
 			if err := p.write(conn, pingFrame); err != nil {
 				return err
