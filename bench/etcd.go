@@ -83,6 +83,15 @@ func (c *etcdCluster) Put(ctx context.Context, key string, value []byte) error {
 	return err
 }
 
+// Get reads one key, linearizable.
+func (c *etcdCluster) Get(ctx context.Context, key string) error {
+	_, err := c.clients[int(key[len(key)-1])%len(c.clients)].Get(ctx, key)
+	return err
+}
+
+// Processes are the three servers.
+func (c *etcdCluster) Processes() []*exec.Cmd { return c.procs }
+
 // Close ends the clients and the processes.
 func (c *etcdCluster) Close() {
 	for _, cl := range c.clients {

@@ -4,45 +4,68 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// putter writes one key, durable and linearizable.
-type putter interface {
+// keyed is a replicated store of keys: puts are durable, both are linearizable.
+type keyed interface {
 	Put(ctx context.Context, key string, value []byte) error
+	Get(ctx context.Context, key string) error
+	// Processes are those that serve, whose CPU counts.
+	Processes() []*exec.Cmd
 }
 
 // point is what one load run measured.
 type point struct {
-	rate     float64 // acknowledged writes per second
-	p50, p99 time.Duration
-	errors   int64
+	rate        float64 // acknowledged operations per second
+	p50, p99    time.Duration
+	errors      int64
+	lastError   error
+	nodes, self time.Duration // CPU of one operation: of all serving processes, of this one
 }
 
+// readKeys is how many keys the reads go over; written before.
+const readKeys = 4096
+
 // load keeps clients busy for a while: 16-byte keys, 256-byte values, closed loop.
-func load(ctx context.Context, p putter, clients int, lasting time.Duration) point {
+func load(ctx context.Context, k keyed, read bool, clients int, lasting time.Duration) point {
 	ctx, cancel := context.WithTimeout(ctx, lasting)
 	defer cancel()
 	var (
 		wg     sync.WaitGroup
 		failed atomic.Int64
+		last   atomic.Pointer[error]
 		took   = make([][]time.Duration, clients)
 		value  = make([]byte, 256)
 	)
-	start := time.Now()
+	start, nodes, self := time.Now(), cpuOf(k.Processes()), cpuOfSelf()
 	for c := range clients {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(c), 7))
+			rng := rand.New(rand.NewPCG(rand.Uint64(), uint64(c)))
 			for ctx.Err() == nil {
-				key := fmt.Sprintf("k%015d", rng.Uint32())
+				n := rng.Uint32()
+				if read {
+					n %= readKeys
+				}
+				key := fmt.Sprintf("k%015d", n)
 				at := time.Now()
-				switch err := p.Put(ctx, key, value); {
+				var err error
+				if read {
+					err = k.Get(ctx, key)
+				} else {
+					err = k.Put(ctx, key, value)
+				}
+				switch {
 				case err == nil:
 					took[c] = append(took[c], time.Since(at))
 				case ctx.Err() == nil:
 					failed.Add(1)
+					last.Store(&err)
 				}
 			}
 		})
@@ -52,8 +75,48 @@ func load(ctx context.Context, p putter, clients int, lasting time.Duration) poi
 	for _, t := range took {
 		all = append(all, t...)
 	}
-	return point{
+	p := point{
 		rate: float64(len(all)) / time.Since(start).Seconds(),
 		p50:  quantile(all, 0.5), p99: quantile(all, 0.99), errors: failed.Load(),
 	}
+	if n := time.Duration(len(all)); n > 0 {
+		p.nodes, p.self = (cpuOf(k.Processes())-nodes)/n, (cpuOfSelf()-self)/n
+	}
+	if err := last.Load(); err != nil {
+		p.lastError = *err
+	}
+	return p
+}
+
+// cpuOf is the CPU time processes have used so far.
+func cpuOf(procs []*exec.Cmd) (sum time.Duration) {
+	for _, p := range procs {
+		sum += threadsOf(p.Process.Pid)
+	}
+	return sum
+}
+
+// threadsOf sums over the threads of a process; those that ended are missing,
+// which Go's are not in a run of seconds.
+func threadsOf(pid int) (sum time.Duration) {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return 0
+	}
+	for _, t := range tasks {
+		var on int64
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name())); err == nil {
+			_, _ = fmt.Sscan(string(b), &on)
+			sum += time.Duration(on)
+		}
+	}
+	return sum
+}
+
+func cpuOfSelf() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

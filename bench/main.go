@@ -7,6 +7,7 @@
 //	cd bench && go run . cold       # one task, process start to exit
 //	cd bench && go run . submit     # 20,000 tasks: acceptance and memory
 //	cd bench && go run . puts       # three nodes beside a three-node etcd
+//	cd bench && go run . gets       # the same, linearizable reads
 //	cd bench && go run . failover   # kill -9 of the node that leads everything
 //
 // With BANYAN_BENCH_PROFILE=DIR in the environment every banyan process that is
@@ -35,6 +36,7 @@ var commands = map[string]func(context.Context, []string) error{
 	"cold":     benchCold,
 	"submit":   benchSubmit,
 	"puts":     benchPuts,
+	"gets":     benchGets,
 	"failover": benchFailover,
 }
 
@@ -42,7 +44,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|failover [flags]; see the package comment")
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover [flags]; see the package comment")
 		os.Exit(2)
 	}
 	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {

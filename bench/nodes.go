@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/pki"
 )
@@ -172,11 +173,27 @@ func (n *nodes) client() (*client.Client, error) {
 	return client.Open(cfg)
 }
 
-// banyanPuts spreads keys over several clients, each with connections of its own.
-type banyanPuts []*client.Client
+// banyanKeys spreads keys over several clients, each with connections of its own.
+type banyanKeys struct {
+	clients []*client.Client
+	nodes   *nodes
+}
 
 // Put writes one key.
-func (b banyanPuts) Put(ctx context.Context, key string, value []byte) error {
-	_, err := b[int(key[len(key)-1])%len(b)].KV().Put(ctx, []byte(key), value)
+func (b banyanKeys) Put(ctx context.Context, key string, value []byte) error {
+	_, err := b.of(key).Put(ctx, []byte(key), value)
 	return err
+}
+
+// Get reads one key, linearizable; one that is not there is no error.
+func (b banyanKeys) Get(ctx context.Context, key string) error {
+	_, err := b.of(key).Read(ctx, &banyanv1.GetRequest{Key: []byte(key)})
+	return err
+}
+
+// Processes are the three nodes.
+func (b banyanKeys) Processes() []*exec.Cmd { return b.nodes.procs }
+
+func (b banyanKeys) of(key string) client.KV {
+	return b.clients[int(key[len(key)-1])%len(b.clients)].KV()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"runtime"
 	"strconv"
 	"sync"
@@ -94,6 +95,9 @@ func (d *demo) prepare() error {
 	exe, err := os.Executable()
 	if err != nil {
 		return err
+	}
+	if strings.HasSuffix(strings.TrimSuffix(exe, ".exe"), ".test") { // its copies would run the tests, which run the demo
+		return banyan.Errorf(banyan.Internal, "the demo starts copies of its own binary, and %s is a test", exe)
 	}
 	d.exe = exe
 	if d.out, err = filepath.Abs(d.out); err != nil {
