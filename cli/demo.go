@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
