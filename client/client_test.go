@@ -195,6 +195,23 @@ func TestLeadersAreAskedDirectly(t *testing.T) {
 	}
 }
 
+// A node that does not lead passes calls on, and says so: the next ones go to
+// the leader.
+func TestALeaderThatMovedIsFollowed(t *testing.T) {
+	c := newCluster(t, 2)
+	cl := c.open(t)
+	for _, leader := range []uint64{2, 1} {
+		c.mu.Lock()
+		c.topology.Shards[0].Leader = leader
+		c.mu.Unlock()
+		waitFor(t, func() bool {
+			before := c.calls[leader-1].Load()
+			mustPut(t, cl, "a/x", "")
+			return c.calls[leader-1].Load() > before
+		})
+	}
+}
+
 // A write whose answer was lost is sent again and applied once.
 func TestRepeatedWritesAreAppliedOnce(t *testing.T) {
 	c := newCluster(t, 2)

@@ -49,15 +49,24 @@ func newFake() *fake {
 func (f *fake) handler(id banyan.NodeID, cluster string, asked func(context.Context)) http.Handler {
 	return gate.New(gate.Config{
 		Node: id, Cluster: cluster, Logger: slog.New(slog.DiscardHandler),
-		KV: askedKV{(*fakeKV)(f), asked}, Jobs: (*fakeJobs)(f), Blobs: (*fakeBlobs)(f), Clusters: f, Leaders: oneShard{}, Tail: noTail{},
+		KV: askedKV{(*fakeKV)(f), asked}, Jobs: (*fakeJobs)(f), Blobs: (*fakeBlobs)(f), Clusters: f, Leaders: oneShard{f}, Tail: noTail{},
 	})
 }
 
-type oneShard struct{}
+// oneShard is led by whom the topology names, else by node 1.
+type oneShard struct{ *fake }
 
-func (oneShard) ShardOf([]byte) banyan.ShardID                       { return 1 }
-func (oneShard) DataShards() []banyan.ShardID                        { return []banyan.ShardID{1} }
-func (oneShard) Leader(banyan.ShardID) (node banyan.NodeID, ok bool) { return 1, true }
+func (oneShard) ShardOf([]byte) banyan.ShardID { return 1 }
+func (oneShard) DataShards() []banyan.ShardID  { return []banyan.ShardID{1} }
+
+func (s oneShard) Leader(banyan.ShardID) (node banyan.NodeID, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.topology == nil || s.topology.Shards[0].Leader == 0 {
+		return 1, true
+	}
+	return banyan.NodeID(s.topology.Shards[0].Leader), true
+}
 
 type noTail struct{}
 

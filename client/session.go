@@ -50,6 +50,9 @@ func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *R
 	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) error {
 		if s := c.sessionOf(n); s != nil {
 			answer, err := s.call(ctx, pack(req))
+			if answer.GetElsewhere() {
+				c.learn()
+			}
 			if !banyan.IsKind(err, banyan.TooNew) {
 				res = unpack(answer)
 				return err

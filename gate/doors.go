@@ -33,8 +33,9 @@ func answer[Req, Res any](ctx context.Context, req *connect.Request[Req], method
 // kvDoor is banyan.v1.KV over a layer.
 type kvDoor struct {
 	KV
-	edge   *edge
-	meters *[doors]atomic.Pointer[callMeter] // of calls in sessions
+	leaders Leaders
+	edge    *edge
+	meters  *[doors]atomic.Pointer[callMeter] // of calls in sessions
 }
 
 func (d kvDoor) Get(ctx context.Context, req *connect.Request[banyanv1.GetRequest]) (*connect.Response[banyanv1.GetResponse], error) {

@@ -114,7 +114,7 @@ func New(c Config) http.Handler {
 	}
 	mux := http.NewServeMux()
 	jobs := &anywhere{self: c.Node, here: c.Jobs, leaders: c.Leaders, at: c.JobsAt}
-	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
+	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, c.Leaders, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
 	mux.Handle(banyanv1connect.NewClusterHandler(clusterDoor{c.Clusters}, options(false)))
 	mux.Handle(banyanv1connect.NewJobsHandler(jobsDoor{jobs, &logs{jobs, c.Blobs, g.tail}}, options(false)))
 	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{&locks{Coord: c.Coord, self: c.Node, leaders: c.Leaders, at: c.CoordAt}}, options(false)))

@@ -6,7 +6,6 @@ import (
 	"io"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"banyan"
@@ -21,12 +20,9 @@ import (
 // session is one stream of calls. Each is carried out beside the others; what
 // is answered while a message is being sent goes out together in the next one.
 type session struct {
-	kv    KV
-	edge  *edge
+	kvDoor
 	room  chan struct{} // banyan.SessionCallsMax
 	calls sync.WaitGroup
-
-	meters *[doors]atomic.Pointer[callMeter]
 
 	mu      sync.Mutex
 	some    sync.Cond // answers or closed
@@ -39,7 +35,7 @@ type session struct {
 func serveSession(ctx context.Context, d kvDoor, stream *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &session{kv: d.KV, edge: d.edge, meters: d.meters, room: make(chan struct{}, banyan.SessionCallsMax)}
+	s := &session{kvDoor: d, room: make(chan struct{}, banyan.SessionCallsMax)}
 	s.some.L = &s.mu
 	var sender sync.WaitGroup
 	sender.Go(func() {
@@ -95,26 +91,26 @@ func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
 	a := &banyanv1.Answer{Id: call.GetId()}
 	switch c := call.GetCall().(type) {
 	case *banyanv1.Call_Put:
-		ctx, done := s.begin(ctx, call, doorPut)
-		s.kv.PutThen(ctx, c.Put, func(res *banyanv1.PutResponse, err error) {
+		ctx, done := s.begin(ctx, call, doorPut, c.Put.GetKey())
+		s.KV.PutThen(ctx, c.Put, func(res *banyanv1.PutResponse, err error) {
 			a.Answer = &banyanv1.Answer_Put{Put: res}
 			done(a, nil, err)
 		})
 	case *banyanv1.Call_Get:
-		s.beside(ctx, call, doorGet, a, func(ctx context.Context) error {
-			res, err := s.kv.Get(ctx, c.Get)
+		s.beside(ctx, call, doorGet, c.Get.GetKey(), a, func(ctx context.Context) error {
+			res, err := s.KV.Get(ctx, c.Get)
 			a.Answer = &banyanv1.Answer_Get{Get: res}
 			return err
 		})
 	case *banyanv1.Call_Txn:
-		s.beside(ctx, call, doorTxn, a, func(ctx context.Context) error {
-			res, err := s.kv.Txn(ctx, c.Txn)
+		s.beside(ctx, call, doorTxn, nil, a, func(ctx context.Context) error {
+			res, err := s.KV.Txn(ctx, c.Txn)
 			a.Answer = &banyanv1.Answer_Txn{Txn: res}
 			return err
 		})
 	case *banyanv1.Call_Delete:
-		s.beside(ctx, call, doorDelete, a, func(ctx context.Context) error {
-			res, err := s.kv.Delete(ctx, c.Delete)
+		s.beside(ctx, call, doorDelete, c.Delete.GetKey(), a, func(ctx context.Context) error {
+			res, err := s.KV.Delete(ctx, c.Delete)
 			a.Answer = &banyanv1.Answer_Delete{Delete: res}
 			return err
 		})
@@ -127,8 +123,8 @@ func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
 }
 
 // beside runs a call that waits on a goroutine of its own.
-func (s *session) beside(ctx context.Context, call *banyanv1.Call, door int, a *banyanv1.Answer, run func(context.Context) error) {
-	ctx, done := s.begin(ctx, call, door)
+func (s *session) beside(ctx context.Context, call *banyanv1.Call, door int, key []byte, a *banyanv1.Answer, run func(context.Context) error) {
+	ctx, done := s.begin(ctx, call, door, key)
 	go func() {
 		var err error
 		defer func() { done(a, recover(), err) }()
@@ -137,7 +133,8 @@ func (s *session) beside(ctx context.Context, call *banyanv1.Call, door int, a *
 }
 
 // begin gives the context of a call and what must be called when it is over.
-func (s *session) begin(ctx context.Context, call *banyanv1.Call, door int) (context.Context, func(a *banyanv1.Answer, panicked any, err error)) {
+// key, if not nil, is one that it is about.
+func (s *session) begin(ctx context.Context, call *banyanv1.Call, door int, key []byte) (context.Context, func(a *banyanv1.Answer, panicked any, err error)) {
 	s.calls.Add(1)
 	began := time.Now()
 	procedure := procedures[door]
@@ -146,12 +143,19 @@ func (s *session) begin(ctx context.Context, call *banyanv1.Call, door int) (con
 		if err = s.edge.explain(ctx, procedure, panicked, err); err != nil {
 			a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
 		}
+		a.Elsewhere = key != nil && s.elsewhere(key)
 		s.edge.once(&s.meters[door], procedure, false).answered(began, err)
 		span.End(err)
 		s.put(a)
 		<-s.room
 		s.calls.Done()
 	}
+}
+
+// elsewhere says that another node leads the shard of a key.
+func (s *session) elsewhere(key []byte) bool {
+	leader, ok := s.leaders.Leader(s.leaders.ShardOf(banyan.Partition(key)))
+	return ok && leader != s.edge.node
 }
 
 func (s *session) put(a *banyanv1.Answer) {

@@ -1385,6 +1385,7 @@ type Answer struct {
 	//	*Answer_Delete
 	//	*Answer_Txn
 	Answer        isAnswer_Answer `protobuf_oneof:"answer"`
+	Elsewhere     bool            `protobuf:"varint,7,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"` // another node leads the shard: ask that one next time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1476,6 +1477,13 @@ func (x *Answer) GetTxn() *TxnResponse {
 		}
 	}
 	return nil
+}
+
+func (x *Answer) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
 }
 
 type isAnswer_Answer interface {
@@ -1892,14 +1900,15 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x03txn\x18\x06 \x01(\v2\x15.banyan.v1.TxnRequestH\x00R\x03txnB\x06\n" +
 	"\x04call\">\n" +
 	"\x0fSessionResponse\x12+\n" +
-	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\"\x89\x02\n" +
+	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\"\xa7\x02\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05error\x18\x02 \x01(\v2\x14.banyan.v1.CallErrorH\x00R\x05error\x12*\n" +
 	"\x03get\x18\x03 \x01(\v2\x16.banyan.v1.GetResponseH\x00R\x03get\x12*\n" +
 	"\x03put\x18\x04 \x01(\v2\x16.banyan.v1.PutResponseH\x00R\x03put\x123\n" +
 	"\x06delete\x18\x05 \x01(\v2\x19.banyan.v1.DeleteResponseH\x00R\x06delete\x12*\n" +
-	"\x03txn\x18\x06 \x01(\v2\x16.banyan.v1.TxnResponseH\x00R\x03txnB\b\n" +
+	"\x03txn\x18\x06 \x01(\v2\x16.banyan.v1.TxnResponseH\x00R\x03txn\x12\x1c\n" +
+	"\telsewhere\x18\a \x01(\bR\telsewhereB\b\n" +
 	"\x06answer\"Q\n" +
 	"\tCallError\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x18\n" +
