@@ -14,7 +14,7 @@ import (
 
 const (
 	callMax     = 30 * time.Second // a call whose context has no deadline
-	patienceMin = 3 * time.Second  // with one node, before another is asked too
+	patienceMin = time.Second      // with one node, before another is asked too
 	patienceMax = 15 * time.Second
 	reachMax    = 5 * time.Second // until a cluster of which no node can be reached counts as gone
 	backoffMin  = 10 * time.Millisecond
