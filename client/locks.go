@@ -54,7 +54,7 @@ type LockOptions struct {
 }
 
 const (
-	lockWait    = 2 * time.Second // one call's waiting; less than patienceMin, or a node that hangs is not noticed
+	lockWait    = patienceMin / 2 // one call's waiting: less than patience, or a node that hangs is not noticed
 	releaseWait = 2 * time.Second // for a release that nobody waits for
 )
 
