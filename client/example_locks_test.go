@@ -69,7 +69,7 @@ func exampleLocks() *client.Client {
 	f := &fakeCoord{counts: true}
 	in := newFake()
 	c, err := client.Open(client.Config{Transport: client.InProcess(gate.Operator(gate.New(gate.Config{
-		Node: 1, Cluster: "c", Logger: slog.New(slog.DiscardHandler), KV: (*fakeKV)(in), Jobs: (*fakeJobs)(in), Blobs: (*fakeBlobs)(in), Clusters: in, Leaders: oneShard{}, Tail: noTail{}, Coord: f,
+		Node: 1, Cluster: "c", Logger: slog.New(slog.DiscardHandler), KV: askedKV{(*fakeKV)(in), nil}, Jobs: (*fakeJobs)(in), Blobs: (*fakeBlobs)(in), Clusters: in, Leaders: oneShard{in}, Tail: noTail{}, Coord: f,
 	})))})
 	if err != nil {
 		panic(err)
