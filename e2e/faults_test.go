@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -157,18 +159,21 @@ func TestFullDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unmount(small) })
 	n := c.up(filepath.Join(small, "node"))
-	value := strings.Repeat("v", 64<<10)
+	sdk := c.sdk()
+	defer sdk.Close()
+	value := []byte(strings.Repeat("v", 64<<10))
+	key := func(i int) []byte { return fmt.Appendf(nil, "f/%d", i) }
 	acked := 0
-	var errOut string
-	for i := range 1000 {
-		var code int
-		if _, errOut, code = c.tryIn(c.dir, value, "kv", "put", fmt.Sprintf("f/%d", i)); code != 0 {
+	for ; acked < 1000; acked++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		_, err := sdk.KV().Put(ctx, key(acked), value)
+		cancel()
+		if err != nil {
 			break
 		}
-		acked++
 	}
 	if acked == 0 || acked == 1000 {
-		t.Fatalf("%d writes fit on 24 MiB: %s", acked, errOut)
+		t.Fatalf("%d writes of 64 KiB fit on 24 MiB", acked)
 	}
 	<-n.done // the node stops rather than go on with a disk it cannot write
 	n.cmd = nil
@@ -180,8 +185,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	n.restart()
 	for i := range acked {
-		if got := c.run("kv", "get", fmt.Sprintf("f/%d", i)); strings.TrimSpace(got) != value {
-			t.Fatalf("acknowledged f/%d is lost: %d bytes", i, len(got))
+		if kv, err := sdk.KV().Get(t.Context(), key(i)); err != nil || !bytes.Equal(kv.Value, value) {
+			t.Fatalf("acknowledged f/%d is lost: %v", i, err)
 		}
 	}
 }
