@@ -31,7 +31,7 @@ func TestPrintSlow(t *testing.T) {
 	a := &app{IO: IO{Out: &out}}
 	ops := []*banyanv1.SlowOperation{
 		{Node: 2, EndMs: 1795240931484, What: "proposal", Shard: 4, DurationUs: 402_000, Waits: []*banyanv1.SlowWait{
-			{For: "its place in the log", DurationUs: 100}, {For: "a majority's disks", DurationUs: 399_000}, {For: "being applied", DurationUs: 2_900},
+			{For: "its place in the log", DurationUs: 100}, {For: "a majority to write it", DurationUs: 399_000}, {For: "being applied", DurationUs: 2_900},
 		}},
 		{Node: 3, EndMs: 1795240931485, What: "KV.Put", Shard: -1, DurationUs: 404_000, Failed: "timeout"},
 	}
@@ -39,7 +39,7 @@ func TestPrintSlow(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"n2    proposal      4  402 ms  -        a majority's disks 399 ms, being applied 3 ms\n",
+		"n2    proposal      4  402 ms  -        a majority to write it 399 ms, being applied 3 ms\n",
 		"n3    KV.Put        -  404 ms  timeout  -\n",
 	} {
 		if !strings.Contains(out.String(), want) {

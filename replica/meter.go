@@ -93,11 +93,11 @@ func (w *waiter) waits(began, ended time.Duration) []metric.Wait {
 	case w.loggedAt == 0:
 		return []metric.Wait{{For: "its place in the log", Took: ended - began}}
 	case w.committedAt == 0:
-		return []metric.Wait{{For: "its place in the log", Took: w.loggedAt - began}, {For: "a majority's disks, in vain", Took: ended - w.loggedAt}}
+		return []metric.Wait{{For: "its place in the log", Took: w.loggedAt - began}, {For: "a majority to write it, in vain", Took: ended - w.loggedAt}}
 	}
 	return []metric.Wait{
 		{For: "its place in the log", Took: max(w.loggedAt-began, 0)},
-		{For: "a majority's disks", Took: w.committedAt - w.loggedAt},
+		{For: "a majority to write it", Took: w.committedAt - w.loggedAt},
 		{For: "being applied", Took: ended - w.committedAt},
 	}
 }

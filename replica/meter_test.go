@@ -22,8 +22,8 @@ func TestSlowProposalSaysWhatItWaitedFor(t *testing.T) {
 		want                   string
 	}{
 		{"quick", over, 20 * ms, 30 * ms, 100 * ms, "[]"},
-		{"applied", over, 20 * ms, 500 * ms, 510 * ms, "[{its place in the log 10ms} {a majority's disks 480ms} {being applied 10ms}]"},
-		{"logged", over, 20 * ms, 0, 510 * ms, "[{its place in the log 10ms} {a majority's disks, in vain 490ms}]"},
+		{"applied", over, 20 * ms, 500 * ms, 510 * ms, "[{its place in the log 10ms} {a majority to write it 480ms} {being applied 10ms}]"},
+		{"logged", over, 20 * ms, 0, 510 * ms, "[{its place in the log 10ms} {a majority to write it, in vain 490ms}]"},
 		{"queued", over, 0, 0, 510 * ms, "[{its place in the log 500ms}]"},
 		{"given up", nil, 20 * ms, 30 * ms, 510 * ms, "[{a result that had not come when the caller gave up 500ms}]"},
 	} {

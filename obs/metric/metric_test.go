@@ -70,3 +70,14 @@ func BenchmarkObserve(b *testing.B) {
 		t.Observe(time.Since(began))
 	}
 }
+
+// BenchmarkNewSet is what a node's start pays.
+func BenchmarkNewSet(b *testing.B) {
+	for b.Loop() {
+		s := NewSet()
+		for _, label := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+			s.Counter("c_total", "C.", "x", label)
+			s.Timer("t_seconds", "T.", "x", label)
+		}
+	}
+}
