@@ -55,6 +55,7 @@ type Client struct {
 	patience  time.Duration // with one node, before another is asked too
 	alone     time.Duration // without a stream, before it is given up
 	learner   sync.WaitGroup
+	beats     *beater
 	sessions  sync.WaitGroup
 	life      context.Context // ends with Close
 	end       context.CancelFunc
@@ -91,6 +92,7 @@ type node struct {
 func Open(cfg Config) (*Client, error) {
 	c := &Client{scheme: "https", patience: patienceMin, alone: callMax}
 	c.life, c.end = context.WithCancel(context.Background())
+	c.beats = newBeater(c)
 	switch {
 	case cfg.Transport != nil:
 		c.scheme, c.single = "http", true
@@ -122,6 +124,7 @@ func Open(cfg Config) (*Client, error) {
 func (c *Client) Close() error {
 	c.end()
 	c.learner.Wait()
+	c.beats.calls.Wait()
 	c.sessions.Wait()
 	var first error
 	for _, closer := range c.closing {

@@ -8,8 +8,6 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
-
-	"connectrpc.com/connect"
 )
 
 // Lock is a lock that was taken.
@@ -58,32 +56,32 @@ func (l *Lock) Release(ctx context.Context) error {
 	return err
 }
 
-// keeper keeps a lease alive and knows until when it surely lasts.
+// keeper knows until when a lease surely lasts.
 type keeper struct {
 	locks      Locks
 	partition  string
 	lease      uint64
 	ttl, grace time.Duration
 
-	cancel context.CancelFunc
-	beats  sync.WaitGroup
-
 	mu     sync.Mutex
 	until  time.Time
 	expiry *time.Timer
 	why    error
 	lost   chan struct{}
+
+	// The beater's, under its mutex:
+	next    time.Time     // when to beat
+	backoff time.Duration // after a beat that had no answer
+	beating bool
 }
 
 // begin counts from when the request was sent that began the lease.
-func (k *keeper) begin(life context.Context, sent time.Time) {
-	ctx, cancel := context.WithCancel(life)
+func (k *keeper) begin(sent time.Time) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.cancel = cancel
 	k.until = sent.Add(Tenure(k.ttl, k.grace))
 	k.expiry = time.AfterFunc(time.Until(k.until), k.expire)
-	k.beats.Go(func() { k.beat(ctx, sent) })
+	k.mu.Unlock()
+	k.locks.c.beats.add(k, sent)
 }
 
 // expire is called when time is over, or seems to be.
@@ -99,50 +97,11 @@ func (k *keeper) expire() {
 
 // lose tells that the lock is lost. The mutex is held.
 func (k *keeper) lose(why error) {
-	if k.why != nil {
-		return
+	if k.why == nil {
+		k.why = why
+		k.expiry.Stop()
+		close(k.lost)
 	}
-	k.why = why
-	k.expiry.Stop()
-	k.cancel()
-	close(k.lost)
-}
-
-// beat keeps the lease alive, three times in its time. A beat that has no
-// answer is followed by another, for each counts from when it was sent.
-func (k *keeper) beat(ctx context.Context, sent time.Time) {
-	every := k.ttl / 3
-	wait := time.Until(sent.Add(every))
-	for backoff := backoffMin; pause(ctx, wait); {
-		sent = time.Now()
-		ended, err := k.keepAlive(ctx, every)
-		switch {
-		case ended:
-			k.mu.Lock()
-			k.lose(banyan.Errorf(banyan.NotFound, "the lock was lost: it was taken away, or not kept alive in time"))
-			k.mu.Unlock()
-		case err == nil:
-			k.extend(sent)
-			wait, backoff = time.Until(sent.Add(every)), backoffMin
-		default:
-			wait, backoff = backoff, min(2*backoff, backoffMax)
-		}
-	}
-}
-
-// keepAlive sends one beat.
-func (k *keeper) keepAlive(ctx context.Context, wait time.Duration) (ended bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	req := &banyanv1.KeepAliveRequest{Partition: k.partition, Leases: []uint64{k.lease}}
-	err = k.locks.c.try(ctx, []byte(k.partition), min(wait/2, patienceMin), func(ctx context.Context, n *node) error {
-		reply, err := n.coord.KeepAlive(ctx, connect.NewRequest(req))
-		if err == nil {
-			ended = len(reply.Msg.Ended) > 0
-		}
-		return err
-	})
-	return ended, err
 }
 
 // extend counts from when a beat was sent that was answered. What is lost
@@ -156,12 +115,19 @@ func (k *keeper) extend(sent time.Time) {
 	}
 }
 
+// ended is told when the lease is no more.
+func (k *keeper) ended() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lose(banyan.Errorf(banyan.NotFound, "the lock was lost: it was taken away, or not kept alive in time"))
+}
+
 // stop ends the beats. The lock counts as lost.
 func (k *keeper) stop() {
 	k.mu.Lock()
 	k.lose(banyan.Errorf(banyan.Canceled, "the lock was released"))
 	k.mu.Unlock()
-	k.beats.Wait()
+	k.locks.c.beats.remove(k)
 }
 
 // release ends the lease in short time, also when ctx has ended. If that fails

@@ -95,7 +95,7 @@ func (l Locks) claim(ctx context.Context, name string, o LockOptions) (lock *Loc
 		}
 		return nil, false, err
 	}
-	k.begin(l.c.life, sent)
+	k.begin(sent)
 	if res.Claim.GetToken() == 0 && o.Waiting != nil {
 		o.Waiting(res.Holder, int(res.Claim.GetAhead()))
 	}

@@ -25,6 +25,7 @@ type fakeCoord struct {
 	granted  chan struct{}
 	beats    []time.Time                 // when they came
 	beat     func(nth int) (bool, error) // has the lease ended, or an error; it may take its time
+	hide     func(lease uint64) bool     // nothing is known of it now
 	acquired []*banyanv1.AcquireRequest
 	released []uint64
 	refuse   func(nth int) error // of Acquire
@@ -68,7 +69,15 @@ func (f *fakeCoord) KeepAlive(_ context.Context, req *banyanv1.KeepAliveRequest)
 			return nil, err
 		}
 		if ended {
-			out.Ended = req.Leases
+			for _, ref := range req.Leases {
+				out.Ended = append(out.Ended, ref.Lease)
+			}
+			return out, nil
+		}
+	}
+	for _, ref := range req.Leases {
+		if f.hide == nil || !f.hide(ref.Lease) {
+			out.Kept = append(out.Kept, ref.Lease)
 		}
 	}
 	return out, nil
@@ -126,6 +135,43 @@ func TestLockIsKept(t *testing.T) {
 		time.Sleep(ttl)
 		if len(f.beats) != 30 {
 			t.Error("a lock that was released is kept alive")
+		}
+	})
+}
+
+// TestManyLocks are kept alive by few calls. Of those that an answer does not
+// name another call asks at once.
+func TestManyLocks(t *testing.T) {
+	const many = 1500
+	hidden := map[uint64]int{}
+	f := &fakeCoord{token: 7}
+	f.hide = func(lease uint64) bool {
+		if lease%2 == 0 {
+			hidden[lease]++
+		}
+		return lease%2 == 0 && hidden[lease] < 3
+	}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		var locks []*client.Lock
+		for i := range many {
+			lock, err := l.Acquire(t.Context(), fmt.Sprint("lock", i), options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			locks = append(locks, lock)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(10 * ttl)
+		for _, lock := range locks {
+			if lock.Err() != nil {
+				t.Fatal(lock.Err())
+			}
+		}
+		if n := len(f.beats); n > 200 {
+			t.Errorf("%d calls for %d locks in ten times their TTL", n, many)
+		}
+		for _, lock := range locks {
+			_ = lock.Release(t.Context())
 		}
 	})
 }

@@ -59,11 +59,13 @@ func checkAcquire(req *banyanv1.AcquireRequest) error {
 }
 
 func checkKeepAlive(req *banyanv1.KeepAliveRequest) error {
-	if err := checkName(req.Partition); err != nil {
-		return err
-	}
 	if len(req.Leases) > banyan.LeaseBatchMax {
 		return banyan.Errorf(banyan.Exhausted, "%d leases in one call: at most %d are allowed (LeaseBatchMax)", len(req.Leases), banyan.LeaseBatchMax)
+	}
+	for _, ref := range req.Leases {
+		if err := checkName(ref.Partition); err != nil {
+			return err
+		}
 	}
 	return nil
 }

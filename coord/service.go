@@ -149,39 +149,74 @@ func (s *Service) confirmed(ctx context.Context, l *lead, a Answer, err error) e
 	return a.Err
 }
 
-// KeepAlive lets leases last longer.
+// KeepAlive lets leases last longer. Of those whose shards are led elsewhere
+// it says nothing.
 func (s *Service) KeepAlive(ctx context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
 	if err := checkKeepAlive(req); err != nil {
 		return nil, err
 	}
-	l, err := s.led(ctx, s.shardOf(req.Partition))
+	shards := map[banyan.ShardID][]*banyanv1.LeaseRef{}
+	for _, ref := range req.Leases {
+		shard := s.shardOf(ref.Partition)
+		shards[shard] = append(shards[shard], ref)
+	}
+	out := &banyanv1.KeepAliveResponse{}
+	var mu sync.Mutex // of out and failed
+	var failed error
+	var wg sync.WaitGroup
+	for shard, refs := range shards {
+		wg.Go(func() {
+			kept, ended, err := s.keepAlive(ctx, shard, refs)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+				return
+			}
+			out.Kept, out.Ended = append(out.Kept, kept...), append(out.Ended, ended...)
+		})
+	}
+	wg.Wait()
+	if len(out.Kept)+len(out.Ended) > 0 {
+		failed = nil
+	}
+	return out, failed
+}
+
+// keepAlive lets leases of one shard last longer.
+func (s *Service) keepAlive(ctx context.Context, shard banyan.ShardID, refs []*banyanv1.LeaseRef) (kept, ended []uint64, err error) {
+	l, err := s.led(ctx, shard)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	ids := make([]uint64, len(refs))
+	for i, ref := range refs {
+		ids[i] = ref.Lease
 	}
 	l.mu.Lock()
-	gone := l.core.KeepAlive(s.now(), req.Leases)
+	ended = l.core.KeepAlive(s.now(), ids)
 	l.mu.Unlock()
-	if err := s.cfg.Replicas.ReadIndex(ctx, l.shard); err != nil {
-		return nil, err
+	if err := s.cfg.Replicas.ReadIndex(ctx, shard); err != nil {
+		return nil, nil, err
 	}
-	out := &banyanv1.KeepAliveResponse{Ended: gone}
-	ended := map[uint64]bool{}
-	for _, id := range gone {
-		ended[id] = true
+	gone := map[uint64]bool{}
+	for _, id := range ended {
+		gone[id] = true
 	}
-	for _, id := range req.Leases {
-		if ended[id] {
+	for _, ref := range refs {
+		if gone[ref.Lease] {
 			continue
 		}
-		row := LeaseRow(partitionOf(req.Partition), id)
-		rows, _, err := s.cfg.Replicas.Range(ctx, l.shard, mvcc.Query{Lo: row, Hi: append(row[:len(row):len(row)], 0), Limit: 1, KeysOnly: true})
-		if err != nil {
-			return nil, err
-		}
-		if len(rows) == 0 {
-			ended[id] = true
-			out.Ended = append(out.Ended, id)
+		row := LeaseRow(partitionOf(ref.Partition), ref.Lease)
+		rows, _, err := s.cfg.Replicas.Range(ctx, shard, mvcc.Query{Lo: row, Hi: append(row[:len(row):len(row)], 0), Limit: 1, KeysOnly: true})
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case len(rows) == 0:
+			ended = append(ended, ref.Lease)
+		default:
+			kept = append(kept, ref.Lease)
 		}
 	}
-	return out, nil
+	return kept, ended, nil
 }

@@ -97,7 +97,7 @@ func TestWaitersLeave(t *testing.T) {
 		synctest.Wait()
 		for range 4 { // two and three quarters of the time of a lease
 			time.Sleep(4 * time.Second)
-			if res, err := s.KeepAlive(t.Context(), &banyanv1.KeepAliveRequest{Partition: "a", Leases: []uint64{1, 3}}); err != nil || len(res.Ended) > 0 {
+			if res, err := s.KeepAlive(t.Context(), leasesOf("a", 1, 3)); err != nil || len(res.Ended) > 0 {
 				t.Fatalf("%v, %v", res, err)
 			}
 		}
@@ -117,6 +117,14 @@ func TestWaitersLeave(t *testing.T) {
 			t.Errorf("after everybody's time: %v", state)
 		}
 	})
+}
+
+func leasesOf(partition string, ids ...uint64) *banyanv1.KeepAliveRequest {
+	req := &banyanv1.KeepAliveRequest{}
+	for _, id := range ids {
+		req.Leases = append(req.Leases, &banyanv1.LeaseRef{Partition: partition, Lease: id})
+	}
+	return req
 }
 
 func list(t *testing.T, s *Service, prefix string) []*banyanv1.LockState {
@@ -169,7 +177,7 @@ func TestDeposedLeader(t *testing.T) {
 	s, next := f.service(t), f.start(t)
 	acquire(t, s, ask("a", 1))
 	f.prove = func() error { return banyan.Errorf(banyan.NotLeader, "deposed") }
-	if _, err := s.KeepAlive(t.Context(), &banyanv1.KeepAliveRequest{Partition: "a", Leases: []uint64{1}}); !banyan.IsKind(err, banyan.NotLeader) {
+	if _, err := s.KeepAlive(t.Context(), leasesOf("a", 1)); !banyan.IsKind(err, banyan.NotLeader) {
 		t.Errorf("a lease was kept alive by a leader that is none: %v", err)
 	}
 	if _, err := s.Acquire(t.Context(), ask("a", 1)); !banyan.IsKind(err, banyan.NotLeader) {
@@ -181,7 +189,7 @@ func TestDeposedLeader(t *testing.T) {
 	if _, err := next.Release(t.Context(), &banyanv1.ReleaseRequest{Lease: 1, Partition: "a"}); err != nil {
 		t.Fatal(err)
 	}
-	res, err := s.KeepAlive(t.Context(), &banyanv1.KeepAliveRequest{Partition: "a", Leases: []uint64{1}})
+	res, err := s.KeepAlive(t.Context(), leasesOf("a", 1))
 	if err != nil || len(res.Ended) != 1 {
 		t.Errorf("a lease that was ended lasts: %v, %v", res, err)
 	}
@@ -226,6 +234,34 @@ func TestCommitFails(t *testing.T) {
 		t.Errorf("read anew: %v", c)
 	}
 	acquire(t, s, ask("b", 2))
+}
+
+// TestManyLeases are kept alive by one call, as far as their shards are led here.
+func TestManyLeases(t *testing.T) {
+	s := newFakeShards(t, 4).service(t)
+	req := &banyanv1.KeepAliveRequest{}
+	elsewhere := 0
+	for i := range uint64(20) {
+		name := fmt.Sprint("lock", i)
+		acquire(t, s, ask(name, 100+i))
+		req.Leases = append(req.Leases, &banyanv1.LeaseRef{Partition: name, Lease: 100 + i}, &banyanv1.LeaseRef{Partition: name, Lease: 500 + i})
+		if s.shardOf(name) == 3 {
+			elsewhere++
+		}
+	}
+	if res, err := s.KeepAlive(t.Context(), req); err != nil || len(res.Kept) != 20 || len(res.Ended) != 20 {
+		t.Errorf("%v, %v", res, err)
+	}
+	s.Unlead(3)
+	if res, err := s.KeepAlive(t.Context(), req); err != nil || len(res.Kept) != 20-elsewhere || len(res.Ended) != 20-elsewhere || elsewhere == 0 {
+		t.Errorf("%d elsewhere: %v, %v", elsewhere, res, err)
+	}
+	for _, shard := range s.cfg.Shards.DataShards() {
+		s.Unlead(shard)
+	}
+	if _, err := s.KeepAlive(t.Context(), req); !banyan.IsKind(err, banyan.NotLeader) {
+		t.Errorf("nothing is led here: %v", err)
+	}
 }
 
 func TestListAndWatch(t *testing.T) {
@@ -308,7 +344,7 @@ func TestRequestsAreChecked(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := s.KeepAlive(t.Context(), &banyanv1.KeepAliveRequest{Partition: "a", Leases: make([]uint64, banyan.LeaseBatchMax+1)}); !banyan.IsKind(err, banyan.Exhausted) {
+	if _, err := s.KeepAlive(t.Context(), leasesOf("a", make([]uint64, banyan.LeaseBatchMax+1)...)); !banyan.IsKind(err, banyan.Exhausted) {
 		t.Errorf("many leases: %v", err)
 	}
 	if _, err := s.Release(t.Context(), &banyanv1.ReleaseRequest{Lease: 1}); !banyan.IsKind(err, banyan.Invalid) {

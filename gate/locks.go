@@ -2,6 +2,8 @@ package gate
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -80,9 +82,64 @@ func (l *locks) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*ban
 	return lockCall(ctx, l, name, req, Coord.Release, banyanv1connect.CoordClient.Release)
 }
 
-// KeepAlive answers at the leases' leader.
+// keepAliveMax is how long the leases of one node may keep those of others waiting.
+const keepAliveMax = time.Second
+
+// KeepAlive asks each node for the leases that it leads. Who calls asks again
+// for those of which nothing is known.
 func (l *locks) KeepAlive(ctx context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
-	return lockCall(ctx, l, req.Partition, req, Coord.KeepAlive, banyanv1connect.CoordClient.KeepAlive)
+	if hopped(ctx) || l.at == nil {
+		return l.Coord.KeepAlive(ctx, req)
+	}
+	failed := banyan.Errorf(banyan.Unavailable, "no leader is known now: try again; 'banyan status' shows what is missing")
+	nodes := map[banyan.NodeID]*banyanv1.KeepAliveRequest{}
+	for _, ref := range req.Leases {
+		node, ok := l.leaders.Leader(l.leaders.ShardOf(banyan.Partition([]byte(ref.Partition))))
+		if !ok {
+			continue
+		}
+		if nodes[node] == nil {
+			nodes[node] = &banyanv1.KeepAliveRequest{}
+		}
+		nodes[node].Leases = append(nodes[node].Leases, ref)
+	}
+	out := &banyanv1.KeepAliveResponse{}
+	var mu sync.Mutex // of out and failed
+	var wg sync.WaitGroup
+	for node, part := range nodes {
+		wg.Go(func() {
+			res, err := l.keepAliveAt(ctx, node, part)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+				return
+			}
+			out.Kept, out.Ended = append(out.Kept, res.Kept...), append(out.Ended, res.Ended...)
+		})
+	}
+	wg.Wait()
+	if len(out.Kept)+len(out.Ended) > 0 || len(req.Leases) == 0 {
+		return out, nil
+	}
+	return nil, failed
+}
+
+func (l *locks) keepAliveAt(ctx context.Context, node banyan.NodeID, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
+	if node == l.self {
+		return l.Coord.KeepAlive(ctx, req)
+	}
+	client, err := l.at(node)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepAliveMax)
+	defer cancel()
+	reply, err := client.KeepAlive(ctx, passOn(ctx, req))
+	if err != nil {
+		return nil, err
+	}
+	return reply.Msg, nil
 }
 
 // coordDoor is banyan.v1.Coord over the locks of the whole cluster.

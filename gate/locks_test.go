@@ -30,7 +30,14 @@ func (f fakeLocks) Release(_ context.Context, req *banyanv1.ReleaseRequest) (*ba
 }
 
 func (f fakeLocks) KeepAlive(_ context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
-	return &banyanv1.KeepAliveResponse{}, f.leads(req.Partition)
+	res := &banyanv1.KeepAliveResponse{}
+	for _, ref := range req.Leases {
+		if err := f.leads(ref.Partition); err != nil {
+			return nil, err
+		}
+		res.Kept = append(res.Kept, ref.Lease)
+	}
+	return res, nil
 }
 
 func (f fakeLocks) List(context.Context, *banyanv1.ListLocksRequest) (*banyanv1.ListLocksResponse, error) {
@@ -49,6 +56,7 @@ func TestLocksGoToTheirLeader(t *testing.T) {
 	ctx := t.Context()
 	for asked := banyan.NodeID(1); asked <= 3; asked++ {
 		c := banyanv1connect.NewCoordClient(n.user(t), n.nodes[asked].url, decoded)
+		all := &banyanv1.KeepAliveRequest{}
 		for i := range 20 {
 			name := fmt.Sprintf("lock%d/x", i)
 			leader, _ := n.Leader(n.ShardOf(banyan.Partition([]byte(name))))
@@ -62,9 +70,10 @@ func TestLocksGoToTheirLeader(t *testing.T) {
 			if _, err := c.Release(ctx, connect.NewRequest(&banyanv1.ReleaseRequest{Partition: name})); err != nil {
 				t.Errorf("release of a lease: %v", err)
 			}
-			if _, err := c.KeepAlive(ctx, connect.NewRequest(&banyanv1.KeepAliveRequest{Partition: name})); err != nil {
-				t.Errorf("keep alive: %v", err)
-			}
+			all.Leases = append(all.Leases, &banyanv1.LeaseRef{Partition: name, Lease: uint64(i)})
+		}
+		if res, err := c.KeepAlive(ctx, connect.NewRequest(all)); err != nil || len(res.Msg.Kept) != 20 {
+			t.Errorf("keep alive: %v, %v", res, err)
 		}
 		res, err := c.List(ctx, connect.NewRequest(&banyanv1.ListLocksRequest{}))
 		if err != nil || res.Msg.Locks[0].Name != asked.String() {

@@ -416,8 +416,7 @@ func (x *ReleaseResponse) GetReleased() bool {
 
 type KeepAliveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"` // of all the leases
-	Leases        []uint64               `protobuf:"varint,2,rep,packed,name=leases,proto3" json:"leases,omitempty"`
+	Leases        []*LeaseRef            `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"` // of any partitions
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,30 +451,76 @@ func (*KeepAliveRequest) Descriptor() ([]byte, []int) {
 	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *KeepAliveRequest) GetPartition() string {
-	if x != nil {
-		return x.Partition
-	}
-	return ""
-}
-
-func (x *KeepAliveRequest) GetLeases() []uint64 {
+func (x *KeepAliveRequest) GetLeases() []*LeaseRef {
 	if x != nil {
 		return x.Leases
 	}
 	return nil
 }
 
+type LeaseRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Lease         uint64                 `protobuf:"varint,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRef) Reset() {
+	*x = LeaseRef{}
+	mi := &file_banyan_v1_coord_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRef) ProtoMessage() {}
+
+func (x *LeaseRef) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_coord_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRef.ProtoReflect.Descriptor instead.
+func (*LeaseRef) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LeaseRef) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *LeaseRef) GetLease() uint64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
 type KeepAliveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ended         []uint64               `protobuf:"varint,1,rep,packed,name=ended,proto3" json:"ended,omitempty"` // those that do not exist (any more)
+	Kept          []uint64               `protobuf:"varint,1,rep,packed,name=kept,proto3" json:"kept,omitempty"`
+	Ended         []uint64               `protobuf:"varint,2,rep,packed,name=ended,proto3" json:"ended,omitempty"` // those that do not exist (any more); of others nothing is known: ask again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KeepAliveResponse) Reset() {
 	*x = KeepAliveResponse{}
-	mi := &file_banyan_v1_coord_proto_msgTypes[6]
+	mi := &file_banyan_v1_coord_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +532,7 @@ func (x *KeepAliveResponse) String() string {
 func (*KeepAliveResponse) ProtoMessage() {}
 
 func (x *KeepAliveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_coord_proto_msgTypes[6]
+	mi := &file_banyan_v1_coord_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +545,14 @@ func (x *KeepAliveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAliveResponse.ProtoReflect.Descriptor instead.
 func (*KeepAliveResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{6}
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *KeepAliveResponse) GetKept() []uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
 }
 
 func (x *KeepAliveResponse) GetEnded() []uint64 {
@@ -521,7 +573,7 @@ type ListLocksRequest struct {
 
 func (x *ListLocksRequest) Reset() {
 	*x = ListLocksRequest{}
-	mi := &file_banyan_v1_coord_proto_msgTypes[7]
+	mi := &file_banyan_v1_coord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +585,7 @@ func (x *ListLocksRequest) String() string {
 func (*ListLocksRequest) ProtoMessage() {}
 
 func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_coord_proto_msgTypes[7]
+	mi := &file_banyan_v1_coord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +598,7 @@ func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocksRequest.ProtoReflect.Descriptor instead.
 func (*ListLocksRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{7}
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListLocksRequest) GetPrefix() string {
@@ -580,7 +632,7 @@ type ListLocksResponse struct {
 
 func (x *ListLocksResponse) Reset() {
 	*x = ListLocksResponse{}
-	mi := &file_banyan_v1_coord_proto_msgTypes[8]
+	mi := &file_banyan_v1_coord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +644,7 @@ func (x *ListLocksResponse) String() string {
 func (*ListLocksResponse) ProtoMessage() {}
 
 func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_coord_proto_msgTypes[8]
+	mi := &file_banyan_v1_coord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +657,7 @@ func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocksResponse.ProtoReflect.Descriptor instead.
 func (*ListLocksResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{8}
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListLocksResponse) GetLocks() []*LockState {
@@ -637,7 +689,7 @@ type LockState struct {
 
 func (x *LockState) Reset() {
 	*x = LockState{}
-	mi := &file_banyan_v1_coord_proto_msgTypes[9]
+	mi := &file_banyan_v1_coord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +701,7 @@ func (x *LockState) String() string {
 func (*LockState) ProtoMessage() {}
 
 func (x *LockState) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_coord_proto_msgTypes[9]
+	mi := &file_banyan_v1_coord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +714,7 @@ func (x *LockState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockState.ProtoReflect.Descriptor instead.
 func (*LockState) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{9}
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LockState) GetName() string {
@@ -723,7 +775,7 @@ type WatchLockRequest struct {
 
 func (x *WatchLockRequest) Reset() {
 	*x = WatchLockRequest{}
-	mi := &file_banyan_v1_coord_proto_msgTypes[10]
+	mi := &file_banyan_v1_coord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +787,7 @@ func (x *WatchLockRequest) String() string {
 func (*WatchLockRequest) ProtoMessage() {}
 
 func (x *WatchLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_coord_proto_msgTypes[10]
+	mi := &file_banyan_v1_coord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +800,7 @@ func (x *WatchLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchLockRequest.ProtoReflect.Descriptor instead.
 func (*WatchLockRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{10}
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchLockRequest) GetName() string {
@@ -767,7 +819,7 @@ type WatchLockResponse struct {
 
 func (x *WatchLockResponse) Reset() {
 	*x = WatchLockResponse{}
-	mi := &file_banyan_v1_coord_proto_msgTypes[11]
+	mi := &file_banyan_v1_coord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +831,7 @@ func (x *WatchLockResponse) String() string {
 func (*WatchLockResponse) ProtoMessage() {}
 
 func (x *WatchLockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_coord_proto_msgTypes[11]
+	mi := &file_banyan_v1_coord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +844,7 @@ func (x *WatchLockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchLockResponse.ProtoReflect.Descriptor instead.
 func (*WatchLockResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{11}
+	return file_banyan_v1_coord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchLockResponse) GetLock() *LockState {
@@ -838,12 +890,15 @@ const file_banyan_v1_coord_proto_rawDesc = "" +
 	"\x05lease\x18\x02 \x01(\x04R\x05lease\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"-\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
-	"\breleased\x18\x01 \x01(\bR\breleased\"H\n" +
-	"\x10KeepAliveRequest\x12\x1c\n" +
-	"\tpartition\x18\x01 \x01(\tR\tpartition\x12\x16\n" +
-	"\x06leases\x18\x02 \x03(\x04R\x06leases\")\n" +
-	"\x11KeepAliveResponse\x12\x14\n" +
-	"\x05ended\x18\x01 \x03(\x04R\x05ended\"V\n" +
+	"\breleased\x18\x01 \x01(\bR\breleased\"?\n" +
+	"\x10KeepAliveRequest\x12+\n" +
+	"\x06leases\x18\x01 \x03(\v2\x13.banyan.v1.LeaseRefR\x06leases\">\n" +
+	"\bLeaseRef\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\tR\tpartition\x12\x14\n" +
+	"\x05lease\x18\x02 \x01(\x04R\x05lease\"=\n" +
+	"\x11KeepAliveResponse\x12\x12\n" +
+	"\x04kept\x18\x01 \x03(\x04R\x04kept\x12\x14\n" +
+	"\x05ended\x18\x02 \x03(\x04R\x05ended\"V\n" +
 	"\x10ListLocksRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05after\x12\x14\n" +
@@ -882,7 +937,7 @@ func file_banyan_v1_coord_proto_rawDescGZIP() []byte {
 	return file_banyan_v1_coord_proto_rawDescData
 }
 
-var file_banyan_v1_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_banyan_v1_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_banyan_v1_coord_proto_goTypes = []any{
 	(*Claim)(nil),             // 0: banyan.v1.Claim
 	(*AcquireRequest)(nil),    // 1: banyan.v1.AcquireRequest
@@ -890,34 +945,36 @@ var file_banyan_v1_coord_proto_goTypes = []any{
 	(*ReleaseRequest)(nil),    // 3: banyan.v1.ReleaseRequest
 	(*ReleaseResponse)(nil),   // 4: banyan.v1.ReleaseResponse
 	(*KeepAliveRequest)(nil),  // 5: banyan.v1.KeepAliveRequest
-	(*KeepAliveResponse)(nil), // 6: banyan.v1.KeepAliveResponse
-	(*ListLocksRequest)(nil),  // 7: banyan.v1.ListLocksRequest
-	(*ListLocksResponse)(nil), // 8: banyan.v1.ListLocksResponse
-	(*LockState)(nil),         // 9: banyan.v1.LockState
-	(*WatchLockRequest)(nil),  // 10: banyan.v1.WatchLockRequest
-	(*WatchLockResponse)(nil), // 11: banyan.v1.WatchLockResponse
+	(*LeaseRef)(nil),          // 6: banyan.v1.LeaseRef
+	(*KeepAliveResponse)(nil), // 7: banyan.v1.KeepAliveResponse
+	(*ListLocksRequest)(nil),  // 8: banyan.v1.ListLocksRequest
+	(*ListLocksResponse)(nil), // 9: banyan.v1.ListLocksResponse
+	(*LockState)(nil),         // 10: banyan.v1.LockState
+	(*WatchLockRequest)(nil),  // 11: banyan.v1.WatchLockRequest
+	(*WatchLockResponse)(nil), // 12: banyan.v1.WatchLockResponse
 }
 var file_banyan_v1_coord_proto_depIdxs = []int32{
 	0,  // 0: banyan.v1.AcquireResponse.claim:type_name -> banyan.v1.Claim
-	9,  // 1: banyan.v1.ListLocksResponse.locks:type_name -> banyan.v1.LockState
-	0,  // 2: banyan.v1.LockState.holders:type_name -> banyan.v1.Claim
-	0,  // 3: banyan.v1.LockState.waiters:type_name -> banyan.v1.Claim
-	9,  // 4: banyan.v1.WatchLockResponse.lock:type_name -> banyan.v1.LockState
-	1,  // 5: banyan.v1.Coord.Acquire:input_type -> banyan.v1.AcquireRequest
-	3,  // 6: banyan.v1.Coord.Release:input_type -> banyan.v1.ReleaseRequest
-	5,  // 7: banyan.v1.Coord.KeepAlive:input_type -> banyan.v1.KeepAliveRequest
-	7,  // 8: banyan.v1.Coord.List:input_type -> banyan.v1.ListLocksRequest
-	10, // 9: banyan.v1.Coord.Watch:input_type -> banyan.v1.WatchLockRequest
-	2,  // 10: banyan.v1.Coord.Acquire:output_type -> banyan.v1.AcquireResponse
-	4,  // 11: banyan.v1.Coord.Release:output_type -> banyan.v1.ReleaseResponse
-	6,  // 12: banyan.v1.Coord.KeepAlive:output_type -> banyan.v1.KeepAliveResponse
-	8,  // 13: banyan.v1.Coord.List:output_type -> banyan.v1.ListLocksResponse
-	11, // 14: banyan.v1.Coord.Watch:output_type -> banyan.v1.WatchLockResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	6,  // 1: banyan.v1.KeepAliveRequest.leases:type_name -> banyan.v1.LeaseRef
+	10, // 2: banyan.v1.ListLocksResponse.locks:type_name -> banyan.v1.LockState
+	0,  // 3: banyan.v1.LockState.holders:type_name -> banyan.v1.Claim
+	0,  // 4: banyan.v1.LockState.waiters:type_name -> banyan.v1.Claim
+	10, // 5: banyan.v1.WatchLockResponse.lock:type_name -> banyan.v1.LockState
+	1,  // 6: banyan.v1.Coord.Acquire:input_type -> banyan.v1.AcquireRequest
+	3,  // 7: banyan.v1.Coord.Release:input_type -> banyan.v1.ReleaseRequest
+	5,  // 8: banyan.v1.Coord.KeepAlive:input_type -> banyan.v1.KeepAliveRequest
+	8,  // 9: banyan.v1.Coord.List:input_type -> banyan.v1.ListLocksRequest
+	11, // 10: banyan.v1.Coord.Watch:input_type -> banyan.v1.WatchLockRequest
+	2,  // 11: banyan.v1.Coord.Acquire:output_type -> banyan.v1.AcquireResponse
+	4,  // 12: banyan.v1.Coord.Release:output_type -> banyan.v1.ReleaseResponse
+	7,  // 13: banyan.v1.Coord.KeepAlive:output_type -> banyan.v1.KeepAliveResponse
+	9,  // 14: banyan.v1.Coord.List:output_type -> banyan.v1.ListLocksResponse
+	12, // 15: banyan.v1.Coord.Watch:output_type -> banyan.v1.WatchLockResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_coord_proto_init() }
@@ -931,7 +988,7 @@ func file_banyan_v1_coord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_coord_proto_rawDesc), len(file_banyan_v1_coord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
