@@ -2,7 +2,11 @@
 
 package e2e
 
-import "testing"
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
 
 // TestGrowthToSeven goes 1 → 3 → 5 → 7 → 5 → 3 → 1 nodes under load, with as
 // many voters as there can be, and loses a node for ever on the way.
@@ -28,4 +32,28 @@ func TestGrowthToSeven(t *testing.T) {
 		h.expectNoFailure("shrinking")
 	}
 	h.check()
+}
+
+// lives counts the shards that have a voter on the node.
+func (c *cluster) lives(n *node) (shards int) {
+	for _, s := range c.shards() {
+		if slices.Contains(s.Voters, n.id) {
+			shards++
+		}
+	}
+	return shards
+}
+
+// replace kills a node for ever; its replicas are rebuilt on a new one.
+func (c *cluster) replace(h *history, n *node) *node {
+	c.t.Helper()
+	n.kill()
+	spare := c.join(c.token(), "--slots", "2")
+	c.eventually(fmt.Sprintf("the replicas of %s are rebuilt on %s", n.id, spare.id), func() bool {
+		return c.lives(n) == 0 && c.lives(spare) > 0
+	})
+	c.run("node", "remove", n.id)
+	c.comeBack(n)
+	h.flow()
+	return spare
 }

@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,28 +67,4 @@ func (h *history) expectNoFailure(during string) {
 	} else {
 		h.t.Logf("during %s: %v", during, saw)
 	}
-}
-
-// lives counts the shards that have a voter on the node.
-func (c *cluster) lives(n *node) (shards int) {
-	for _, s := range c.shards() {
-		if slices.Contains(s.Voters, n.id) {
-			shards++
-		}
-	}
-	return shards
-}
-
-// replace kills a node for ever; its replicas are rebuilt on a new one.
-func (c *cluster) replace(h *history, n *node) *node {
-	c.t.Helper()
-	n.kill()
-	spare := c.join(c.token(), "--slots", "2")
-	c.eventually(fmt.Sprintf("the replicas of %s are rebuilt on %s", n.id, spare.id), func() bool {
-		return c.lives(n) == 0 && c.lives(spare) > 0
-	})
-	c.run("node", "remove", n.id)
-	c.comeBack(n)
-	h.flow()
-	return spare
 }

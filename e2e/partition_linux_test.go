@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,9 +48,6 @@ var shapes = []shape{
 		l.set(n, n, link{delay: 100 * time.Millisecond, jitter: 100 * time.Millisecond})
 	}, ""},
 }
-
-// turned gives the nodes in another order, so that the trouble is another's.
-func turned(n []*host, by int) []*host { return append(slices.Clone(n[by:]), n[:by]...) }
 
 // TestPartitions spoils the network under traffic and jobs: the majority goes
 // on, no call fails, and 'banyan status' says what is wrong.

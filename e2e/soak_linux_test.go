@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -98,3 +99,6 @@ func TestSlowDisk(t *testing.T) {
 	}
 	h.check()
 }
+
+// turned gives the nodes in another order, so that the trouble is another's.
+func turned(n []*host, by int) []*host { return append(slices.Clone(n[by:]), n[:by]...) }

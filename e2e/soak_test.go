@@ -6,6 +6,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -125,4 +126,22 @@ func TestDamageStorm(t *testing.T) {
 		c.nodes[0].restart()
 		c.waitAlive(3)
 	}
+}
+
+// gather makes one node lead every shard: the others are drained for a moment.
+func (c *cluster) gather(leader *node) {
+	c.t.Helper()
+	each := func(args ...string) {
+		for _, n := range c.nodes {
+			if n != leader {
+				c.run(append(args, n.id)...)
+			}
+		}
+	}
+	each("drain")
+	c.eventually("every shard is led by "+leader.id, func() bool {
+		shards := c.shards()
+		return len(shards) > 0 && !slices.ContainsFunc(shards, func(s shardStatus) bool { return s.Leader != leader.id })
+	})
+	each("drain", "--undo")
 }

@@ -173,24 +173,6 @@ func (c *cluster) waitAlive(n int) {
 	})
 }
 
-// gather makes one node lead every shard: the others are drained for a moment.
-func (c *cluster) gather(leader *node) {
-	c.t.Helper()
-	each := func(args ...string) {
-		for _, n := range c.nodes {
-			if n != leader {
-				c.run(append(args, n.id)...)
-			}
-		}
-	}
-	each("drain")
-	c.eventually("every shard is led by "+leader.id, func() bool {
-		shards := c.shards()
-		return len(shards) > 0 && !slices.ContainsFunc(shards, func(s shardStatus) bool { return s.Leader != leader.id })
-	})
-	each("drain", "--undo")
-}
-
 // jobs lists the jobs there are.
 func (c *cluster) jobs() []job {
 	c.t.Helper()

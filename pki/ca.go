@@ -94,7 +94,7 @@ func (ca *CA) CertDER() []byte { return ca.cert.Raw }
 func (ca *CA) KeyDER() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(ca.key) }
 
 // NotAfter is when the authority's own certificate expires.
-func (c *CA) NotAfter() time.Time { return c.cert.NotAfter }
+func (ca *CA) NotAfter() time.Time { return ca.cert.NotAfter }
 
 // Fingerprint is the SHA-256 of the authority's certificate in hexadecimal;
 // join tokens carry it.
