@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"sync"
+	"time"
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
@@ -76,6 +77,14 @@ func (n *Server) sendRaft(to banyan.NodeID, shard banyan.ShardID, m *raftpb.Mess
 	}
 }
 
+// How long a snapshot may stand still before it is given up and begun anew
+// later: only a few are sent at a time. The last answer takes longer, for the
+// receiver makes everything durable before it.
+const (
+	snapshotStall   = 10 * time.Second
+	snapshotInstall = 2 * time.Minute
+)
+
 // sendSnapshot streams a shard's rows to a replica that is behind.
 func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message, view *store.View) error {
 	c, err := n.peers.bulk(to)
@@ -86,13 +95,38 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 	if err != nil {
 		return err
 	}
+	ctx, moves, stop := whileMoving(ctx, snapshotStall, banyan.Errorf(banyan.Timeout, "the snapshot of shard %d to node %v stood still", shard, to))
+	defer stop()
 	stream := c.SendSnapshot(ctx)
-	s := snapshotSender{send: stream.Send, msg: &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw}}
-	if err := s.stream(view); err != nil && !errors.Is(err, io.EOF) { // EOF: the answer says why
+	send := func(m *peerv1.SnapshotChunk) error {
+		err := stream.Send(m)
+		moves(snapshotStall)
 		return err
 	}
+	s := snapshotSender{send: send, msg: &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw}}
+	if err := s.stream(view); err != nil && !errors.Is(err, io.EOF) { // EOF: the answer says why
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	moves(snapshotInstall)
 	_, err = stream.CloseAndReceive()
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
 	return err
+}
+
+// whileMoving gives a context that ends, with why as its cause, when moves was
+// not called for as long as the last call said it may take.
+func whileMoving(ctx context.Context, first time.Duration, why error) (_ context.Context, moves func(next time.Duration), stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(first, func() { cancel(why) })
+	return ctx, func(next time.Duration) { timer.Reset(next) }, func() {
+		timer.Stop()
+		cancel(nil)
+	}
 }
 
 // snapshotSender cuts rows into messages and sums them up.

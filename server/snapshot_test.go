@@ -2,9 +2,13 @@ package server
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
@@ -101,4 +105,24 @@ func TestSnapshotDamageIsSeen(t *testing.T) {
 	if _, err := received(msgs); !banyan.IsKind(err, banyan.Invalid) {
 		t.Errorf("a key without a value: %v", err)
 	}
+}
+
+func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := errors.New("stuck")
+		ctx, moves, stop := whileMoving(t.Context(), snapshotStall, stuck)
+		defer stop()
+		for range 10 {
+			time.Sleep(snapshotStall - time.Millisecond)
+			moves(snapshotStall)
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("given up while it moved: %v", context.Cause(ctx))
+		}
+		time.Sleep(snapshotStall + time.Millisecond)
+		synctest.Wait()
+		if !errors.Is(context.Cause(ctx), stuck) {
+			t.Errorf("%v after it stood still", context.Cause(ctx))
+		}
+	})
 }
