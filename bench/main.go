@@ -9,6 +9,7 @@
 //	cd bench && go run . puts       # three nodes beside a three-node etcd
 //	cd bench && go run . gets       # the same, linearizable reads
 //	cd bench && go run . failover   # kill -9 of the node that leads everything
+//	cd bench && go run . growth     # 1 → 3 → 5 nodes and a replacement under load
 //
 // With BANYAN_BENCH_PROFILE=DIR in the environment every banyan process that is
 // not killed leaves a CPU profile in DIR, and so does bench itself, the client:
@@ -38,13 +39,14 @@ var commands = map[string]func(context.Context, []string) error{
 	"puts":     benchPuts,
 	"gets":     benchGets,
 	"failover": benchFailover,
+	"growth":   benchGrowth,
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover [flags]; see the package comment")
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth [flags]; see the package comment")
 		os.Exit(2)
 	}
 	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {

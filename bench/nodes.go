@@ -107,12 +107,23 @@ func (n *nodes) output(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
+// address is where a live node listens.
+func (n *nodes) address(ctx context.Context) (string, error) {
+	for _, node := range n.status(ctx).Nodes {
+		if node.State == "alive" {
+			return node.Address, nil
+		}
+	}
+	return "", fmt.Errorf("no node of the cluster in %s is alive", n.dir)
+}
+
 // status is what 'banyan status -o json' prints, as far as it matters here.
 type status struct {
 	Nodes []struct {
-		ID     string
-		State  string
-		Memory int64 `json:"memory_bytes"`
+		ID      string
+		State   string
+		Address string
+		Memory  int64 `json:"memory_bytes"`
 	}
 	Shards []shardStatus
 }

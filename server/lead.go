@@ -26,7 +26,7 @@ type leaders struct {
 var _ worker.Leaders = (*leaders)(nil)
 
 // leadersPoll is how often the view is compared when nothing announces a change.
-const leadersPoll = 50 * time.Millisecond
+const leadersPoll = 100 * time.Millisecond
 
 func newLeaders(n *Server) *leaders {
 	return &leaders{n: n, view: map[banyan.ShardID]banyan.NodeID{}, changed: make(chan struct{})}
@@ -70,9 +70,25 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
+		var members <-chan struct{} // an embedded node has none
+		if n.members != nil {
+			changes, stop := n.members.Watch()
+			defer stop()
+			members = changes
+		}
+		poll := time.NewTicker(leadersPoll)
+		defer poll.Stop()
 		for ctx.Err() == nil {
+			if n.members != nil {
+				all := n.claims().all()
+				n.claimed.Store(&all)
+			}
 			n.leaders.look()
-			pause(ctx, leadersPoll)
+			select {
+			case <-ctx.Done():
+			case <-members:
+			case <-poll.C:
+			}
 		}
 	})
 	feed := n.host.Leadership()

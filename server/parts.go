@@ -174,21 +174,6 @@ func (c claims) all() map[banyan.ShardID]claim {
 	return out
 }
 
-// watchClaims keeps what Leader answers with fresh: it is asked for every call.
-func (n *Server) watchClaims(ctx context.Context) error {
-	changes, stop := n.members.Watch()
-	defer stop()
-	for ctx.Err() == nil {
-		all := n.claims().all()
-		n.claimed.Store(&all)
-		select {
-		case <-ctx.Done():
-		case <-changes:
-		}
-	}
-	return nil
-}
-
 // Alive lists the nodes believed alive.
 func (c claims) Alive() []banyan.NodeID { return c.n.alive() }
 
@@ -263,7 +248,6 @@ func (n *Server) background(ctx context.Context) error {
 	run(n.compact)
 	if !n.cfg.Embedded {
 		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
-		run(n.watchClaims)
 		run(n.tellMembers)
 		run(n.tellControllers)
 		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })

@@ -161,6 +161,8 @@ func localKind(err error, code connect.Code) banyan.Kind {
 		return banyan.Timeout
 	case code == connect.CodeResourceExhausted:
 		return banyan.Exhausted
+	case code == connect.CodeUnimplemented: // an older node, which knows no such call
+		return banyan.TooNew
 	}
 	return banyan.Unavailable
 }

@@ -84,10 +84,16 @@ func TestCodesCoverKinds(t *testing.T) {
 }
 
 func TestErrorsOfThisSide(t *testing.T) {
+	older := httptest.NewServer(http.NotFoundHandler()) // knows no such call
+	defer older.Close()
+	_, err := banyanv1connect.NewKVClient(http.DefaultClient, older.URL, connect.WithInterceptors(ClientInterceptor())).Get(t.Context(), connect.NewRequest(&banyanv1.GetRequest{}))
+	if !banyan.IsKind(err, banyan.TooNew) {
+		t.Errorf("a call that an older node does not know is %v: %v", banyan.KindOf(err), err)
+	}
 	dead := httptest.NewServer(http.NotFoundHandler())
 	dead.Close()
 	c := banyanv1connect.NewKVClient(http.DefaultClient, dead.URL, connect.WithInterceptors(ClientInterceptor()))
-	_, err := c.Get(t.Context(), connect.NewRequest(&banyanv1.GetRequest{}))
+	_, err = c.Get(t.Context(), connect.NewRequest(&banyanv1.GetRequest{}))
 	if !banyan.IsKind(err, banyan.Unavailable) {
 		t.Errorf("a refused connection is %v: %v", banyan.KindOf(err), err)
 	}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"banyan/client"
+)
+
+// benchGrowth grows a cluster from one node to three to five and replaces a
+// node, under a steady load that leaves the machine room: what clients see
+// before, during and after, and how fast replicas catch up.
+func benchGrowth(ctx context.Context, args []string) error {
+	rate, keys := 300, 200_000
+	err := parse("growth", args, func(fs *flag.FlagSet) {
+		fs.IntVar(&rate, "rate", rate, "puts a second")
+		fs.IntVar(&keys, "keys", keys, "keys of 256 bytes that are there before")
+	})
+	if err != nil {
+		return err
+	}
+	dir, clean, err := scratch()
+	if err != nil {
+		return err
+	}
+	defer clean()
+	bin, err := buildBanyan(ctx, dir)
+	if err != nil {
+		return err
+	}
+	own, err := startNodes(ctx, bin, dir, 1)
+	if own != nil {
+		defer own.Close()
+	}
+	if err != nil {
+		return err
+	}
+	c, err := own.client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := fill(ctx, c, keys); err != nil {
+		return err
+	}
+	fmt.Printf("%d puts/s of 256 bytes, %d keys there before (%d MB), all nodes on one machine\n\n", rate, keys, keys*rowBytes/1e6)
+	fmt.Println("| | p50 / p99 before | p50 / p99 during | p99 during : before | longest | took | failed |\n|---|--:|--:|--:|--:|--:|--:|")
+	g := growth{own: own, load: startPaced(c, rate), dir: dir}
+	defer g.load.stop()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"1 → 3 nodes, 1 → 3 voters", func(ctx context.Context) error { return g.grow(ctx, 3, 3) }},
+		{"3 → 5 nodes, 3 → 5 voters", func(ctx context.Context) error { return g.grow(ctx, 5, 5) }},
+		{"a node killed, another rebuilt in its place", g.replace},
+	} {
+		if err := g.measure(ctx, step.name, step.do); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+// rowBytes is about what one key of fill takes in a snapshot.
+const rowBytes = 256 + 16
+
+// fill writes keys in the background of nothing else.
+func fill(ctx context.Context, c *client.Client, keys int) error {
+	value := make([]byte, 256)
+	var wg sync.WaitGroup
+	const writers = 64
+	errs := make(chan error, writers)
+	for w := range writers {
+		wg.Go(func() {
+			for i := w; i < keys; i += writers {
+				if _, err := c.KV().Put(ctx, fmt.Appendf(nil, "f%015d", i), value); err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+// paced is a load of so many puts a second, whatever each takes.
+type paced struct {
+	mu     sync.Mutex
+	took   []time.Duration
+	failed int
+	stop   context.CancelFunc
+}
+
+const pacedMax = 1024 // puts under way; then the clock waits
+
+func startPaced(c *client.Client, rate int) *paced {
+	ctx, stop := context.WithCancel(context.Background())
+	p := &paced{stop: stop}
+	go func() {
+		tick := time.NewTicker(time.Second / time.Duration(rate))
+		defer tick.Stop()
+		places := make(chan struct{}, pacedMax)
+		value := make([]byte, 256)
+		for ctx.Err() == nil {
+			<-tick.C
+			places <- struct{}{}
+			go func() {
+				defer func() { <-places }()
+				at := time.Now()
+				_, err := c.KV().Put(ctx, fmt.Appendf(nil, "k%015d", rand.Uint32()), value)
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				switch {
+				case err == nil:
+					p.took = append(p.took, time.Since(at))
+				case ctx.Err() == nil:
+					p.failed++
+				}
+			}()
+		}
+	}()
+	return p
+}
+
+// take gives what was measured since the last take.
+func (p *paced) take() (took []time.Duration, failed int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	took, failed = p.took, p.failed
+	p.took, p.failed = nil, 0
+	return took, failed
+}
+
+type growth struct {
+	own  *nodes
+	load *paced
+	dir  string
+}
+
+// calm is how long is measured before each step.
+const calm = 10 * time.Second
+
+func (g *growth) measure(ctx context.Context, name string, do func(context.Context) error) error {
+	time.Sleep(calm / 2) // what came before is over
+	g.load.take()
+	time.Sleep(calm)
+	before, _ := g.load.take()
+	start := time.Now()
+	if err := do(ctx); err != nil {
+		return err
+	}
+	lasted := time.Since(start)
+	during, failed := g.load.take()
+	b, d := quantile(before, 0.99), quantile(during, 0.99)
+	fmt.Printf("| %s | %.1f / %.1f ms | %.1f / %.1f ms | %.1f | %.0f ms | %.1f s | %d |\n", name,
+		ms(quantile(before, 0.5)), ms(b), ms(quantile(during, 0.5)), ms(d), float64(d)/float64(b), ms(quantile(during, 1)), lasted.Seconds(), failed)
+	return nil
+}
+
+// grow adds nodes until there are n, and waits for the voters.
+func (g *growth) grow(ctx context.Context, n, voters int) error {
+	if _, err := g.own.output(ctx, "cluster", "set", "--voters", fmt.Sprint(voters), "--dead-after", "5s"); err != nil {
+		return err
+	}
+	for len(g.own.procs) < n {
+		if err := g.join(ctx); err != nil {
+			return err
+		}
+	}
+	return g.own.waitVoters(ctx, voters)
+}
+
+func (g *growth) join(ctx context.Context) error {
+	i := len(g.own.procs)
+	ports, err := freePorts(1)
+	if err != nil {
+		return err
+	}
+	token, err := g.own.output(ctx, "token")
+	if err != nil {
+		return err
+	}
+	seed, err := g.own.address(ctx)
+	if err != nil {
+		return err
+	}
+	home := filepath.Join(g.dir, fmt.Sprintf("n%d", i+1))
+	g.own.dirs = append(g.own.dirs, home)
+	g.own.ids = append(g.own.ids, fmt.Sprintf("n%d", i+1))
+	g.own.procs = append(g.own.procs, nil)
+	return g.own.start(ctx, i, "join", seed, "--token", strings.TrimSpace(token), "--dir", home, "--listen", fmt.Sprintf("127.0.0.1:%d", ports[0]))
+}
+
+// replace kills a node for ever and waits until a new one has its replicas.
+func (g *growth) replace(ctx context.Context) error {
+	victim := len(g.own.procs) - 1
+	gone := g.own.ids[victim]
+	g.own.kill(victim)
+	if err := g.join(ctx); err != nil {
+		return err
+	}
+	return g.own.wait(ctx, func(s status) bool {
+		for _, sh := range s.Shards {
+			if len(sh.Voters) != 5 || sh.Leader == "" || slices.Contains(sh.Voters, gone) {
+				return false
+			}
+		}
+		return len(s.Shards) > 0
+	})
+}

@@ -1,0 +1,85 @@
+//go:build unix && soak
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// olderCommit is of the last release that spoke protocol 1 alone.
+const olderCommit = "eba677f"
+
+// olderBinary builds it, if the history is there.
+func olderBinary(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	tar := filepath.Join(dir, "older.tar")
+	archive := exec.Command("git", "archive", "-o", tar, "--prefix=older/", olderCommit)
+	archive.Dir = ".." // the whole tree
+	if out, err := archive.CombinedOutput(); err != nil {
+		t.Skipf("the history of this repository is not here, so no older release can be built: %s", out)
+	}
+	if out, err := exec.Command("tar", "-xf", tar, "-C", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	bin := filepath.Join(dir, "banyan-older")
+	build := exec.Command("go", "build", "-o", bin, "./cmd/banyan")
+	build.Dir = filepath.Join(dir, "older")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the older release: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// TestRollingUpgrade replaces the nodes of an older release one after another
+// under load, and finds the older one refused when all are new.
+func TestRollingUpgrade(t *testing.T) {
+	older := olderBinary(t)
+	c := emptyCluster(t)
+	newer := c.bin
+	c.bin = older
+	c.grow(3)
+	h := c.traffic(4)
+	h.flow()
+	for i, n := range c.nodes {
+		n.signal(syscall.SIGTERM)
+		<-n.done
+		c.bin = newer
+		n.restart()
+		c.waitAlive(3)
+		h.flow()
+		if i < 2 {
+			_, errOut, code := c.try("cluster", "set", "--voters", "3")
+			if code == 0 || !strings.Contains(errOut, "protocol") {
+				t.Errorf("a setting among mixed releases: exit %d, %s", code, errOut)
+			}
+		}
+	}
+	c.eventually("the cluster acts at the newer protocol", func() bool {
+		var v struct{ Protocol int }
+		c.json(&v, "cluster", "show")
+		return v.Protocol == 2
+	})
+	c.run("cluster", "set", "--voters", "3")
+	h.expectNoFailure("the upgrade")
+	n := c.nodes[2]
+	n.signal(syscall.SIGTERM)
+	<-n.done
+	c.bin = older
+	n.start("up", "--dir", n.dir)
+	c.bin = newer
+	c.eventually("the older release is told why it is refused", func() bool {
+		return strings.Contains(n.output(), "the cluster acts at protocol 2")
+	})
+	h.flow()
+	n.kill()
+	n.restart()
+	c.waitAlive(3)
+	h.check()
+}
