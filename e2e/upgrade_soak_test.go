@@ -56,7 +56,7 @@ func TestRollingUpgrade(t *testing.T) {
 		h.flow()
 		if i < 2 {
 			_, errOut, code := c.try("cluster", "set", "--voters", "3")
-			if code == 0 || !strings.Contains(errOut, "protocol") {
+			if code == 0 || !strings.Contains(errOut, "upgrade it") {
 				t.Errorf("a setting among mixed releases: exit %d, %s", code, errOut)
 			}
 		}

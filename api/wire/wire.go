@@ -136,6 +136,9 @@ func Decode(err error) error {
 		return &banyan.Error{Kind: localKind(err, connect.CodeUnavailable), Err: err}
 	}
 	out := &banyan.Error{Msg: ce.Message(), Kind: kindOf(ce.Code())}
+	if !connect.IsWireError(err) && ce.Code() == connect.CodeUnimplemented {
+		return &banyan.Error{Kind: banyan.TooNew, Msg: "the node that was asked runs an older release, which does not know this call: upgrade it", Err: ce.Unwrap()}
+	}
 	if !connect.IsWireError(err) {
 		return &banyan.Error{Kind: localKind(err, ce.Code()), Err: ce.Unwrap()}
 	}
@@ -161,8 +164,6 @@ func localKind(err error, code connect.Code) banyan.Kind {
 		return banyan.Timeout
 	case code == connect.CodeResourceExhausted:
 		return banyan.Exhausted
-	case code == connect.CodeUnimplemented: // an older node, which knows no such call
-		return banyan.TooNew
 	}
 	return banyan.Unavailable
 }
