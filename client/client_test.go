@@ -20,6 +20,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/client"
 	"banyan/gate"
 	"banyan/pki"
@@ -33,6 +34,8 @@ type cluster struct {
 	stop  []func()       // each door
 	calls []atomic.Int64 // requests that came to each door
 	hang  []atomic.Bool  // the door takes requests and never answers
+
+	sessionless bool // the doors are of an older version
 }
 
 func newCluster(t testing.TB, nodes int) *cluster {
@@ -75,6 +78,10 @@ func (c *cluster) start(t testing.TB, i int, ca *pki.CA) {
 	door := c.fake.handler(id, ca.Cluster(), asked)
 	srv := gate.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked(r.Context())
+		if c.sessionless && r.URL.Path == banyanv1connect.KVSessionProcedure {
+			http.NotFound(w, r)
+			return
+		}
 		door.ServeHTTP(w, r)
 	}), slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
@@ -498,5 +505,18 @@ func TestManyCallsAtOnce(t *testing.T) {
 	defer c.mu.Unlock()
 	if len(c.keys) != 300 {
 		t.Errorf("%d keys", len(c.keys))
+	}
+}
+
+// A node of an older version knows no sessions: calls go one by one.
+func TestANodeWithoutSessions(t *testing.T) {
+	c := newCluster(t, 1)
+	c.sessionless = true
+	cl := c.open(t)
+	for i := range 3 {
+		mustPut(t, cl, "a/x", fmt.Sprint(i))
+	}
+	if got, err := cl.KV().Get(t.Context(), []byte("a/x")); err != nil || string(got.Value) != "2" {
+		t.Errorf("%v, %v", got, err)
 	}
 }

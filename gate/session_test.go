@@ -1,0 +1,152 @@
+package gate
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"testing"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/api/wire"
+	"banyan/obs"
+	"banyan/pki"
+)
+
+// talk opens a session with node 1 and gives what sends a call and what takes
+// the next answer.
+func talk(t *testing.T, n *fakeNet) (send func(*banyanv1.Call), next func() *banyanv1.Answer) {
+	t.Helper()
+	s := banyanv1connect.NewKVClient(n.user(t), n.nodes[1].url, decoded).Session(t.Context())
+	t.Cleanup(func() { _ = s.CloseRequest(); _ = s.CloseResponse() })
+	var answers []*banyanv1.Answer
+	return func(c *banyanv1.Call) {
+			t.Helper()
+			if err := s.Send(&banyanv1.SessionRequest{Calls: []*banyanv1.Call{c}}); err != nil {
+				t.Fatal(err)
+			}
+		}, func() *banyanv1.Answer {
+			t.Helper()
+			for len(answers) == 0 {
+				m, err := s.Receive()
+				if err != nil {
+					t.Fatal(err)
+				}
+				answers = m.Answers
+			}
+			a := answers[0]
+			answers = answers[1:]
+			return a
+		}
+}
+
+func get(id uint64, key string) *banyanv1.Call {
+	return &banyanv1.Call{Id: id, Call: &banyanv1.Call_Get{Get: &banyanv1.GetRequest{Key: []byte(key)}}}
+}
+
+func put(id uint64, value string) *banyanv1.Call {
+	return &banyanv1.Call{Id: id, Call: &banyanv1.Call_Put{Put: &banyanv1.PutRequest{Key: []byte("k"), Value: []byte(value)}}}
+}
+
+// A call that waits, fails or panics is no other call's trouble.
+func TestCallsOfASessionStandAlone(t *testing.T) {
+	n := newNet(t, 1)
+	release := make(chan struct{})
+	fails := []func() error{
+		func() error { <-release; return nil },
+		func() error { return &banyan.Error{Kind: banyan.NotLeader, Msg: "not here", Leader: 3} },
+		func() error { panic("kaboom") },
+	}
+	at := make(chan func() error, len(fails))
+	n.kv.get = func(context.Context) error { return (<-at)() }
+	send, next := talk(t, n)
+	ask := func(id uint64, fail func() error) {
+		at <- fail
+		send(get(id, "k"))
+	}
+	ask(1, fails[0])
+	for len(at) > 0 { // until the first call has its fate
+		runtime.Gosched()
+	}
+	ask(2, fails[1])
+	if a := next(); a.Id != 2 || wire.DecodeCall(a.GetError()).Kind != banyan.NotLeader || wire.DecodeCall(a.GetError()).Leader != 3 {
+		t.Errorf("a call that fails beside one that waits: %v", a)
+	}
+	ask(3, fails[2])
+	if a := next(); a.Id != 3 || wire.DecodeCall(a.GetError()).Kind != banyan.Internal || !strings.Contains(a.GetError().Message, "ref=") {
+		t.Errorf("a call that panics: %v", a)
+	}
+	send(&banyanv1.Call{Id: 4})
+	if a := next(); a.Id != 4 || wire.DecodeCall(a.GetError()).Kind != banyan.Invalid {
+		t.Errorf("a call that asks nothing: %v", a)
+	}
+	send(put(5, "four"))
+	if a := next(); a.Id != 5 || a.GetPut().GetRevision() != 4 || a.Elsewhere {
+		t.Errorf("a put: %v", a)
+	}
+	close(release)
+	if a := next(); a.Id != 1 || a.GetGet().GetRevision() != 7 {
+		t.Errorf("the call that waited: %v", a)
+	}
+	if !strings.Contains(n.logs.String(), "kaboom") {
+		t.Error("the panic was not logged")
+	}
+}
+
+// A session reads no further while too many of its calls are under way, and
+// goes on when they are answered.
+func TestASessionIsBounded(t *testing.T) {
+	n := newNet(t, 1)
+	release, began := make(chan struct{}), make(chan struct{}, 2*banyan.SessionCallsMax)
+	n.kv.get = func(context.Context) error { began <- struct{}{}; <-release; return nil }
+	sendElse, nextElse := talk(t, n)
+	send, next := talk(t, n)
+	const more = 10
+	for id := range uint64(banyan.SessionCallsMax + more) {
+		send(get(id, "k"))
+	}
+	for range banyan.SessionCallsMax {
+		<-began
+	}
+	for id := range uint64(20) { // time for what must not happen
+		sendElse(put(id, ""))
+		nextElse()
+	}
+	if len(began) > 0 {
+		t.Errorf("more than %d calls are under way", banyan.SessionCallsMax)
+	}
+	close(release)
+	for range banyan.SessionCallsMax + more {
+		next()
+	}
+}
+
+// The caller learns that another node leads, and each call has its own trace.
+func TestASessionTellsOfLeadersAndTraces(t *testing.T) {
+	n := newNet(t, 2)
+	n.lead(2, n.DataShards()...)
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	var got string
+	n.kv.get = func(ctx context.Context) error { got = obs.Traceparent(ctx); return nil }
+	send, next := talk(t, n)
+	call := get(1, "k")
+	call.Traceparent = parent
+	send(call)
+	if a := next(); !a.Elsewhere || got != parent {
+		t.Errorf("%v, trace %q", a, got)
+	}
+}
+
+// Whoever may not call keys may not open a session.
+func TestNoSessionWithoutACertificate(t *testing.T) {
+	n := newNet(t, 1)
+	stranger := httpClient(pki.PinnedTLS(n.ca.Fingerprint()))
+	defer stranger.CloseIdleConnections()
+	s := banyanv1connect.NewKVClient(stranger, n.nodes[1].url, decoded).Session(t.Context())
+	_ = s.Send(&banyanv1.SessionRequest{Calls: []*banyanv1.Call{put(1, "x")}})
+	_, err := s.Receive()
+	wantError(t, "a session without certificate", err, banyan.Unauthenticated, "banyan join")
+	_ = s.CloseRequest()
+	_ = s.CloseResponse()
+}
