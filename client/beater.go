@@ -12,7 +12,7 @@ import (
 	"connectrpc.com/connect"
 )
 
-// beater keeps the leases of one Client alive: three beats in the time of each,
+// beater keeps the leases of one Client alive: beatsPerTTL in the time of each,
 // in one call to each leader for those that are due together. A beat that has
 // no answer is followed by another, for each counts from when it was sent.
 type beater struct {
@@ -25,6 +25,11 @@ type beater struct {
 	running bool
 }
 
+const (
+	beatsPerTTL     = 4
+	beatPatienceMax = time.Second // with a node that does not answer, before another is asked
+)
+
 func newBeater(c *Client) *beater {
 	return &beater{c: c, wake: make(chan struct{}, 1), keepers: map[*keeper]struct{}{}}
 }
@@ -33,7 +38,7 @@ func newBeater(c *Client) *beater {
 func (b *beater) add(k *keeper, sent time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k.next, k.backoff = sent.Add(k.ttl/3), backoffMin
+	k.next, k.backoff = sent.Add(k.ttl/beatsPerTTL), backoffMin
 	b.keepers[k] = struct{}{}
 	if !b.running {
 		b.running = true
@@ -117,12 +122,12 @@ func (b *beater) send(batch []*keeper) {
 		req.Leases = append(req.Leases, &banyanv1.LeaseRef{Partition: k.partition, Lease: k.lease})
 		wait = min(wait, k.ttl)
 	}
-	wait /= 3
+	wait /= beatsPerTTL
 	ctx, cancel := context.WithTimeout(b.c.life, wait)
 	defer cancel()
 	sent := time.Now()
 	var res *banyanv1.KeepAliveResponse
-	_ = b.c.try(ctx, []byte(batch[0].partition), min(wait/2, patienceMin), func(ctx context.Context, n *node) error {
+	_ = b.c.try(ctx, []byte(batch[0].partition), min(wait/3, beatPatienceMax), func(ctx context.Context, n *node) error {
 		msg := connect.NewRequest(req)
 		obs.ToHeader(ctx, msg.Header())
 		reply, err := n.coord.KeepAlive(ctx, msg)
@@ -155,7 +160,7 @@ func (b *beater) heard(batch []*keeper, res *banyanv1.KeepAliveResponse, sent ti
 		b.mu.Lock()
 		k.beating = false
 		if known {
-			k.next, k.backoff = sent.Add(k.ttl/3), backoffMin
+			k.next, k.backoff = sent.Add(k.ttl/beatsPerTTL), backoffMin
 		} else {
 			k.next, k.backoff = time.Now().Add(k.backoff), min(2*k.backoff, backoffMax)
 		}

@@ -188,7 +188,7 @@ func (l Locks) Watch(ctx context.Context, name string, fn func(*banyanv1.LockSta
 }
 
 // Break takes a lock away from a claim that List told of, by ending its lease.
-// Who holds it hears within a third of its TTL; a token stops it at once where
+// Who holds it hears within a quarter of its TTL; a token stops it at once where
 // tokens are checked.
 func (l Locks) Break(ctx context.Context, claim *banyanv1.Claim) (bool, error) {
 	partition := banyan.Partition([]byte(claim.Name))

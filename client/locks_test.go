@@ -116,7 +116,7 @@ const (
 
 var options = client.LockOptions{TTL: ttl, Grace: grace}
 
-// TestLockIsKept: three beats in each TTL, until it is released.
+// TestLockIsKept: four beats in each TTL, until it is released.
 func TestLockIsKept(t *testing.T) {
 	f := &fakeCoord{token: 7}
 	withLocks(t, f, func(t *testing.T, l client.Locks) {
@@ -125,7 +125,7 @@ func TestLockIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10*ttl + time.Second)
-		if lock.Err() != nil || lock.Token() != 7 || len(f.beats) != 30 {
+		if lock.Err() != nil || lock.Token() != 7 || len(f.beats) != 40 {
 			t.Errorf("after ten times its TTL: %v, token %v, %d beats", lock.Err(), lock.Token(), len(f.beats))
 		}
 		if err := lock.Release(t.Context()); err != nil || len(f.released) != 1 {
@@ -133,7 +133,7 @@ func TestLockIsKept(t *testing.T) {
 		}
 		<-lock.Lost()
 		time.Sleep(ttl)
-		if len(f.beats) != 30 {
+		if len(f.beats) != 40 {
 			t.Error("a lock that was released is kept alive")
 		}
 	})
@@ -245,7 +245,7 @@ func TestTakenAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(ttl / 2)
+		time.Sleep(ttl / 3)
 		if _, err := l.Break(t.Context(), &banyanv1.Claim{Name: "a", Lease: f.acquired[0].Lease, Token: 7}); err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +275,7 @@ func TestWaiting(t *testing.T) {
 		if _, err := l.Acquire(ctx, "a", o); !banyan.IsKind(err, banyan.Timeout) || told != "bob0" {
 			t.Errorf("%v, %q", err, told)
 		}
-		if len(f.beats) != 9 || len(f.released) != 1 {
+		if len(f.beats) != 12 || len(f.released) != 1 {
 			t.Errorf("%d beats, released %v", len(f.beats), f.released)
 		}
 		time.AfterFunc(3*time.Second, func() {

@@ -83,7 +83,7 @@ func (l *locks) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*ban
 }
 
 // keepAliveMax is how long the leases of one node may keep those of others waiting.
-const keepAliveMax = time.Second
+const keepAliveMax = 500 * time.Millisecond
 
 // KeepAlive asks each node for the leases that it leads. Who calls asks again
 // for those of which nothing is known.
