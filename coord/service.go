@@ -3,6 +3,8 @@ package coord
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +83,23 @@ func (s *Service) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	s.wg.Wait()
 	return nil
+}
+
+// Counts says how many leases there are in the shards led here, and how many
+// locks are held or waited for.
+func (s *Service) Counts() (leases, locks int) {
+	s.mu.Lock()
+	led := slices.Collect(maps.Values(s.leads))
+	s.mu.Unlock()
+	for _, l := range led {
+		l.mu.Lock()
+		if l.core != nil {
+			a, b := l.core.Counts()
+			leases, locks = leases+a, locks+b
+		}
+		l.mu.Unlock()
+	}
+	return leases, locks
 }
 
 // now is milliseconds on the monotonic clock.

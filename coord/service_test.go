@@ -252,12 +252,18 @@ func TestManyLeases(t *testing.T) {
 	if res, err := s.KeepAlive(t.Context(), req); err != nil || len(res.Kept) != 20 || len(res.Ended) != 20 {
 		t.Errorf("%v, %v", res, err)
 	}
+	if leases, locks := s.Counts(); leases != 20 || locks != 20 {
+		t.Errorf("%d leases, %d locks", leases, locks)
+	}
 	s.Unlead(3)
 	if res, err := s.KeepAlive(t.Context(), req); err != nil || len(res.Kept) != 20-elsewhere || len(res.Ended) != 20-elsewhere || elsewhere == 0 {
 		t.Errorf("%d elsewhere: %v, %v", elsewhere, res, err)
 	}
 	for _, shard := range s.cfg.Shards.DataShards() {
 		s.Unlead(shard)
+	}
+	if leases, locks := s.Counts(); leases != 0 || locks != 0 {
+		t.Errorf("%d leases and %d locks where nothing is led", leases, locks)
 	}
 	if _, err := s.KeepAlive(t.Context(), req); !banyan.IsKind(err, banyan.NotLeader) {
 		t.Errorf("nothing is led here: %v", err)
