@@ -299,6 +299,7 @@ func (o *operator) tidy() {
 			}
 		}
 		for _, st := range o.statuses(p) {
+			p.truncated(&st)
 			p.length("log entries", int(st.Last+1-st.First)-replica.LogTailFactor*int(o.w.plan.keep))
 			lead := p.views[st.Shard].Leader
 			if lead == 0 {

@@ -38,6 +38,8 @@ type process struct {
 	receiving map[banyan.ShardID]bool
 
 	proposals, reads map[banyan.ShardID]int // waiting for their answer
+	kept             map[banyan.ShardID]kept
+	snapshotTo       map[banyan.NodeID]time.Duration // when the latest was sent or ended
 
 	taps    []*listener
 	tallies map[banyan.ShardID]*tally

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"time"
+
 	"banyan"
 	"banyan/mvcc"
 	"banyan/replica"
@@ -135,4 +137,29 @@ func (p *process) waiting() string {
 		return "snapshots to send"
 	}
 	return ""
+}
+
+// kept is how far a leader's log was truncated when the operator last looked.
+type kept struct {
+	term, first uint64
+	match       map[banyan.NodeID]uint64
+}
+
+// truncated checks that a leader's log has kept what replicas need that are
+// behind, as long as it need not keep too much for that.
+func (p *process) truncated(st *replica.Status) {
+	before, now := p.kept[st.Shard], kept{st.Term, st.First, st.Match}
+	p.kept[st.Shard] = now
+	if !st.Leading || before.term != now.term || before.first == now.first {
+		return
+	}
+	if st.Applied-before.first+1 >= replica.LogTailFactor*p.w.plan.keep {
+		return
+	}
+	for id, match := range now.match { // any will do: the order does not show
+		was, known := before.match[id]
+		if known && was > 0 && match >= was && match+1 < now.first && p.w.now > p.snapshotTo[id]+2*time.Second {
+			p.w.fail("%v: shard %d: the log begins at %d, but %v has it up to %d only", p.n.id, st.Shard, now.first, id, match)
+		}
+	}
 }

@@ -29,6 +29,7 @@ func (p *process) sendSnapshots() {
 		e := p.snapshots[0]
 		p.snapshots = p.snapshots[1:]
 		p.sending++
+		p.snapshotTo[e.To] = p.w.now
 		s := &stream{w: p.w, from: p, e: e}
 		p.after(p.work(2*time.Millisecond), s.begin)
 	}
@@ -146,6 +147,7 @@ func (s *stream) report(ok bool) {
 	}
 	p := s.from
 	p.sending--
+	p.snapshotTo[s.e.To] = p.w.now
 	p.input(func(c *replica.Core) { c.ReportSnapshot(s.e.Shard, s.e.To, ok) })
 	p.sendSnapshots()
 }
