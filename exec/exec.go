@@ -105,6 +105,16 @@ func New(cfg Config) (*Runner, error) {
 	return &Runner{cfg: cfg, null: null, guard: newGuard(cfg.Logger), guardAfter: guardAfter}, nil
 }
 
+// Writable says what keeps the disk under the directory from taking a write.
+func (r *Runner) Writable() error {
+	f, err := os.CreateTemp(r.cfg.Dir, "out") // a leftover, if this process dies now
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 4<<10))
+	return errors.Join(err, f.Close(), os.Remove(f.Name()))
+}
+
 // Open gives a place to run in. With workDir, an absolute path, the attempt runs
 // there and nothing in it is removed; else in an empty directory of its own.
 // The caller must Release it.

@@ -38,6 +38,9 @@ func (w *Worker) start(s Start) {
 		if errors.Is(context.Cause(ctx), errShutdown) && result.State == banyanv1.TaskState_TASK_STATE_CANCELED {
 			result = nil
 		}
+		if result.GetState() == banyanv1.TaskState_TASK_STATE_FAILED && w.atFault(ctx, s.Key) {
+			result = nil
+		}
 		cancel(nil)
 		w.meter.attempted(result)
 		w.do(func() {
@@ -46,6 +49,24 @@ func (w *Worker) start(s Start) {
 			w.core.Finish(w.now(), s.Key, result)
 		})
 	})
+}
+
+// sickPause holds a slot whose disk is sick, so that others get the attempts.
+const sickPause = time.Second
+
+// atFault says whether an attempt may have failed because this node's disk
+// takes no writes: then it says nothing about the task, and is handed back.
+func (w *Worker) atFault(ctx context.Context, k Key) bool {
+	err := w.cfg.Runner.Writable()
+	if err == nil {
+		return false
+	}
+	w.cfg.Logger.Error("attempt handed back: the disk takes no writes", "job", k.Job, "task", k.Task+1, "error", err)
+	select {
+	case <-ctx.Done():
+	case <-time.After(sickPause):
+	}
+	return true
 }
 
 // attempt does all there is to do for an attempt and says how it went.

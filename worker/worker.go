@@ -37,6 +37,8 @@ type Runner interface {
 	// Run blocks until the command and all it started are gone; when ctx ends
 	// it kills them.
 	Run(ctx context.Context, p *exec.Place, c exec.Command) exec.Result
+	// Writable says what keeps the disk under the places from taking a write.
+	Writable() error
 }
 
 var _ Runner = (*exec.Runner)(nil)

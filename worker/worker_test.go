@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -227,6 +228,38 @@ func TestJobRunsOnce(t *testing.T) {
 	}
 	if c.twice > 0 || len(c.rejected) > 0 || !c.draining {
 		t.Errorf("%d results came twice, rejected %v, draining at the end: %v", c.twice, c.rejected, c.draining)
+	}
+}
+
+// sick is a runner whose disk takes no write when it is asked the first time.
+type sick struct {
+	Runner
+	asked atomic.Bool
+}
+
+func (s *sick) Writable() error {
+	if s.asked.Swap(true) {
+		return s.Runner.Writable()
+	}
+	return syscall.ENOSPC
+}
+
+// TestSickDiskFailsNoTask: what fails on a disk that takes no writes is handed
+// back; on one that does, it counts.
+func TestSickDiskFailsNoTask(t *testing.T) {
+	c := newBoss(&banyanv1.JobSpec{Command: shell(`exit 3`)}, 1)
+	n := newNetwork(t, map[banyan.NodeID]*boss{1: c})
+	n.lead(1)
+	w := newWorker(t, Config{Slots: 1, Leaders: n, Dial: n.dial})
+	w.cfg.Runner = &sick{Runner: w.cfg.Runner}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = w.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	c.await(t, "a result", func() bool { return len(c.results) == 1 })
+	if r := c.results[0]; len(c.rejected) != 1 || r.State != banyanv1.TaskState_TASK_STATE_FAILED || r.ExitCode != 3 {
+		t.Errorf("handed back %v, then %v", c.rejected, r)
 	}
 }
 
