@@ -264,24 +264,27 @@ func (c *Core) shardFor(id banyan.JobID) *shard {
 	return c.shards[at]
 }
 
-// Progress says how far a job is.
+// Progress says how far a job is. Of the attempts that a node holds as many run
+// as it has slots; the others wait there, and count as pending.
 func (c *Core) Progress(now int64, r *Run) *banyanv1.Progress {
 	p := &banyanv1.Progress{
-		Tasks: r.tasks, Running: uint32(r.active), Succeeded: r.succeeded, Failed: r.failed,
+		Tasks: r.tasks, Succeeded: r.succeeded, Failed: r.failed,
 		Retried: r.retried, Repeated: r.repeated, RatePerS: r.rate.perSecond(now),
 	}
-	if a := r.open[r.tasks]; a != nil && a.state == job.AttemptSent {
-		p.ThenRunning = true
-		p.Running--
-	}
-	p.Pending = r.tasks - min(r.tasks, r.succeeded+r.failed+p.Running)
 	for _, n := range c.nodes {
+		running := uint32(max(0, min(r.running[n.id], n.slots)))
+		p.Running += running
 		if n.session != 0 && n.alive || r.running[n.id] > 0 || r.done[n.id] > 0 {
 			p.Nodes = append(p.Nodes, &banyanv1.NodeProgress{
-				Node: uint64(n.id), Name: n.name, Running: uint32(r.running[n.id]), Done: r.done[n.id], Slots: uint32(n.slots), State: n.state,
+				Node: uint64(n.id), Name: n.name, Running: running, Done: r.done[n.id], Slots: uint32(n.slots), State: n.state,
 			})
 		}
 	}
+	if a := r.open[r.tasks]; a != nil && a.state == job.AttemptSent {
+		p.ThenRunning = true
+		p.Running -= min(p.Running, 1)
+	}
+	p.Pending = r.tasks - min(r.tasks, r.succeeded+r.failed+p.Running)
 	for _, id := range slices.Sorted(maps.Keys(r.done)) {
 		if c.find(id) == nil {
 			p.Nodes = append(p.Nodes, &banyanv1.NodeProgress{Node: uint64(id), Name: id.String(), Done: r.done[id], State: "gone"})
