@@ -96,9 +96,6 @@ func (d *demo) prepare() error {
 	if err != nil {
 		return err
 	}
-	if strings.HasSuffix(strings.TrimSuffix(exe, ".exe"), ".test") { // its copies would run the tests, which run the demo
-		return banyan.Errorf(banyan.Internal, "the demo starts copies of its own binary, and %s is a test", exe)
-	}
 	d.exe = exe
 	if d.out, err = filepath.Abs(d.out); err != nil {
 		return err
@@ -109,6 +106,9 @@ func (d *demo) prepare() error {
 	}
 	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return err
+	}
+	if strings.HasSuffix(strings.TrimSuffix(exe, ".exe"), ".test") { // its copies would run the tests, which run the demo
+		return banyan.Errorf(banyan.Internal, "the demo starts copies of its own binary, and %s is a test", exe)
 	}
 	if d.dir == "" {
 		d.dir, err = os.MkdirTemp("", "banyan-demo-")
