@@ -59,7 +59,7 @@ type CoordClient interface {
 	// name, the lease with everything on it.
 	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
 	// KeepAlive lets leases last their whole time again, from a moment that is
-	// not before the request was sent.
+	// not before the request was sent. It fails only if nothing is known of any.
 	KeepAlive(context.Context, *connect.Request[v1.KeepAliveRequest]) (*connect.Response[v1.KeepAliveResponse], error)
 	// List gives locks that are taken or waited for, by name.
 	List(context.Context, *connect.Request[v1.ListLocksRequest]) (*connect.Response[v1.ListLocksResponse], error)
@@ -158,7 +158,7 @@ type CoordHandler interface {
 	// name, the lease with everything on it.
 	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
 	// KeepAlive lets leases last their whole time again, from a moment that is
-	// not before the request was sent.
+	// not before the request was sent. It fails only if nothing is known of any.
 	KeepAlive(context.Context, *connect.Request[v1.KeepAliveRequest]) (*connect.Response[v1.KeepAliveResponse], error)
 	// List gives locks that are taken or waited for, by name.
 	List(context.Context, *connect.Request[v1.ListLocksRequest]) (*connect.Response[v1.ListLocksResponse], error)
