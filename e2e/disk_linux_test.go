@@ -88,11 +88,12 @@ var buildFaultfs struct {
 // TestDiskError lets one node's disk fail: the node stops and says why, the
 // others go on, and the node comes back when its disk does.
 func TestDiskError(t *testing.T) {
-	c := newCluster(t, 2)
+	c := newCluster(t, 2, "--slots", "2")
 	d := newDisk(t, filepath.Join(c.dir, "n3"))
-	c.grow(3)
+	c.grow(3, "--slots", "2")
 	h := c.traffic(4)
 	h.flow()
+	c.submit(20).check() // tasks run on such a file system too
 	c.failDisk(c.nodes[2], d, h, "fail sync EIO", "input/output error")
 	h.check()
 }

@@ -12,8 +12,8 @@ import (
 // reusable says that an emptied working directory may serve again.
 const reusable = true
 
-// capture is one output file. It has no name on disk, so nothing is left of it
-// however this process ends. Each attempt gets a description of its own to
+// capture is one output file. It has no name on disk where the file system lets
+// it, so nothing is left of it however this process ends. Each attempt gets a description of its own to
 // append through. The file serves again, continued where the last attempt
 // stopped since truncating it costs a tenth of starting a process, when it is
 // small and the kernel grants a read lease on it: then no process, in the group
@@ -23,32 +23,51 @@ type capture struct {
 	name string // opens the file anew
 	mark [16]byte
 	base int64 // where the present attempt begins
+
+	named bool // name is one on disk
 }
 
 // captureReuseMax is the size in bytes up to which an output file serves again.
 const captureReuseMax = 1 << 20
 
 func newCapture(dir string) (*capture, error) {
+	c := &capture{}
 	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
-	if err != nil { // a file system without O_TMPFILE
-		if f, err = os.CreateTemp(dir, "out"); err != nil {
+	if err == nil {
+		if c.read, err = os.Open(self(f)); err == nil {
+			c.name = self(c.read)
+		} else {
+			f.Close()
+		}
+	}
+	if err != nil { // a file system where a file cannot be without a name, such as many of FUSE
+		if f, err = c.create(dir); err != nil {
 			return nil, err
 		}
-		os.Remove(f.Name())
 	}
 	defer f.Close()
-	read, err := os.Open(self(f))
-	if err != nil {
-		return nil, err
-	}
-	c := &capture{read: read, name: self(read)}
 	rand.Read(c.mark[:])
 	c.base = int64(len(c.mark))
 	if _, err := f.Write(c.mark[:]); err != nil {
-		read.Close()
+		c.close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// create makes a file that keeps its name until close.
+func (c *capture) create(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "out")
+	if err != nil {
+		return nil, err
+	}
+	c.name, c.named = f.Name(), true
+	if c.read, err = os.Open(c.name); err != nil {
+		f.Close()
+		os.Remove(c.name)
+		return nil, err
+	}
+	return f, nil
 }
 
 // span says where the attempt's output begins and how long it is. A script that
@@ -106,4 +125,9 @@ func (c *capture) reset() bool {
 	return true
 }
 
-func (c *capture) close() { c.read.Close() }
+func (c *capture) close() {
+	c.read.Close()
+	if c.named {
+		os.Remove(c.name)
+	}
+}
