@@ -84,7 +84,7 @@ var breaks = []struct {
 	{"take a lock's token unseen", 2000, []edit{{"mvcc/plan.go", "		return t.row.Mod == c.Mod, nil", "		return true, nil"}}},
 	{"let leases end when leadership moves", 2000, []edit{{"coord/core.go", "			c.addLease(p.number, p.name, ttl)\n", "			c.addLease(p.number, p.name, ttl).ttl = 1\n			c.leases[p.number].deadline, c.leases[p.number].at = 0, 0\n"}}},
 	{"decide about locks in any term", 5000, []edit{{"coord/core.go", "cmd := &mvcc.Command{Term: c.term}", "cmd := &mvcc.Command{}"}}},
-	{"let two hold a lock", 1000, []edit{{"coord/core.go", "	case len(l.holders) == 0:\n		return true\n", "	case len(l.holders) <= 1:\n		return true\n"}}},
+	{"let two hold a lock", 1000, []edit{{"coord/lock.go", "	case len(l.holders) == 0:\n		return true\n", "	case len(l.holders) <= 1:\n		return true\n"}}},
 	{"forget that a lease was kept alive", 1000, []edit{{"coord/core.go", "		if le := c.leases[id]; le != nil {\n			le.deadline = c.clock + le.ttl\n", "		if le := c.leases[id]; le != nil {\n"}}},
 	{"drop what one controller does not know", 5000, []edit{{"worker/core.go", "c.unwanted(keyOf(k), node)", "c.unwanted(keyOf(k), 0)"}}},
 	{"claim what was handed back", 5000, []edit{{"work/core_node.go", "	n.claimed = slices.DeleteFunc(n.claimed, func(o Key) bool { return o == k })\n", ""}}},
