@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 )
 
@@ -52,7 +54,7 @@ func benchGrowth(ctx context.Context, args []string) error {
 	}
 	fmt.Printf("%d puts/s of 256 bytes, %d keys there before (%d MB), all nodes on one machine\n\n", rate, keys, keys*rowBytes/1e6)
 	fmt.Println("| | p50 / p99 before | p50 / p99 during | p99 during : before | longest | took | failed |\n|---|--:|--:|--:|--:|--:|--:|")
-	g := growth{own: own, load: startPaced(c, rate), dir: dir}
+	g := growth{own: own, c: c, load: startPaced(c, rate), dir: dir}
 	defer g.load.stop()
 	for _, step := range []struct {
 		name string
@@ -143,6 +145,7 @@ func (p *paced) take() (took []time.Duration, failed int) {
 
 type growth struct {
 	own  *nodes
+	c    *client.Client
 	load *paced
 	dir  string
 }
@@ -177,7 +180,24 @@ func (g *growth) grow(ctx context.Context, n, voters int) error {
 			return err
 		}
 	}
-	return g.own.waitVoters(ctx, voters)
+	return g.wait(ctx, voters, "")
+}
+
+// wait asks the SDK, because starting a command ten times a second would be
+// half of the load, until every shard has its voters, without one node.
+func (g *growth) wait(ctx context.Context, voters int, without string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for ctx.Err() == nil {
+		s, err := g.c.Cluster().Status(ctx)
+		if err == nil && !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool {
+			return len(sh.Voters) != voters || sh.Leader == 0 || slices.ContainsFunc(sh.Voters, func(v uint64) bool { return banyan.NodeID(v).String() == without })
+		}) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("not %d voters everywhere: %w", voters, ctx.Err())
 }
 
 func (g *growth) join(ctx context.Context) error {
@@ -209,12 +229,5 @@ func (g *growth) replace(ctx context.Context) error {
 	if err := g.join(ctx); err != nil {
 		return err
 	}
-	return g.own.wait(ctx, func(s status) bool {
-		for _, sh := range s.Shards {
-			if len(sh.Voters) != 5 || sh.Leader == "" || slices.Contains(sh.Voters, gone) {
-				return false
-			}
-		}
-		return len(s.Shards) > 0
-	})
+	return g.wait(ctx, 5, gone)
 }
