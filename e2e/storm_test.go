@@ -30,11 +30,11 @@ func TestKillStorm(t *testing.T) {
 func TestAllKilledAtOnce(t *testing.T) {
 	c := newCluster(t, 3, "--slots", "2")
 	h := c.traffic(4)
-	w := c.submit(40)
-	w.waitDone(5)
 	h.flow()
 	h.take()
-	w.expectKept()
+	w := c.submit(100)
+	w.waitDone(5)
+	w.kept = w.show().done()
 	c.killAll()
 	for _, n := range c.nodes {
 		n.waitReady()
