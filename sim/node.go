@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"time"
@@ -225,23 +226,37 @@ func (n *node) flip(d dice) bool {
 	if !n.w.operator.bears() {
 		return false
 	}
-	log := d.chance(0.5)
-	for range 1000 {
-		at := d.IntN(1 << 30)
-		key := n.disk.Key(at)
-		if log == (len(key) > 0 && key[0] == 's') {
-			continue
-		}
-		n.w.lossy, n.flipped = true, true
-		if log {
-			n.disk.Flip(at)
-			n.w.reach("bit of a log flipped")
-			n.die(pick(d, []death{kill, power}), "") // what is in memory hides it
-		} else {
-			n.disk.Spoil(key)
-			n.w.reach("bit of a state block flipped")
-		}
+	at, key := n.somewhere(d, d.chance(0.5))
+	if key == nil {
+		return false
+	}
+	n.w.lossy, n.flipped = true, true
+	if key[0] == 's' {
+		n.disk.Spoil(key)
+		n.w.reach("bit of a state block flipped")
 		return true
 	}
-	return false
+	n.disk.Flip(at)
+	n.w.reach("bit of a log flipped")
+	n.die(pick(d, []death{kill, power, powerLost}), "") // what is in memory hides it
+	return true
+}
+
+// somewhere draws a row of state, or of the logs: there rather one of the last,
+// which will be applied again.
+func (n *node) somewhere(d dice, log bool) (at int, key []byte) {
+	for range 200 {
+		i := d.IntN(1 << 30)
+		k := n.disk.Key(i)
+		if len(k) < 8 || log == (k[0] == 's') {
+			continue
+		}
+		if !log {
+			return i, k
+		}
+		if key == nil || bytes.Compare(k[len(k)-8:], key[len(key)-8:]) > 0 {
+			at, key = i, k
+		}
+	}
+	return at, key
 }
