@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ import (
 )
 
 func main() {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // they end the test, and with it our input
 	if err := run(os.Args[1:], os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "faultfs:", err)
 		os.Exit(1)
