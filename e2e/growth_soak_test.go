@@ -14,7 +14,9 @@ func TestGrowthToSeven(t *testing.T) {
 	c := newCluster(t, 1, "--slots", "2")
 	h := c.traffic(6)
 	for _, n := range []int{3, 5, 7} {
-		c.grow(n, "--slots", "2")
+		for len(c.nodes) < n {
+			c.join(c.token(), "--slots", "2")
+		}
 		c.run("cluster", "set", "--voters", string(rune('0'+n)), "--dead-after", "5s")
 		c.waitVoters(n)
 		h.flow()
