@@ -12,7 +12,7 @@ import (
 type locks struct {
 	rounds  map[*locker]int // when faults ended
 	claims  map[uint64]*held
-	leases  int                          // there are
+	leases  map[string]bool              // there are, by key
 	holders map[string]map[string]holder // by shard and lock, by row
 }
 
@@ -25,7 +25,7 @@ type holder struct {
 const guarded = "k/guarded/"
 
 func newLocks() locks {
-	return locks{rounds: map[*locker]int{}, claims: map[uint64]*held{}, holders: map[string]map[string]holder{}}
+	return locks{rounds: map[*locker]int{}, claims: map[uint64]*held{}, leases: map[string]bool{}, holders: map[string]map[string]holder{}}
 }
 
 // watch checks what one revision changes.
@@ -47,11 +47,10 @@ func (l *locks) watch(w *world, events []mvcc.Event) {
 func (l *locks) change(w *world, e *mvcc.Event) {
 	key := string(e.Row.Key)
 	if strings.HasPrefix(key, "ll/") {
-		switch {
-		case e.Deleted:
-			l.leases--
-		case e.Row.Version == 1:
-			l.leases++
+		if e.Deleted {
+			delete(l.leases, key)
+		} else {
+			l.leases[key] = true
 		}
 		return
 	}
@@ -136,5 +135,5 @@ func (l *locks) done(w *world) bool {
 			return false
 		}
 	}
-	return l.leases == 0
+	return len(l.leases) == 0
 }

@@ -462,7 +462,7 @@ func (w *world) status() string {
 		fmt.Fprintf(&b, "  %s\n", s)
 	}
 	for _, k := range w.lockers {
-		fmt.Fprintf(&b, "  locker %d has %+v after %d rounds, done: %v; %d leases\n", k.id, k.claim, k.n, k.done(), w.locks.leases)
+		fmt.Fprintf(&b, "  locker %d has %+v after %d rounds, done: %v; %d leases\n", k.id, k.claim, k.n, k.done(), len(w.locks.leases))
 	}
 	for _, c := range w.clients {
 		if c.op != nil {
