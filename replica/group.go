@@ -235,6 +235,15 @@ func (g *group) prove() {
 	g.rn.ReadIndex(readContext(g.proofs))
 }
 
+// proveAgain starts the proof under way anew: in another configuration. Raft
+// counts a proof's answers as they come in, and with one voter left none comes.
+func (g *group) proveAgain() {
+	if len(g.proving) > 0 {
+		g.reads = append(g.proving, g.reads...)
+		g.proving = nil
+	}
+}
+
 // ready turns one Ready into effects. Raft runs with asynchronous storage
 // writes: what must wait for the disk comes attached to MsgStorageAppend. We
 // add MsgVote to that. Raft would let it go at once, and counts the

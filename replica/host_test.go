@@ -433,3 +433,40 @@ func TestSlowWatcher(t *testing.T) {
 		t.Error("more events than changes", err)
 	}
 }
+
+// TestReadsOutliveTheirVoters: a proof of leadership whose voters leave before
+// they answer is begun anew, and the reads that wait for it are served.
+func TestReadsOutliveTheirVoters(t *testing.T) {
+	m := threeHosts(t, 1)
+	one, ctx := m.at(1), deadline(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := one.ReadIndex(ctx, 0); err != nil {
+					t.Errorf("read: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 50 {
+		err := one.Reconfigure(ctx, 0, []banyan.NodeID{1}, nil)
+		if err == nil {
+			err = one.ReadIndex(ctx, 0)
+		}
+		if err != nil {
+			t.Errorf("one voter: %v", err)
+			break
+		}
+		m.grow(1, 1, 2, 3)
+	}
+	close(stop)
+	wg.Wait()
+}

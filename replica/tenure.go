@@ -47,6 +47,7 @@ func (g *group) changeConf(cc *raftpb.ConfChangeV2, index uint64) {
 			g.tenure.began[id] = index
 		}
 	})
+	g.proveAgain()
 }
 
 // put marks a message on its way out.
