@@ -7,7 +7,7 @@ import (
 
 // twists is how many timings are tried of each smaller configuration: what is
 // left out changes when everything else happens.
-const twists = 8
+const twists = 16
 
 // Shrink looks for the smallest configuration in which the seed of cfg fails
 // as it does with cfg: it cuts the trouble short, leaves out kinds of faults,
@@ -48,19 +48,29 @@ func (s *shrinker) fails(change func(*Config)) bool {
 	cfg := s.best.Config
 	cfg.Without, cfg.Only = slices.Clone(cfg.Without), slices.Clone(cfg.Only)
 	change(&cfg)
+	if s.try(cfg) {
+		return true
+	}
 	for n := range uint64(twists) {
-		cfg.Twist = s.best.Config.Twist
-		if n > 0 {
-			cfg.Twist = n
+		if n == s.best.Config.Twist {
+			continue // that was the first
 		}
-		r := Run(cfg)
-		s.tried(r)
-		if r.Failure != "" && r.Kind == s.kind {
-			s.best = r
+		if cfg.Twist = n; s.try(cfg) {
 			return true
 		}
 	}
 	return false
+}
+
+// try takes a configuration if it fails in the same way.
+func (s *shrinker) try(cfg Config) bool {
+	r := Run(cfg)
+	s.tried(r)
+	if r.Failure == "" || r.Kind != s.kind {
+		return false
+	}
+	s.best = r
+	return true
 }
 
 // length ends the trouble when the run failed, and earlier by halves.
