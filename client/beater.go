@@ -7,9 +7,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/obs"
-
-	"connectrpc.com/connect"
+	"banyan/api/banyan/v1/banyanv1connect"
 )
 
 // beater keeps the leases of one Client alive: beatsPerTTL in the time of each,
@@ -127,13 +125,8 @@ func (b *beater) send(batch []*keeper) {
 	defer cancel()
 	sent := time.Now()
 	var res *banyanv1.KeepAliveResponse
-	_ = b.c.try(ctx, []byte(batch[0].partition), min(wait/3, beatPatienceMax), func(ctx context.Context, n *node) error {
-		msg := connect.NewRequest(req)
-		obs.ToHeader(ctx, msg.Header())
-		reply, err := n.coord.KeepAlive(ctx, msg)
-		if err == nil {
-			res = reply.Msg
-		}
+	_ = b.c.try(ctx, []byte(batch[0].partition), min(wait/3, beatPatienceMax), func(ctx context.Context, n *node) (err error) {
+		res, err = request(ctx, n.coord, req, banyanv1connect.CoordClient.KeepAlive)
 		return err
 	}) // without an answer there is another beat
 	b.heard(batch, res, sent)

@@ -25,16 +25,22 @@ const (
 // that is not nil and known, and at other nodes until one answers.
 func unary[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) (*Res, error) {
 	var res *Res
-	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) error {
-		msg := connect.NewRequest(req)
-		obs.ToHeader(ctx, msg.Header())
-		reply, err := method(n, ctx, msg)
-		if err == nil {
-			res = reply.Msg
-		}
+	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) (err error) {
+		res, err = request(ctx, n, req, method)
 		return err
 	})
 	return res, err
+}
+
+// request asks one node once, by a request of its own.
+func request[N, Req, Res any](ctx context.Context, n N, req *Req, method func(N, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) (*Res, error) {
+	msg := connect.NewRequest(req)
+	obs.ToHeader(ctx, msg.Header())
+	reply, err := method(n, ctx, msg)
+	if err != nil {
+		return nil, err
+	}
+	return reply.Msg, nil
 }
 
 // try calls once with a node at a time, in rounds over all of them, until it

@@ -85,7 +85,7 @@ type node struct {
 
 	mu          sync.Mutex
 	session     *session // nil: none is open
-	sessionless bool     // an older version, which knows none
+	sessionless bool     // an older version, which knows none, or this process, where one spares nothing
 }
 
 // Open prepares a Client. It does no I/O: the first call connects.
@@ -158,6 +158,8 @@ func (c *Client) nodeAt(addr string) *node {
 		cluster: banyanv1connect.NewClusterClient(c.http, url, options),
 		blobs:   banyanv1connect.NewBlobsClient(c.http, url, options),
 		coord:   banyanv1connect.NewCoordClient(c.http, url, options),
+
+		sessionless: c.single,
 	}
 	more := append(slices.Clone(c.known()), n)
 	c.nodes.Store(&more)

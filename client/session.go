@@ -43,11 +43,8 @@ const (
 // call makes a call that is safe to repeat over the session with the leader of
 // partition, or with other nodes until one answers, as unary does.
 func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(banyanv1connect.KVClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
-	if c.single {
-		return unary(ctx, c, partition, req, kvMethod(method))
-	}
 	var res *Res
-	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) error {
+	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) (err error) {
 		if s := c.sessionOf(n); s != nil {
 			answer, err := s.call(ctx, pack(req))
 			if answer.GetElsewhere() {
@@ -58,12 +55,7 @@ func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *R
 				return err
 			}
 		}
-		msg := connect.NewRequest(req)
-		obs.ToHeader(ctx, msg.Header())
-		reply, err := method(n.kv, ctx, msg)
-		if err == nil {
-			res = reply.Msg
-		}
+		res, err = request(ctx, n.kv, req, method)
 		return err
 	})
 	return res, err

@@ -113,11 +113,11 @@ func New(c Config) http.Handler {
 		)
 	}
 	mux := http.NewServeMux()
-	jobs := &anywhere{self: c.Node, here: c.Jobs, leaders: c.Leaders, at: c.JobsAt}
+	jobs := &anywhere{finder[banyanv1connect.JobsClient]{c.Node, c.Leaders, c.JobsAt}, c.Jobs}
 	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, c.Leaders, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
 	mux.Handle(banyanv1connect.NewClusterHandler(clusterDoor{c.Clusters}, options(false)))
 	mux.Handle(banyanv1connect.NewJobsHandler(jobsDoor{jobs, &logs{jobs, c.Blobs, g.tail}}, options(false)))
-	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{&locks{Coord: c.Coord, self: c.Node, leaders: c.Leaders, at: c.CoordAt}}, options(false)))
+	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{&locks{c.Coord, finder[banyanv1connect.CoordClient]{c.Node, c.Leaders, c.CoordAt}}}, options(false)))
 	mux.Handle(bounded(g.chunks)(banyanv1connect.NewBlobsHandler(blobsDoor{c.Blobs}, options(false))))
 	if c.Peer != nil {
 		path, peer := peerv1connect.NewPeerHandler(c.Peer, options(true))

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -43,79 +42,26 @@ type Leaders interface {
 }
 
 const (
-	findLeaderMax = 10 * time.Second // looking for a leader that answers
-	retryMin      = 10 * time.Millisecond
-	retryMax      = 250 * time.Millisecond
-	listDefault   = 100
-	listMax       = 1000
+	listDefault = 100
+	listMax     = 1000
 )
 
 // anywhere wraps the jobs led here into the jobs of the whole cluster: a call
 // is answered here or passed on, once, to the node that leads the job's shard.
 type anywhere struct {
-	self    banyan.NodeID
-	here    Jobs
-	leaders Leaders
-	at      func(banyan.NodeID) (banyanv1connect.JobsClient, error)
+	finder[banyanv1connect.JobsClient]
+	here Jobs
 }
 
 var _ Jobs = (*anywhere)(nil)
 
-// passOn makes the request for another node.
-func passOn[T any](ctx context.Context, msg *T) *connect.Request[T] {
-	req := connect.NewRequest(msg)
-	req.Header().Set(hopHeader, "1")
-	obs.ToHeader(ctx, req.Header())
-	return req
-}
-
-// atLeader calls try with the node that leads the job's shard until one
-// answers. Only what may safely be repeated goes through here.
+// atLeader is finder's, for a job.
 func (a *anywhere) atLeader(ctx context.Context, job string, try func(context.Context, banyan.NodeID) error) error {
 	id, err := banyan.ParseJobID(job)
 	if err != nil {
 		return err
 	}
-	if hopped(ctx) || a.at == nil {
-		return try(ctx, a.self)
-	}
-	shard := a.leaders.ShardOf([]byte(id))
-	return again(ctx, func(hint banyan.NodeID) error {
-		node, ok := a.leaders.Leader(shard)
-		if hint != 0 {
-			node, ok = hint, true
-		}
-		if !ok {
-			return banyan.Errorf(banyan.Unavailable, "job %s: its shard %d has no leader now: try again; 'banyan status' shows what is missing", id, shard)
-		}
-		return try(ctx, node)
-	})
-}
-
-// again repeats try while its error may pass, for findLeaderMax at most. It
-// hands it the node that the last NotLeader named.
-func again(ctx context.Context, try func(hint banyan.NodeID) error) error {
-	until := time.Now().Add(findLeaderMax)
-	var hint banyan.NodeID
-	for wait := retryMin; ; wait = min(2*wait, retryMax) {
-		err := try(hint)
-		var e *banyan.Error
-		if !errors.As(err, &e) || !passing(e.Kind) || ctx.Err() != nil || time.Now().After(until) {
-			return err
-		}
-		hint = e.Leader
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		}
-	}
-}
-
-func passing(k banyan.Kind) bool {
-	return k == banyan.NotLeader || k == banyan.Unavailable || k == banyan.Stale
+	return a.finder.atLeader(ctx, "job "+string(id), []byte(id), try)
 }
 
 // unary answers one call at the leader of its job.
@@ -123,22 +69,11 @@ func unary[Req, Res any](ctx context.Context, a *anywhere, job string, req *Req,
 	here func(Jobs, context.Context, *Req) (*Res, error),
 	there func(banyanv1connect.JobsClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error),
 ) (res *Res, err error) {
-	err = a.atLeader(ctx, job, func(ctx context.Context, node banyan.NodeID) (err error) {
-		if node == a.self {
-			res, err = here(a.here, ctx, req)
-			return err
-		}
-		client, err := a.at(node)
-		if err != nil {
-			return err
-		}
-		reply, err := there(client, ctx, passOn(ctx, req))
-		if err == nil {
-			res = reply.Msg
-		}
-		return err
-	})
-	return res, err
+	id, err := banyan.ParseJobID(job)
+	if err != nil {
+		return nil, err
+	}
+	return askLeader(ctx, &a.finder, "job "+string(id), []byte(id), a.here, req, here, there)
 }
 
 // Get answers at the job's leader.

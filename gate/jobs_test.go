@@ -105,9 +105,10 @@ func TestCallsFollowTheLead(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale := &staleLeaders{fakeNet: n, says: 2}
-	a := &anywhere{self: 1, here: n.nodes[1].jobs, leaders: stale, at: func(to banyan.NodeID) (banyanv1connect.JobsClient, error) {
+	at := func(to banyan.NodeID) (banyanv1connect.JobsClient, error) {
 		return banyanv1connect.NewJobsClient(n.nodes[1].client, n.nodes[to].url, decoded), nil
-	}}
+	}
+	a := &anywhere{finder[banyanv1connect.JobsClient]{1, stale, at}, n.nodes[1].jobs}
 	if _, err := a.Get(t.Context(), &banyanv1.GetJobRequest{JobId: id}); err != nil {
 		t.Error(err)
 	}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -26,9 +27,7 @@ type Coord interface {
 // answered here or passed on, once, to the node that leads the lock's shard.
 type locks struct {
 	Coord
-	self    banyan.NodeID
-	leaders Leaders
-	at      func(banyan.NodeID) (banyanv1connect.CoordClient, error)
+	finder[banyanv1connect.CoordClient]
 }
 
 var _ Coord = (*locks)(nil)
@@ -38,34 +37,8 @@ var _ Coord = (*locks)(nil)
 func lockCall[Req, Res any](ctx context.Context, l *locks, name string, req *Req,
 	here func(Coord, context.Context, *Req) (*Res, error),
 	there func(banyanv1connect.CoordClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error),
-) (res *Res, err error) {
-	if hopped(ctx) || l.at == nil {
-		return here(l.Coord, ctx, req)
-	}
-	shard := l.leaders.ShardOf(banyan.Partition([]byte(name)))
-	err = again(ctx, func(node banyan.NodeID) (err error) {
-		ok := node != 0
-		if !ok {
-			node, ok = l.leaders.Leader(shard)
-		}
-		switch {
-		case !ok:
-			return banyan.Errorf(banyan.Unavailable, "lock %q: its shard %d has no leader now: try again; 'banyan status' shows what is missing", name, shard)
-		case node == l.self:
-			res, err = here(l.Coord, ctx, req)
-			return err
-		}
-		client, err := l.at(node)
-		if err != nil {
-			return err
-		}
-		reply, err := there(client, ctx, passOn(ctx, req))
-		if err == nil {
-			res = reply.Msg
-		}
-		return err
-	})
-	return res, err
+) (*Res, error) {
+	return askLeader(ctx, &l.finder, fmt.Sprintf("lock %q", name), banyan.Partition([]byte(name)), l.Coord, req, here, there)
 }
 
 // Acquire answers at the lock's leader.
@@ -88,7 +61,7 @@ const keepAliveMax = 500 * time.Millisecond
 // KeepAlive asks each node for the leases that it leads. Who calls asks again
 // for those of which nothing is known.
 func (l *locks) KeepAlive(ctx context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
-	if hopped(ctx) || l.at == nil {
+	if l.stays(ctx) {
 		return l.Coord.KeepAlive(ctx, req)
 	}
 	failed := banyan.Errorf(banyan.Unavailable, "no leader is known now: try again; 'banyan status' shows what is missing")

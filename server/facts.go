@@ -50,15 +50,7 @@ func newFacts() *facts { return &facts{protocol: banyan.ProtocolMin, notices: ma
 // load takes over the rows that a replica of the root shard on this disk has,
 // and refuses a cluster that has moved on to what this binary does not speak.
 func (f *facts) load(st *store.Store) error {
-	root, err := st.View(banyan.RootShard)
-	if banyan.IsKind(err, banyan.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	rows, _, err := mvcc.Range(root, mvcc.Query{Lo: []byte(clusterPrefix), Hi: mvcc.PrefixEnd([]byte(clusterPrefix))})
+	rows, err := rootRows(st, clusterPrefix)
 	if err != nil {
 		return err
 	}

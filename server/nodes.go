@@ -70,19 +70,26 @@ func newNodeTable(f *nodeFile) *nodeTable {
 // load takes over the rows that a replica of the root shard on this disk has:
 // node.json may be older than they are.
 func (t *nodeTable) load(st *store.Store) error {
-	root, err := st.View(banyan.RootShard)
-	if banyan.IsKind(err, banyan.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	rows, _, err := mvcc.Range(root, mvcc.Query{Lo: []byte(nodePrefix), Hi: mvcc.PrefixEnd([]byte(nodePrefix))})
+	rows, err := rootRows(st, nodePrefix)
 	if err != nil {
 		return err
 	}
 	return t.replace(rows)
+}
+
+// rootRows gives the rows under a prefix that a replica of the root shard on
+// this disk has, nil if there is no such replica.
+func rootRows(st *store.Store, prefix string) ([]mvcc.Row, error) {
+	root, err := st.View(banyan.RootShard)
+	if banyan.IsKind(err, banyan.NotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	rows, _, err := mvcc.Range(root, mvcc.Query{Lo: []byte(prefix), Hi: mvcc.PrefixEnd([]byte(prefix))})
+	return rows, err
 }
 
 func (t *nodeTable) get(id banyan.NodeID) (nodeRow, bool) {

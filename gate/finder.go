@@ -1,0 +1,106 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"banyan"
+	"banyan/obs"
+
+	"connectrpc.com/connect"
+)
+
+const (
+	findLeaderMax = 10 * time.Second // looking for a leader that answers
+	retryMin      = 10 * time.Millisecond
+	retryMax      = 250 * time.Millisecond
+)
+
+// finder finds the node that leads what a call is about. C is the client of
+// its service.
+type finder[C any] struct {
+	self    banyan.NodeID
+	leaders Leaders
+	at      func(banyan.NodeID) (C, error) // nil: there are no other nodes
+}
+
+// stays says that a call is answered here, whoever leads.
+func (f *finder[C]) stays(ctx context.Context) bool { return hopped(ctx) || f.at == nil }
+
+// atLeader calls try with the node that leads a partition until one answers;
+// what names it in errors. Only what may safely be repeated goes through here.
+func (f *finder[C]) atLeader(ctx context.Context, what string, partition []byte, try func(context.Context, banyan.NodeID) error) error {
+	if f.stays(ctx) {
+		return try(ctx, f.self)
+	}
+	shard := f.leaders.ShardOf(partition)
+	return again(ctx, func(hint banyan.NodeID) error {
+		node, ok := f.leaders.Leader(shard)
+		if hint != 0 {
+			node, ok = hint, true
+		}
+		if !ok {
+			return banyan.Errorf(banyan.Unavailable, "%s: its shard %d has no leader now: try again; 'banyan status' shows what is missing", what, shard)
+		}
+		return try(ctx, node)
+	})
+}
+
+// askLeader answers one call at the leader of a partition: by local if that is
+// this node.
+func askLeader[S, C, Req, Res any](ctx context.Context, f *finder[C], what string, partition []byte, local S, req *Req,
+	here func(S, context.Context, *Req) (*Res, error),
+	there func(C, context.Context, *connect.Request[Req]) (*connect.Response[Res], error),
+) (res *Res, err error) {
+	err = f.atLeader(ctx, what, partition, func(ctx context.Context, node banyan.NodeID) (err error) {
+		if node == f.self {
+			res, err = here(local, ctx, req)
+			return err
+		}
+		client, err := f.at(node)
+		if err != nil {
+			return err
+		}
+		reply, err := there(client, ctx, passOn(ctx, req))
+		if err == nil {
+			res = reply.Msg
+		}
+		return err
+	})
+	return res, err
+}
+
+// passOn makes the request for another node.
+func passOn[T any](ctx context.Context, msg *T) *connect.Request[T] {
+	req := connect.NewRequest(msg)
+	req.Header().Set(hopHeader, "1")
+	obs.ToHeader(ctx, req.Header())
+	return req
+}
+
+// again repeats try while its error may pass, for findLeaderMax at most. It
+// hands it the node that the last NotLeader named.
+func again(ctx context.Context, try func(hint banyan.NodeID) error) error {
+	until := time.Now().Add(findLeaderMax)
+	var hint banyan.NodeID
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		err := try(hint)
+		var e *banyan.Error
+		if !errors.As(err, &e) || !passing(e.Kind) || ctx.Err() != nil || time.Now().After(until) {
+			return err
+		}
+		hint = e.Leader
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
+	}
+}
+
+func passing(k banyan.Kind) bool {
+	return k == banyan.NotLeader || k == banyan.Unavailable || k == banyan.Stale
+}
