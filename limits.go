@@ -26,6 +26,7 @@ const (
 	WatchQueueBytesMax   = 8 << 20
 	ReadsMax             = 65_536
 	DedupWindowMax       = 65_536
+	KeyFilterBytesMax    = 4 << 20
 	HistoryRevisionsMax  = 100_000
 	DeleteRowsMax        = 10_000
 	DisplacedBytesMax    = 32 << 20
@@ -99,6 +100,7 @@ var Limits = []Limit{
 	{"WatchQueueBytesMax", WatchQueueBytesMax, "bytes", "of events waiting for one watcher; a slower one is moved back to reading history"},
 	{"ReadsMax", ReadsMax, "reads", "waiting in one shard's leader for the proof that it still leads"},
 	{"DedupWindowMax", DedupWindowMax, "requests", "remembered per shard to apply a retry once"},
+	{"KeyFilterBytesMax", KeyFilterBytesMax, "bytes", "of memory per shard to tell new keys from old ones, enough for 2.5 million keys; with more, each put looks for the key's old version on disk"},
 	{"HistoryRevisionsMax", HistoryRevisionsMax, "revisions", "of history kept per shard; older ones are compacted"},
 	{"DeleteRowsMax", DeleteRowsMax, "rows", "removed by the ranges and leases of one command; the answer says there is more"},
 	{"DisplacedBytesMax", DisplacedBytesMax, "bytes", "of old rows moved to history by one command; a larger one is refused"},

@@ -3,8 +3,8 @@ package mvcc
 import "banyan"
 
 // Machine applies commands to the rows of one shard. It keeps in memory only
-// its counters and where recent requests lie; rows are the state. It is not
-// safe for concurrent use.
+// its counters, where recent requests lie, and a filter of the keys there are;
+// rows are the state. It is not safe for concurrent use.
 type Machine struct {
 	revision banyan.Revision
 	horizon  banyan.Revision
@@ -12,6 +12,7 @@ type Machine struct {
 	window   window
 	unread   place // where the window begins in the rows, until it is read
 	dirty    bool  // the meta row is behind
+	known    known
 
 	// Kept from one Apply to the next only to spare allocations.
 	plan     plan
@@ -33,6 +34,7 @@ func open(r Reader, windowMax int) (*Machine, error) {
 	return &Machine{
 		revision: mt.revision, horizon: mt.horizon,
 		window: window{max: windowMax}, unread: mt.front,
+		known: known{learning: mt.revision > 0},
 	}, nil
 }
 
@@ -114,9 +116,12 @@ func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, 
 	if cmd.Term != 0 && cmd.Term != entryTerm {
 		return Result{Stale: true, Revision: m.revision}, nil, nil
 	}
+	if err := m.known.learn(rw); err != nil {
+		return Result{}, nil, err
+	}
 	p := &m.plan
 	defer m.tidy()
-	p.begin(rw, m.revision+1)
+	p.begin(rw, &m.known, m.revision+1)
 	if err := p.run(cmd); err != nil {
 		return Result{}, nil, err
 	}
@@ -231,6 +236,7 @@ func (m *Machine) write(w Writer, t *touch) {
 		leaseAfter = t.row.Lease
 		m.val = appendVersion(m.val[:0], &t.row)
 		w.Set(m.key, m.val)
+		m.known.add(t.row.Key)
 	} else if t.before != nil {
 		w.Delete(m.key)
 	}

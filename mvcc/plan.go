@@ -12,6 +12,7 @@ import (
 // from the batch stay valid meanwhile.
 type plan struct {
 	r        Reader
+	known    *known
 	revision banyan.Revision // the command's, if it has an effect
 	res      Result
 
@@ -53,8 +54,8 @@ func (t *touch) event(rev banyan.Revision) Event {
 	return Event{Deleted: true, Row: Row{Key: t.row.Key, Mod: rev}}
 }
 
-func (p *plan) begin(r Reader, rev banyan.Revision) {
-	p.r, p.revision = r, rev
+func (p *plan) begin(r Reader, k *known, rev banyan.Revision) {
+	p.r, p.known, p.revision = r, k, rev
 }
 
 // end lets go of everything but small buffers.
@@ -169,6 +170,9 @@ func (p *plan) mutate(u *Mutation) error {
 
 // read looks a key up in the rows.
 func (p *plan) read(key []byte) (touch, error) {
+	if p.known.lacks(key) {
+		return touch{row: Row{Key: key}}, nil
+	}
 	p.buf = appendCurrentKey(p.buf[:0], key)
 	b, err := p.r.Get(p.buf)
 	if err != nil || b == nil {
