@@ -16,11 +16,13 @@ import (
 const Version = "0.1.0"
 
 // The protocols that this binary speaks between nodes, the newest and the
-// oldest. The cluster acts at one that all members speak (2 since 0.2: settings
-// of the cluster, removed nodes); a node that does not speak it is refused,
-// naming the versions.
+// oldest. The cluster acts at one that all members speak; a node that does not
+// speak it is refused, naming the versions.
+//
+//	2  settings of the cluster, removed nodes
+//	3  commands that say which revision their sender knew
 const (
-	ProtocolVersion = 2
+	ProtocolVersion = 3
 	ProtocolMin     = 1
 )
 

@@ -3,23 +3,27 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"banyan"
 )
 
-// olderCommit is of the last release that spoke protocol 1 alone.
-const olderCommit = "eba677f"
+// olderCommits are of the last releases that spoke no newer protocol than the
+// key.
+var olderCommits = map[int]string{1: "eba677f", 2: "873c342"}
 
 // olderBinary builds it, if the history is there.
-func olderBinary(t *testing.T) string {
+func olderBinary(t *testing.T, commit string) string {
 	t.Helper()
 	dir := t.TempDir()
 	tar := filepath.Join(dir, "older.tar")
-	archive := exec.Command("git", "archive", "-o", tar, "--prefix=older/", olderCommit)
+	archive := exec.Command("git", "archive", "-o", tar, "--prefix=older/", commit)
 	archive.Dir = ".." // the whole tree
 	if out, err := archive.CombinedOutput(); err != nil {
 		t.Skipf("the history of this repository is not here, so no older release can be built: %s", out)
@@ -40,7 +44,13 @@ func olderBinary(t *testing.T) string {
 // TestRollingUpgrade replaces the nodes of an older release one after another
 // under load, and finds the older one refused when all are new.
 func TestRollingUpgrade(t *testing.T) {
-	older := olderBinary(t)
+	for speaks, commit := range olderCommits {
+		t.Run(fmt.Sprintf("from protocol %d", speaks), func(t *testing.T) { upgradeFrom(t, speaks, olderBinary(t, commit)) })
+	}
+}
+
+func upgradeFrom(t *testing.T, speaks int, older string) {
+	newest := banyan.ProtocolVersion
 	c := emptyCluster(t)
 	newer := c.bin
 	c.bin = older
@@ -54,7 +64,7 @@ func TestRollingUpgrade(t *testing.T) {
 		n.restart()
 		c.waitAlive(3)
 		h.flow()
-		if i < 2 {
+		if i < 2 && speaks < 2 {
 			_, errOut, code := c.try("cluster", "set", "--voters", "3")
 			if code == 0 || !strings.Contains(errOut, "upgrade it") {
 				t.Errorf("a setting among mixed releases: exit %d, %s", code, errOut)
@@ -64,7 +74,7 @@ func TestRollingUpgrade(t *testing.T) {
 	c.eventually("the cluster acts at the newer protocol", func() bool {
 		var v struct{ Protocol int }
 		c.json(&v, "cluster", "show")
-		return v.Protocol == 2
+		return v.Protocol == newest
 	})
 	c.run("cluster", "set", "--voters", "3")
 	h.expectNoFailure("the upgrade")
@@ -75,7 +85,7 @@ func TestRollingUpgrade(t *testing.T) {
 	n.start("up", "--dir", n.dir)
 	c.bin = newer
 	c.eventually("the older release is told why it is refused", func() bool {
-		return strings.Contains(n.output(), "the cluster acts at protocol 2")
+		return strings.Contains(n.output(), fmt.Sprintf("the cluster acts at protocol %d", newest))
 	})
 	h.flow()
 	n.kill()

@@ -22,6 +22,7 @@ type CoreConfig struct {
 	HeartbeatTicks int
 	LogEntriesKept uint64 // 0: LogEntriesKept
 	LogBytesKept   uint64 // 0: LogBytesKept
+	Protocol       uint32 // at which the cluster acts (Act); 0: banyan.ProtocolMin
 	Logger         *slog.Logger
 }
 
@@ -68,6 +69,7 @@ func NewCore(cfg CoreConfig) (*Core, error) {
 	if cfg.LogBytesKept == 0 {
 		cfg.LogBytesKept = LogBytesKept
 	}
+	cfg.Protocol = max(cfg.Protocol, banyan.ProtocolMin)
 	c := &Core{cfg: cfg, groups: map[banyan.ShardID]*group{}}
 	for _, shard := range cfg.Store.Shards() {
 		g, err := c.open(shard)
@@ -121,6 +123,18 @@ func (c *Core) open(shard banyan.ShardID) (_ *group, err error) {
 func (c *Core) Advance(now time.Duration) {
 	c.now = max(c.now, now)
 	c.campaignDue()
+}
+
+// Act says at which protocol the cluster acts: entries are written in the
+// newest form that it has, for every member can read that. It never goes back.
+func (c *Core) Act(protocol uint32) {
+	if protocol <= c.cfg.Protocol {
+		return
+	}
+	c.cfg.Protocol = protocol
+	for _, g := range c.order {
+		g.touch() // its View tells
+	}
 }
 
 // Tick moves raft's clock.

@@ -70,6 +70,7 @@ type View struct {
 	Fresh   time.Duration // Core's clock when applied state was last known to be the leader's newest
 	Always  bool          // the only voter: never older than now
 	Gone    bool          // the replica was removed
+	Acts    uint32        // the protocol at which the cluster acts (Core.Act)
 }
 
 // Age is how old at most applied state is at a time of Core's clock, taking

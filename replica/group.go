@@ -375,6 +375,7 @@ func (g *group) publish(eff *Effects) {
 		Term:    g.term,
 		Leading: g.announced,
 		Fresh:   g.age.fresh,
+		Acts:    g.core.cfg.Protocol,
 		Always:  g.announced && soleVoter(g.conf, g.core.cfg.Node),
 	}
 	if v != g.published {

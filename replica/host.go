@@ -26,6 +26,13 @@ func (h *Host) PeerLost(node banyan.NodeID) {
 	h.post(func(c *Core) { c.PeerLost(node) })
 }
 
+// Act says at which protocol the cluster acts: what is written from now on is
+// in the newest form that it has. All members must be able to read that; it
+// never goes back.
+func (h *Host) Act(protocol uint32) {
+	h.post(func(c *Core) { c.Act(protocol) })
+}
+
 func (h *Host) post(call func(*Core)) {
 	h.in.put(func(in *intake) { in.calls = append(in.calls, call) })
 }

@@ -42,6 +42,7 @@ type Config struct {
 
 	LogEntriesKept uint64 // LogEntriesKept
 	LogBytesKept   uint64 // LogBytesKept
+	Protocol       uint32 // at which the cluster acts (Host.Act); banyan.ProtocolMin
 	Logger         *slog.Logger
 	NowMs          func() int64 // the wall clock, since 1970, recorded in commands
 	Metrics        *metric.Set  // nil: none
@@ -85,7 +86,7 @@ func New(cfg Config) (*Host, error) {
 		Node: cfg.Node, Store: cfg.Store,
 		ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: cfg.HeartbeatTicks,
 		LogEntriesKept: cfg.LogEntriesKept, LogBytesKept: cfg.LogBytesKept,
-		Logger: cfg.Logger,
+		Protocol: cfg.Protocol, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err

@@ -43,6 +43,7 @@ type facts struct {
 	settings settings
 	protocol uint32 // at which the cluster acts
 	notices  map[string]notice
+	rose     func(protocol uint32) // called when it rises, if not nil; does not block
 }
 
 func newFacts() *facts { return &facts{protocol: banyan.ProtocolMin, notices: map[string]notice{}} }
@@ -77,7 +78,12 @@ func (f *facts) take(key, value []byte) error {
 	case string(key) == protocolKey:
 		var v uint64
 		v, err = strconv.ParseUint(string(value), 10, 32)
-		f.protocol = max(f.protocol, uint32(v))
+		if p := uint32(v); p > f.protocol {
+			f.protocol = p
+			if f.rose != nil {
+				f.rose(p)
+			}
+		}
 	case bytes.HasPrefix(key, []byte(noticePrefix)):
 		var n notice
 		err = json.Unmarshal(value, &n)

@@ -140,10 +140,12 @@ func (n *Server) build() error {
 		Send:         n.sendRaft,
 		SendSnapshot: n.sendSnapshot,
 		NowMs:        func() int64 { return time.Now().UnixMilli() },
+		Protocol:     n.facts.acts(),
 	})
 	if err != nil {
 		return err
 	}
+	n.facts.rose = n.host.Act
 	if !n.cfg.Embedded {
 		if err := n.openMembers(); err != nil {
 			return err
