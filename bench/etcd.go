@@ -8,60 +8,84 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
 
-// etcdCluster is three etcd processes on loopback with their default settings
-// (every write fsynced), and one client process with as many connections as
-// Banyan's.
+// etcdCluster is etcd processes on loopback with their default settings (every
+// write fsynced), and one client process with as many connections as Banyan's.
 type etcdCluster struct {
-	procs   []*exec.Cmd
-	clients []*clientv3.Client
+	bin, dir  string
+	procs     []*exec.Cmd
+	args      [][]string
+	endpoints []string
+	clients   []*clientv3.Client
 }
 
-func startEtcd(ctx context.Context, dir string, connections int) (*etcdCluster, error) {
-	bin := filepath.Join(dir, "etcd")
-	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "go.etcd.io/etcd/server/v3")
+// startEtcd builds etcd into dir and starts it there, with more flags than the
+// usual if given. Close it.
+func startEtcd(ctx context.Context, dir string, count int, flags ...string) (_ *etcdCluster, err error) {
+	c := &etcdCluster{bin: filepath.Join(dir, "etcd"), dir: dir}
+	build := exec.CommandContext(ctx, "go", "build", "-o", c.bin, "go.etcd.io/etcd/server/v3")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(6)
+	ports, err := freePorts(2 * count)
 	if err != nil {
 		return nil, err
 	}
-	var initial, endpoints []string
-	for i := range 3 {
+	var initial []string
+	for i := range count {
 		initial = append(initial, fmt.Sprintf("e%d=http://127.0.0.1:%d", i, ports[2*i+1]))
-		endpoints = append(endpoints, fmt.Sprintf("127.0.0.1:%d", ports[2*i]))
+		c.endpoints = append(c.endpoints, fmt.Sprintf("127.0.0.1:%d", ports[2*i]))
 	}
-	c := &etcdCluster{}
-	for i := range 3 {
-		client, peer := "http://"+endpoints[i], fmt.Sprintf("http://127.0.0.1:%d", ports[2*i+1])
-		cmd := exec.CommandContext(ctx, bin, "--name", fmt.Sprintf("e%d", i), "--data-dir", filepath.Join(dir, fmt.Sprintf("e%d", i)),
-			"--listen-client-urls", client, "--advertise-client-urls", client,
-			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-			"--initial-cluster", strings.Join(initial, ","), "--log-level", "error")
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			c.Close()
-			return nil, err
-		}
-		c.procs = append(c.procs, cmd)
-	}
-	for range connections {
-		cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	defer func() {
 		if err != nil {
 			c.Close()
+		}
+	}()
+	for i := range count {
+		client, peer := "http://"+c.endpoints[i], fmt.Sprintf("http://127.0.0.1:%d", ports[2*i+1])
+		c.args = append(c.args, append([]string{
+			"--name", fmt.Sprintf("e%d", i), "--data-dir", c.home(i),
+			"--listen-client-urls", client, "--advertise-client-urls", client,
+			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+			"--initial-cluster", strings.Join(initial, ","), "--log-level", "fatal",
+		}, flags...))
+		c.procs = append(c.procs, nil)
+		if err := c.start(i); err != nil {
+			return nil, err
+		}
+	}
+	for range connections {
+		cl, err := c.client()
+		if err != nil {
 			return nil, err
 		}
 		c.clients = append(c.clients, cl)
 	}
 	return c, c.waitReady(ctx)
+}
+
+func (c *etcdCluster) home(i int) string { return filepath.Join(c.dir, fmt.Sprintf("e%d", i)) }
+
+func (c *etcdCluster) start(i int) error {
+	cmd := exec.Command(c.bin, c.args[i]...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	c.procs[i] = cmd
+	return nil
+}
+
+func (c *etcdCluster) client() (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{Endpoints: c.endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 }
 
 func (c *etcdCluster) waitReady(ctx context.Context) error {
@@ -92,14 +116,27 @@ func (c *etcdCluster) Get(ctx context.Context, key string) error {
 // Processes are the three servers.
 func (c *etcdCluster) Processes() []*exec.Cmd { return c.procs }
 
+// stop ends a member as an operator does.
+func (c *etcdCluster) stop(i int) { c.end(i, syscall.SIGTERM) }
+
+// kill ends a member as kill -9 does.
+func (c *etcdCluster) kill(i int) { c.end(i, syscall.SIGKILL) }
+
+func (c *etcdCluster) end(i int, s syscall.Signal) {
+	if c.procs[i] != nil {
+		_ = c.procs[i].Process.Signal(s)
+		_ = c.procs[i].Wait()
+		c.procs[i] = nil
+	}
+}
+
 // Close ends the clients and the processes.
 func (c *etcdCluster) Close() {
 	for _, cl := range c.clients {
 		_ = cl.Close()
 	}
-	for _, p := range c.procs {
-		_ = p.Process.Kill()
-		_ = p.Wait()
+	for i := range c.procs {
+		c.kill(i)
 	}
 }
 

@@ -23,27 +23,15 @@ func benchFailover(ctx context.Context, args []string) error {
 	if err := parse("failover", args, func(fs *flag.FlagSet) { fs.IntVar(&kills, "kills", kills, "kills") }); err != nil {
 		return err
 	}
-	dir, clean, err := scratch()
+	own, err := startNodes(ctx, 3)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	bin, err := buildBanyan(ctx, dir)
-	if err != nil {
-		return err
-	}
-	own, err := startNodes(ctx, bin, dir, 3)
-	if own != nil {
-		defer own.Close()
-	}
-	if err != nil {
-		return err
-	}
+	defer own.Close()
 	c, err := own.client()
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	var writes, tasks, handovers []time.Duration
 	var total tally
 	for i := range kills {
@@ -132,7 +120,7 @@ func killOnce(ctx context.Context, own *nodes, c *client.Client, victim int) (wr
 		err = writeErr
 	}
 	if err == nil {
-		err = own.restart(ctx, victim)
+		err = own.restart(victim)
 	}
 	return write, task, sum, err
 }

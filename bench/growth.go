@@ -5,14 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"banyan"
-	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 )
 
@@ -28,33 +23,21 @@ func benchGrowth(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	dir, clean, err := scratch()
+	own, err := startNodes(ctx, 1)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	bin, err := buildBanyan(ctx, dir)
-	if err != nil {
-		return err
-	}
-	own, err := startNodes(ctx, bin, dir, 1)
-	if own != nil {
-		defer own.Close()
-	}
-	if err != nil {
-		return err
-	}
+	defer own.Close()
 	c, err := own.client()
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	if err := fill(ctx, c, keys); err != nil {
 		return err
 	}
 	fmt.Printf("%d puts/s of 256 bytes, %d keys there before (%d MB), all nodes on one machine\n\n", rate, keys, keys*rowBytes/1e6)
 	fmt.Println("| | p50 / p99 before | p50 / p99 during | p99 during : before | longest | took | failed |\n|---|--:|--:|--:|--:|--:|--:|")
-	g := growth{own: own, c: c, load: startPaced(c, rate), dir: dir}
+	g := growth{own: own, c: c, load: startPaced(c, rate)}
 	defer g.load.stop()
 	for _, step := range []struct {
 		name string
@@ -147,11 +130,13 @@ type growth struct {
 	own  *nodes
 	c    *client.Client
 	load *paced
-	dir  string
 }
 
 // calm is how long is measured before each step.
 const calm = 10 * time.Second
+
+// settleMax is how long replicas of this little may take to be built.
+const settleMax = 2 * time.Minute
 
 func (g *growth) measure(ctx context.Context, name string, do func(context.Context) error) error {
 	time.Sleep(calm / 2) // what came before is over
@@ -176,49 +161,11 @@ func (g *growth) grow(ctx context.Context, n, voters int) error {
 		return err
 	}
 	for len(g.own.procs) < n {
-		if err := g.join(ctx); err != nil {
+		if err := g.own.join(ctx); err != nil {
 			return err
 		}
 	}
-	return g.wait(ctx, voters, "")
-}
-
-// wait asks the SDK, because starting a command ten times a second would be
-// half of the load, until every shard has its voters, without one node.
-func (g *growth) wait(ctx context.Context, voters int, without string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	for ctx.Err() == nil {
-		s, err := g.c.Cluster().Status(ctx)
-		if err == nil && !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool {
-			return len(sh.Voters) != voters || sh.Leader == 0 || slices.ContainsFunc(sh.Voters, func(v uint64) bool { return banyan.NodeID(v).String() == without })
-		}) {
-			return nil
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return fmt.Errorf("not %d voters everywhere: %w", voters, ctx.Err())
-}
-
-func (g *growth) join(ctx context.Context) error {
-	i := len(g.own.procs)
-	ports, err := freePorts(1)
-	if err != nil {
-		return err
-	}
-	token, err := g.own.output(ctx, "token")
-	if err != nil {
-		return err
-	}
-	seed, err := g.own.address(ctx)
-	if err != nil {
-		return err
-	}
-	home := filepath.Join(g.dir, fmt.Sprintf("n%d", i+1))
-	g.own.dirs = append(g.own.dirs, home)
-	g.own.ids = append(g.own.ids, fmt.Sprintf("n%d", i+1))
-	g.own.procs = append(g.own.procs, nil)
-	return g.own.start(ctx, i, "join", seed, "--token", strings.TrimSpace(token), "--dir", home, "--listen", fmt.Sprintf("127.0.0.1:%d", ports[0]))
+	return g.own.settle(ctx, g.c, voters, "", settleMax)
 }
 
 // replace kills a node for ever and waits until a new one has its replicas.
@@ -226,8 +173,8 @@ func (g *growth) replace(ctx context.Context) error {
 	victim := len(g.own.procs) - 1
 	gone := g.own.ids[victim]
 	g.own.kill(victim)
-	if err := g.join(ctx); err != nil {
+	if err := g.own.join(ctx); err != nil {
 		return err
 	}
-	return g.wait(ctx, 5, gone)
+	return g.own.settle(ctx, g.c, 5, gone, settleMax)
 }

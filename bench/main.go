@@ -9,6 +9,7 @@
 //	cd bench && go run . puts       # three nodes beside a three-node etcd
 //	cd bench && go run . gets       # the same, linearizable reads
 //	cd bench && go run . failover   # kill -9 of the node that leads everything
+//	cd bench && go run . keys       # memory, start and catching up with 10 million keys
 //	cd bench && go run . growth     # 1 → 3 → 5 nodes and a replacement under load
 //
 // With BANYAN_BENCH_PROFILE=DIR in the environment every banyan process that is
@@ -40,13 +41,14 @@ var commands = map[string]func(context.Context, []string) error{
 	"gets":     benchGets,
 	"failover": benchFailover,
 	"growth":   benchGrowth,
+	"keys":     benchMany,
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth [flags]; see the package comment")
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|keys [flags]; see the package comment")
 		os.Exit(2)
 	}
 	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {
@@ -86,14 +88,26 @@ var profiledMain []byte
 // variable for them; bench -profile sets it.
 const profiles = "BANYAN_BENCH_PROFILE"
 
-// buildBanyan builds the product as it is shipped, in its own module (and so
-// with its own dependencies' versions), and gives the binary's path. With
-// profiles set its processes leave CPU profiles there when they end.
-func buildBanyan(ctx context.Context, dir string) (string, error) {
-	bin := filepath.Join(dir, "banyan")
+// build makes a directory for one benchmark, which the caller removes, and in
+// it the product as it is shipped, built in its own module (and so with its own
+// dependencies' versions). With profiles set its processes leave CPU profiles
+// there when they end.
+func build(ctx context.Context) (dir, bin string, err error) {
+	if dir, err = os.MkdirTemp("", "banyan-bench-"); err != nil {
+		return "", "", err
+	}
+	bin = filepath.Join(dir, "banyan")
+	if err := buildBanyan(ctx, dir, bin); err != nil {
+		_ = os.RemoveAll(dir)
+		return "", "", err
+	}
+	return dir, bin, nil
+}
+
+func buildBanyan(ctx context.Context, dir, bin string) error {
 	root, err := filepath.Abs("..") // bench is run from its own directory, as the package comment shows
 	if err != nil {
-		return "", err
+		return err
 	}
 	args := []string{"build", "-trimpath"}
 	if os.Getenv(profiles) == "" {
@@ -101,7 +115,7 @@ func buildBanyan(ctx context.Context, dir string) (string, error) {
 	} else {
 		overlay, err := profiledOverlay(root, dir)
 		if err != nil {
-			return "", err
+			return err
 		}
 		args = append(args, "-overlay", overlay)
 	}
@@ -109,7 +123,7 @@ func buildBanyan(ctx context.Context, dir string) (string, error) {
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
-	return bin, cmd.Run()
+	return cmd.Run()
 }
 
 func profiledOverlay(root, dir string) (string, error) {
@@ -120,12 +134,6 @@ func profiledOverlay(root, dir string) (string, error) {
 		return "", err
 	}
 	return overlay, errors.Join(os.WriteFile(source, profiledMain, 0o600), os.WriteFile(overlay, b, 0o600))
-}
-
-// scratch is a directory for one benchmark, and what removes it.
-func scratch() (string, func(), error) {
-	dir, err := os.MkdirTemp("", "banyan-bench-")
-	return dir, func() { _ = os.RemoveAll(dir) }, err
 }
 
 func median[T int | int64 | float64 | time.Duration](v []T) T { return quantile(v, 0.5) }

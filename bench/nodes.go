@@ -7,49 +7,48 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/pki"
 )
 
-// nodes is a Banyan cluster of real processes on loopback.
+// nodes is a Banyan cluster of real processes on loopback, in a directory of
+// its own, and the clients opened to it.
 type nodes struct {
-	bin, dir string
-	env      []string
-	procs    []*exec.Cmd
-	dirs     []string
-	ids      []string
+	bin, dir  string
+	env       []string
+	procs     []*exec.Cmd
+	dirs      []string
+	ids       []string
+	addresses []string
+	clients   []*client.Client
 }
 
-// startNodes starts a cluster and waits until every shard has its voters.
-func startNodes(ctx context.Context, bin, dir string, count int) (*nodes, error) {
-	n := &nodes{bin: bin, dir: dir, env: append(os.Environ(), "BANYAN_CONFIG="+filepath.Join(dir, "config"), "BANYAN_CONTEXT=")}
-	ports, err := freePorts(count)
+// startNodes builds the product, starts a cluster of it and waits until every
+// shard has its voters. Close it.
+func startNodes(ctx context.Context, count int) (_ *nodes, err error) {
+	dir, bin, err := build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for i := range count {
-		home, listen := filepath.Join(dir, fmt.Sprintf("n%d", i+1)), fmt.Sprintf("127.0.0.1:%d", ports[i])
-		args := []string{"up", "--dir", home, "--listen", listen}
-		if i > 0 {
-			token, err := n.output(ctx, "token")
-			if err != nil {
-				return n, err
-			}
-			args = []string{"join", fmt.Sprintf("127.0.0.1:%d", ports[0]), "--token", strings.TrimSpace(token), "--dir", home, "--listen", listen}
+	n := &nodes{bin: bin, dir: dir, env: append(os.Environ(), "BANYAN_CONFIG="+filepath.Join(dir, "config"), "BANYAN_CONTEXT=")}
+	defer func() {
+		if err != nil {
+			n.Close()
 		}
-		n.dirs = append(n.dirs, home)
-		n.ids = append(n.ids, fmt.Sprintf("n%d", i+1))
-		n.procs = append(n.procs, nil)
-		if err := n.start(ctx, i, args...); err != nil {
-			return n, err
+	}()
+	for i := range count {
+		if err := n.join(ctx); err != nil {
+			return nil, err
 		}
 		if err := n.wait(ctx, func(s status) bool { return len(s.Nodes) == i+1 }); err != nil {
-			return n, err
+			return nil, err
 		}
 	}
 	voters := 1
@@ -59,7 +58,34 @@ func startNodes(ctx context.Context, bin, dir string, count int) (*nodes, error)
 	return n, n.waitVoters(ctx, voters)
 }
 
-func (n *nodes) start(ctx context.Context, i int, args ...string) error {
+// join starts one more node, the first one as a cluster of its own.
+func (n *nodes) join(ctx context.Context) error {
+	i := len(n.procs)
+	id := fmt.Sprintf("n%d", i+1)
+	ports, err := freePorts(1)
+	if err != nil {
+		return err
+	}
+	args := []string{"up"}
+	if i > 0 {
+		token, err := n.output(ctx, "token")
+		if err != nil {
+			return err
+		}
+		seed, err := n.address(ctx)
+		if err != nil {
+			return err
+		}
+		args = []string{"join", seed, "--token", strings.TrimSpace(token)}
+	}
+	n.addresses = append(n.addresses, fmt.Sprintf("127.0.0.1:%d", ports[0]))
+	n.dirs = append(n.dirs, filepath.Join(n.dir, id))
+	n.ids = append(n.ids, id)
+	n.procs = append(n.procs, nil)
+	return n.start(i, append(args, "--dir", n.dirs[i], "--listen", n.addresses[i])...)
+}
+
+func (n *nodes) start(i int, args ...string) error {
 	log, err := os.OpenFile(filepath.Join(n.dir, n.ids[i]+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -71,8 +97,8 @@ func (n *nodes) start(ctx context.Context, i int, args ...string) error {
 	return cmd.Start()
 }
 
-func (n *nodes) restart(ctx context.Context, i int) error {
-	return n.start(ctx, i, "up", "--dir", n.dirs[i])
+func (n *nodes) restart(i int) error {
+	return n.start(i, "up", "--dir", n.dirs[i])
 }
 
 // kill ends a node as kill -9 does.
@@ -84,20 +110,28 @@ func (n *nodes) kill(i int) {
 	}
 }
 
-// Close ends every node, those with a profile to write by asking.
+// stop ends a node as an operator does.
+func (n *nodes) stop(i int) {
+	if n.procs[i] != nil {
+		_ = n.procs[i].Process.Signal(syscall.SIGTERM)
+		_ = n.procs[i].Wait()
+		n.procs[i] = nil
+	}
+}
+
+// Close ends clients and nodes, those with a profile to write by asking, and
+// removes the directory.
 func (n *nodes) Close() {
-	if os.Getenv(profiles) != "" {
-		for i, p := range n.procs {
-			if p != nil {
-				_ = p.Process.Signal(syscall.SIGTERM)
-				_ = p.Wait()
-				n.procs[i] = nil
-			}
-		}
+	for _, c := range n.clients {
+		_ = c.Close()
 	}
 	for i := range n.procs {
+		if os.Getenv(profiles) != "" {
+			n.stop(i)
+		}
 		n.kill(i)
 	}
+	_ = os.RemoveAll(n.dir)
 }
 
 func (n *nodes) output(ctx context.Context, args ...string) (string, error) {
@@ -166,7 +200,24 @@ func (n *nodes) waitVoters(ctx context.Context, voters int) error {
 	})
 }
 
-// client opens the SDK as the operator.
+// settle waits until every shard has its voters, without one node. It asks the
+// SDK: starting a command ten times a second would be half of a load.
+func (n *nodes) settle(ctx context.Context, c *client.Client, voters int, without string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for ctx.Err() == nil {
+		s, err := c.Cluster().Status(ctx)
+		if err == nil && !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool {
+			return len(sh.Voters) != voters || sh.Leader == 0 || slices.ContainsFunc(sh.Voters, func(v uint64) bool { return banyan.NodeID(v).String() == without })
+		}) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("not %d voters everywhere: %w", voters, ctx.Err())
+}
+
+// client opens the SDK as the operator, until Close.
 func (n *nodes) client() (*client.Client, error) {
 	dir := filepath.Join(n.dir, "config")
 	name, err := pki.CurrentContext(dir)
@@ -181,13 +232,30 @@ func (n *nodes) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.Open(cfg)
+	opened, err := client.Open(cfg)
+	if err == nil {
+		n.clients = append(n.clients, opened)
+	}
+	return opened, err
 }
 
-// banyanKeys spreads keys over several clients, each with connections of its own.
-type banyanKeys struct {
-	clients []*client.Client
-	nodes   *nodes
+// banyanKeys spreads keys over the clients of a cluster, each with connections
+// of its own.
+type banyanKeys struct{ *nodes }
+
+// startKeys starts three nodes and as many clients as etcd gets.
+func startKeys(ctx context.Context) (banyanKeys, error) {
+	n, err := startNodes(ctx, 3)
+	if err != nil {
+		return banyanKeys{}, err
+	}
+	for range connections {
+		if _, err := n.client(); err != nil {
+			n.Close()
+			return banyanKeys{}, err
+		}
+	}
+	return banyanKeys{n}, nil
 }
 
 // Put writes one key.
@@ -203,7 +271,7 @@ func (b banyanKeys) Get(ctx context.Context, key string) error {
 }
 
 // Processes are the three nodes.
-func (b banyanKeys) Processes() []*exec.Cmd { return b.nodes.procs }
+func (b banyanKeys) Processes() []*exec.Cmd { return b.procs }
 
 func (b banyanKeys) of(key string) client.KV {
 	return b.clients[int(key[len(key)-1])%len(b.clients)].KV()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,15 +17,15 @@ const connections = 4
 
 // benchPuts writes to three Banyan nodes and three etcd nodes in turn.
 func benchPuts(ctx context.Context, args []string) error {
-	return benchKeys(ctx, "puts", false, args)
+	return benchRates(ctx, "puts", false, args)
 }
 
 // benchGets reads from them.
 func benchGets(ctx context.Context, args []string) error {
-	return benchKeys(ctx, "gets", true, args)
+	return benchRates(ctx, "gets", true, args)
 }
 
-func benchKeys(ctx context.Context, what string, read bool, args []string) error {
+func benchRates(ctx context.Context, what string, read bool, args []string) error {
 	clients, rounds, lasting := "1,16,64,256,1024", 3, 5*time.Second
 	if err := parse(what, args, func(fs *flag.FlagSet) {
 		fs.StringVar(&clients, "clients", clients, "numbers of clients")
@@ -35,18 +34,18 @@ func benchKeys(ctx context.Context, what string, read bool, args []string) error
 	}); err != nil {
 		return err
 	}
-	dir, clean, err := scratch()
+	own, err := startKeys(ctx)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	own, etcd, closeAll, err := startBoth(ctx, dir)
-	defer closeAll()
+	defer own.Close()
+	etcd, err := startEtcd(ctx, own.dir, 3)
 	if err != nil {
 		return err
 	}
+	defer etcd.Close()
 	fmt.Printf("linearizable %s of 256 bytes, three nodes on loopback, fsync on, %d connections, medians of %d interleaved rounds of %v\n\n", what, connections, rounds, lasting)
-	if err := printDisk(dir); err != nil {
+	if err := printDisk(own.dir); err != nil {
 		return err
 	}
 	for i := range readKeys {
@@ -74,41 +73,6 @@ func benchKeys(ctx context.Context, what string, read bool, args []string) error
 		printPoints(n, a, b)
 	}
 	return nil
-}
-
-// startBoth starts three nodes of each. The function it gives ends them and is
-// never nil.
-func startBoth(ctx context.Context, dir string) (own banyanKeys, etcd *etcdCluster, closeAll func(), err error) {
-	var closing []func()
-	closeAll = func() {
-		for _, c := range slices.Backward(closing) {
-			c()
-		}
-	}
-	bin, err := buildBanyan(ctx, dir)
-	if err != nil {
-		return own, nil, closeAll, err
-	}
-	own.nodes, err = startNodes(ctx, bin, dir, 3)
-	if own.nodes != nil {
-		closing = append(closing, own.nodes.Close)
-	}
-	if err != nil {
-		return own, nil, closeAll, err
-	}
-	for range connections {
-		c, err := own.nodes.client()
-		if err != nil {
-			return own, nil, closeAll, err
-		}
-		closing = append(closing, func() { _ = c.Close() })
-		own.clients = append(own.clients, c)
-	}
-	etcd, err = startEtcd(ctx, filepath.Join(dir), connections)
-	if etcd != nil {
-		closing = append(closing, etcd.Close)
-	}
-	return own, etcd, closeAll, err
 }
 
 // printDisk says what the disk under dir can do: the physical limit.

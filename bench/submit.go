@@ -22,27 +22,15 @@ func benchSubmit(ctx context.Context, args []string) error {
 	}); err != nil {
 		return err
 	}
-	dir, clean, err := scratch()
+	own, err := startNodes(ctx, 1)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	bin, err := buildBanyan(ctx, dir)
-	if err != nil {
-		return err
-	}
-	own, err := startNodes(ctx, bin, dir, 1)
-	if own != nil {
-		defer own.Close()
-	}
-	if err != nil {
-		return err
-	}
+	defer own.Close()
 	c, err := own.client()
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	var accepted []time.Duration
 	var rates []float64
 	var memory int64

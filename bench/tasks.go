@@ -30,15 +30,11 @@ func benchTasks(ctx context.Context, args []string) error {
 	}); err != nil {
 		return err
 	}
-	dir, clean, err := scratch()
+	dir, bin, err := build(ctx)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	bin, err := buildBanyan(ctx, dir)
-	if err != nil {
-		return err
-	}
+	defer os.RemoveAll(dir)
 	all := []contender{
 		{"bare Go loop (os/exec, output captured)", bareLoop},
 		{"banyan run --local -j2", banyanRun(bin, dir)},
@@ -148,15 +144,11 @@ func benchCold(ctx context.Context, args []string) error {
 	if err := parse("cold", args, func(fs *flag.FlagSet) { fs.IntVar(&rounds, "rounds", rounds, "rounds") }); err != nil {
 		return err
 	}
-	dir, clean, err := scratch()
+	dir, bin, err := build(ctx)
 	if err != nil {
 		return err
 	}
-	defer clean()
-	bin, err := buildBanyan(ctx, dir)
-	if err != nil {
-		return err
-	}
+	defer os.RemoveAll(dir)
 	fresh := func(ctx context.Context, n int) error {
 		state, err := os.MkdirTemp(dir, "state-")
 		if err != nil {
