@@ -26,12 +26,14 @@ type CoreConfig struct {
 	Logger         *slog.Logger
 }
 
-// The tail of the log that is kept for replicas that are behind. For one that
-// is being caught up it may grow to LogTailFactor times as much.
+// The tail of the log that is kept for replicas that are behind; the leader
+// keeps up to LogTailFactor times as much for one that it knows to need it.
+// What is truncated while it still lies in the store's memory is never written
+// to a table: under load that takes less than LogEntriesKept entries' time.
 const (
-	LogEntriesKept = 4096
+	LogEntriesKept = 1024
 	LogBytesKept   = 32 << 20
-	LogTailFactor  = 8
+	LogTailFactor  = 32
 )
 
 // Sizes of raft's flow control, per shard.

@@ -389,7 +389,7 @@ func (g *group) publish(eff *Effects) {
 func (g *group) truncate(eff *Effects) {
 	keep, bytes := g.core.cfg.LogEntriesKept, g.core.cfg.LogBytesKept
 	n := g.applied - g.truncated
-	if g.truncating || n == 0 || n <= keep+keep/4 && g.logBytes <= bytes {
+	if g.truncating || n == 0 || n <= 2*keep && g.logBytes <= bytes {
 		return
 	}
 	if g.logBytes > bytes {
