@@ -82,6 +82,7 @@ const (
 	LockValueBytesMax    = 4 << 10
 	LockQueueMax         = 16_384
 	LockClaimsShownMax   = 1000
+	StartsKeptMax        = 128
 )
 
 // Limits is the table behind docs/limits.md.
@@ -156,4 +157,5 @@ var Limits = []Limit{
 	{"LockValueBytesMax", LockValueBytesMax, "bytes", "of the value of a claim to a lock"},
 	{"LockQueueMax", LockQueueMax, "changes", "of locks waiting to be committed in one shard; then Acquire and Release are refused"},
 	{"LockClaimsShownMax", LockClaimsShownMax, "claims", "told of those that hold a lock, and of those that wait for it; the rest is counted"},
+	{"StartsKeptMax", StartsKeptMax, "starts", "of its own that a node remembers and tells; older ones are forgotten"},
 }

@@ -203,7 +203,7 @@ func (n *Server) portHandlers() transport.Handlers {
 		OnPacket:   n.members.HandlePacket,
 		OnStream:   n.members.HandleStream,
 		OnFound:    n.members.Found,
-		OnExpelled: n.expel,
+		OnExpelled: n.refuse,
 		OnLost: func(id banyan.NodeID) {
 			n.log.Warn("a node's process is gone", "node", id)
 			n.host.PeerLost(id)

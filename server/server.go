@@ -48,6 +48,7 @@ type Server struct {
 
 	metrics *metric.Set
 	store   *store.Store
+	lives   *lives               // nil: embedded
 	port    *transport.Transport // nil: embedded
 	host    *replica.Host
 	members *member.List // nil: embedded
@@ -185,11 +186,16 @@ func (n *Server) openPort() (err error) {
 	if listen == "" {
 		listen = n.file.Listen
 	}
+	if n.lives, err = beginLife(n.store, n.cfg.Dir); err != nil {
+		return err
+	}
 	n.port, err = transport.Listen(transport.Config{
 		Node: n.file.Node, Listen: listen, Keeper: n.keeper, Logger: n.log, Metrics: n.metrics,
 		Resolve: func(id banyan.NodeID) (string, bool) { return n.resolve(id) },
 		Admit:   func(id banyan.NodeID) error { return n.nodes.admit(id) },
 		Acts:    func() uint32 { return n.facts.acts() },
+		Life:    n.lives.own,
+		Meet:    n.lives.meet,
 	})
 	if err != nil {
 		return err
@@ -283,12 +289,15 @@ func (n *Server) Run(ctx context.Context) (err error) {
 			return err
 		})
 	}
-	start(&engineGroup, engine, n.host.Run)
-	start(&engineGroup, engine, n.watchDisk)
 	if n.port != nil {
 		n.port.Start(n.portHandlers())
+		if err := n.introduce(ctx); err != nil {
+			return err
+		}
 		start(&doorGroup, doors, n.serveHTTP)
 	}
+	start(&engineGroup, engine, n.host.Run)
+	start(&engineGroup, engine, n.watchDisk)
 	start(&doorGroup, doors, n.work.Run)
 	start(&doorGroup, doors, n.coord.Run)
 	start(&doorGroup, doors, n.background)

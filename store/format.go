@@ -21,6 +21,7 @@ const rowVersion = 1
 //
 //	00                        format
 //	01                        identity
+//	02 name                   note of the node itself
 //	'l' shard index           log entry
 //	'm' shard kind            what is known of a replica
 //	's' shard generation key  state row
@@ -29,6 +30,7 @@ const rowVersion = 1
 const (
 	prefixFormat   = 0x00
 	prefixIdentity = 0x01
+	prefixNote     = 0x02
 	prefixLog      = 'l'
 	prefixMeta     = 'm'
 	prefixState    = 's'

@@ -163,6 +163,28 @@ func (s *Store) SetIdentity(id Identity) error {
 	return nil
 }
 
+// Note is what SetNote wrote last, nil if nothing: small things that this node
+// must not forget and that are of no shard.
+func (s *Store) Note(name string) ([]byte, error) {
+	key := append([]byte{prefixNote}, name...)
+	row, err := s.kv.Get(key)
+	if err != nil || row == nil {
+		return nil, err
+	}
+	value, err := openRow(key, row)
+	if err != nil {
+		return nil, s.damaged(err)
+	}
+	return value, nil
+}
+
+// SetNote replaces a note and waits for the disk.
+func (s *Store) SetNote(name string, value []byte) error {
+	b, key := s.kv.NewBatch(), append([]byte{prefixNote}, name...)
+	b.Set(key, finishRow(key, append(startRow(nil), value...)))
+	return s.commit(b, true)
+}
+
 // Shards lists, ascending, the replicas that have anything on this disk, also
 // those that have only voted.
 func (s *Store) Shards() []banyan.ShardID {

@@ -120,7 +120,7 @@ func (t *Transport) serve(c *accepted) {
 
 // serveNode greets a node and serves its conversation or stream.
 func (t *Transport) serveNode(conn *tls.Conn) {
-	conv, err := answer(conn, t.self(), t.config.Admit)
+	conv, err := answer(conn, t.self(), t.welcome)
 	if err == nil {
 		err = conn.SetDeadline(time.Time{})
 	}
@@ -153,6 +153,9 @@ func (t *Transport) serveNode(conn *tls.Conn) {
 func (t *Transport) receive(conn *conversation, p *peer) error {
 	pong := sealFrame(newFrame(nil), framePong)
 	return t.readFrames(conn, func(typ frameType, payload []byte) error {
+		if now := p.life.Load(); now != 0 && now != conn.peer.Boot {
+			return banyan.Errorf(banyan.Removed, "another process is node %s now", p.node)
+		}
 		p.heard()
 		switch typ {
 		case framePing:

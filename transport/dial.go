@@ -49,7 +49,7 @@ func (t *Transport) converseWith(ctx context.Context, addr, protocol string) (*c
 	}
 	var conv *conversation
 	if err = conn.SetDeadline(time.Now().Add(t.patience)); err == nil {
-		if conv, err = greet(conn, t.self(), t.config.Admit); err == nil {
+		if conv, err = greet(conn, t.self(), t.welcome); err == nil {
 			err = conn.SetDeadline(time.Time{})
 		}
 	}

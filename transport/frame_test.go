@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -168,13 +169,15 @@ func FuzzHello(f *testing.F) {
 	h := hello{Min: 1, Max: 2, Node: 3, Boot: 4, Version: "0.1.0"}
 	f.Add(h.encode()[headerBytes:])
 	f.Add(append(h.encode()[headerBytes:], "from the future"...))
+	h.Life = Life{}.Next(7).Next(4)
+	f.Add(h.encode()[headerBytes:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := decodeHello(b)
 		if err != nil {
 			return
 		}
 		again, err := decodeHello(h.encode()[headerBytes:])
-		if err != nil || again != h {
+		if err != nil || !reflect.DeepEqual(again, h) {
 			t.Fatalf("%+v, %v, want %+v", again, err, h)
 		}
 	})

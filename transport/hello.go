@@ -21,6 +21,7 @@ type hello struct {
 	Boot     uint64 // drawn when the process starts: tells a restarted node from the old one
 	Version  string // release, for messages
 	Acts     uint64 // protocol that the cluster acts at, as far as the node knows; 0: it does not say
+	Life     Life   // whose last number is Boot; none: it does not say
 }
 
 func (h hello) encode() []byte {
@@ -28,7 +29,8 @@ func (h hello) encode() []byte {
 	for _, v := range []uint64{h.Min, h.Max, uint64(h.Node), h.Boot, uint64(len(h.Version))} {
 		b = binary.AppendUvarint(b, v)
 	}
-	return sealFrame(binary.AppendUvarint(append(b, h.Version...), h.Acts), frameHello)
+	b = binary.AppendUvarint(append(b, h.Version...), h.Acts)
+	return sealFrame(h.Life.append(b), frameHello)
 }
 
 // decodeHello accepts bytes after those it knows: later versions may add some.
@@ -48,8 +50,12 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.Node, h.Version = banyan.NodeID(node), string(b[:size])
 	if acts, n := binary.Uvarint(b[size:]); n > 0 { // protocol 1 does not say
 		h.Acts = acts
+		h.Life, err = decodeLife(b[int(size)+n:])
+		if err == nil && h.Life.Count > 0 && h.Life.Last() != h.Boot {
+			err = banyan.Errorf(banyan.Corrupt, "a hello makes no sense")
+		}
 	}
-	return h, nil
+	return h, err
 }
 
 // check says why two nodes cannot talk, or nil. The words are for the other's ears.
@@ -118,7 +124,7 @@ func certifiedNode(cs tls.ConnectionState) (banyan.NodeID, error) {
 }
 
 // greet is the caller's half: hello, then the other's hello or refusal.
-func greet(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*conversation, error) {
+func greet(conn *tls.Conn, own hello, welcome func(hello) error) (*conversation, error) {
 	if _, err := conn.Write(own.encode()); err != nil {
 		return nil, err
 	}
@@ -135,11 +141,11 @@ func greet(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*convers
 	default:
 		return nil, banyan.Errorf(banyan.Corrupt, "a frame of type %d instead of a hello", typ)
 	}
-	return c, c.meet(own, payload, admit)
+	return c, c.meet(payload, welcome)
 }
 
 // answer is the called one's half. A refusal is sent before it is returned.
-func answer(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*conversation, error) {
+func answer(conn *tls.Conn, own hello, welcome func(hello) error) (*conversation, error) {
 	c := &conversation{Conn: conn, in: bufio.NewReaderSize(conn, readBufferBytes)}
 	err := func() error {
 		typ, payload, err := readFrame(c.in, nil, helloBytesMax)
@@ -149,7 +155,7 @@ func answer(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*conver
 		if typ != frameHello {
 			return banyan.Errorf(banyan.Corrupt, "a frame of type %d instead of a hello", typ)
 		}
-		return c.meet(own, payload, admit)
+		return c.meet(payload, welcome)
 	}()
 	if err != nil {
 		_, _ = conn.Write(encodeRefuse(err)) // best effort: the caller is refused either way
@@ -160,7 +166,7 @@ func answer(conn *tls.Conn, own hello, admit func(banyan.NodeID) error) (*conver
 }
 
 // meet takes the other's hello and holds it to its certificate.
-func (c *conversation) meet(own hello, payload []byte, admit func(banyan.NodeID) error) error {
+func (c *conversation) meet(payload []byte, welcome func(hello) error) error {
 	certified, err := certifiedNode(c.Conn.(*tls.Conn).ConnectionState())
 	if err != nil {
 		return err
@@ -171,8 +177,5 @@ func (c *conversation) meet(own hello, payload []byte, admit func(banyan.NodeID)
 	if c.peer.Node != certified {
 		return banyan.Errorf(banyan.Unauthenticated, "it says it is node %s and shows the certificate of node %s", c.peer.Node, certified)
 	}
-	if err := admit(certified); err != nil {
-		return err
-	}
-	return own.check(c.peer)
+	return welcome(c.peer)
 }

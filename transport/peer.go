@@ -5,6 +5,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,13 @@ type peer struct {
 	// direction; 0 when it is known to be gone.
 	boot atomic.Uint64
 
+	meeting sync.Mutex           // held while a process of it is met
+	life    atomic.Uint64        // the process that this node listens to alone; 0: any
+	talk    atomic.Pointer[talk] // nil: not connected
+	// tried is closed, by trying, when the node was dialled once.
+	tried  chan struct{}
+	trying func()
+
 	lastError string // of dialling, so that each is logged once
 }
 
@@ -56,6 +64,7 @@ func (p *peer) run() {
 			return
 		}
 		conn, err := p.t.dialPeer(p.node)
+		p.trying()
 		if err == nil {
 			backoff, p.lastError = backoffMin, ""
 			p.met(conn.peer.Boot)
@@ -125,24 +134,32 @@ func (p *peer) sleep(d time.Duration) bool {
 // says why it did.
 func (p *peer) converse(conn *conversation) error {
 	ctx, cancel := context.WithCancelCause(p.t.ctx)
+	k := &talk{boot: conn.peer.Boot, ended: make(chan struct{})}
+	p.talk.Store(k)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		cancel(p.listen(conn))
+		cancel(p.listen(conn, k))
 	}()
 	unhook := context.AfterFunc(ctx, func() { _ = conn.Conn.Close() }) // unblocks reads and writes
-	cancel(p.speak(ctx, conn))
+	cancel(p.speak(ctx, conn, k))
 	<-done
+	p.talk.Store(nil)
+	close(k.ended)
 	unhook()
 	_ = conn.Conn.Close() // the hook has, or is about to
 	return context.Cause(ctx)
 }
 
 // speak sends until an error, or until ctx ends because listen met one.
-func (p *peer) speak(ctx context.Context, conn *conversation) error {
+func (p *peer) speak(ctx context.Context, conn *conversation, k *talk) error {
 	ping := time.NewTicker(p.t.silence / 5)
 	defer ping.Stop()
 	pingFrame := sealFrame(newFrame(nil), framePing)
+	sendPing := func() error {
+		k.pings.Add(1)
+		return p.write(conn, pingFrame)
+	}
 	for {
 		for frame := p.queue.take(); frame != nil; frame = p.queue.take() {
 			if err := p.write(conn, frame); err != nil {
@@ -154,11 +171,11 @@ func (p *peer) speak(ctx context.Context, conn *conversation) error {
 		case <-p.wake:
 			runtime.Gosched() // what is ready to be sent goes in one frame
 		case <-p.probe: // the ping finds out
-			if err := p.write(conn, pingFrame); err != nil {
+			if err := sendPing(); err != nil {
 				return err
 			}
 		case <-ping.C:
-			if err := p.write(conn, pingFrame); err != nil {
+			if err := sendPing(); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -176,11 +193,12 @@ func (p *peer) write(conn *conversation, frame []byte) error {
 }
 
 // listen reads the answers to pings; it returns when the connection breaks.
-func (p *peer) listen(conn *conversation) error {
+func (p *peer) listen(conn *conversation, k *talk) error {
 	return p.t.readFrames(conn, func(typ frameType, payload []byte) error {
 		p.heard()
 		switch typ {
 		case framePong:
+			k.pongs.Add(1)
 			return nil
 		case frameRefuse:
 			return decodeRefuse(payload)

@@ -55,8 +55,14 @@ type Config struct {
 	// Admit refuses nodes that are members no more, whatever their certificate
 	// says; nil: none. Acts is the protocol that the cluster acts at, as far as
 	// this node knows; nil: not known. Neither may block.
-	Admit   func(banyan.NodeID) error
-	Acts    func() uint32
+	Admit func(banyan.NodeID) error
+	Acts  func() uint32
+	// Life is this node's own. Meet refuses a process of a node that does not
+	// follow the one that this node has listened to before, and remembers for
+	// good one that it does not refuse. Answers says whether a process of that
+	// node still runs, and may take a second; nil: all are listened to.
+	Life    Life
+	Meet    func(node banyan.NodeID, life Life, answers func(number uint64) bool) error
 	Logger  *slog.Logger // nil: none
 	Metrics *metric.Set  // nil: none
 }
@@ -74,8 +80,8 @@ type Handlers struct {
 	OnLost func(node banyan.NodeID)
 	// OnFound says that a connection to node stands (again).
 	OnFound func(node banyan.NodeID)
-	// OnExpelled says that another node refused this one because it was removed
-	// from the cluster. It may be called often.
+	// OnExpelled says that another node refused this one for good: it was removed
+	// from the cluster, or runs on a copy of its directory. It may be called often.
 	OnExpelled func(err error)
 }
 
@@ -132,6 +138,9 @@ func Listen(c Config) (*Transport, error) {
 	if t.config.Admit == nil {
 		t.config.Admit = func(banyan.NodeID) error { return nil }
 	}
+	if c.Life.Count > 0 {
+		t.own.Boot, t.own.Life = c.Life.Last(), c.Life
+	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
@@ -156,6 +165,30 @@ func (t *Transport) self() hello {
 		h.Acts = uint64(t.config.Acts())
 	}
 	return h
+}
+
+// welcome says why a node is not to be talked to, or nil.
+func (t *Transport) welcome(other hello) error {
+	if err := t.config.Admit(other.Node); err != nil {
+		return err
+	}
+	if err := t.self().check(other); err != nil {
+		return err
+	}
+	if t.config.Meet == nil || other.Life.Count == 0 {
+		return nil
+	}
+	p := t.peer(other.Node)
+	if p == nil {
+		return banyan.Errorf(banyan.Unavailable, "node %s is stopping, or there are more nodes than it can keep", t.config.Node)
+	}
+	p.meeting.Lock() // the one that was met last is listened to
+	defer p.meeting.Unlock()
+	if err := t.config.Meet(other.Node, other.Life, p.answers); err != nil {
+		return err
+	}
+	p.life.Store(other.Boot)
+	return nil
 }
 
 // spawn runs f on a goroutine that Close waits for; after Close it does nothing.
@@ -241,7 +274,8 @@ func (t *Transport) peer(node banyan.NodeID) *peer {
 	if p != nil || t.closed || !t.started || node == t.config.Node || len(t.peers) >= banyan.NodesMax {
 		return p
 	}
-	p = &peer{t: t, node: node, wake: make(chan struct{}, 1), probe: make(chan struct{}, 1)}
+	p = &peer{t: t, node: node, wake: make(chan struct{}, 1), probe: make(chan struct{}, 1), tried: make(chan struct{})}
+	p.trying = sync.OnceFunc(func() { close(p.tried) })
 	t.peers[node] = p
 	t.running.Go(p.run)
 	return p

@@ -69,7 +69,13 @@ type node struct {
 
 func (c *cluster) listen(id banyan.NodeID, addr string) *node {
 	c.t.Helper()
+	return c.listenAs(id, addr, Life{}, nil)
+}
+
+func (c *cluster) listenAs(id banyan.NodeID, addr string, life Life, meet func(banyan.NodeID, Life, func(uint64) bool) error) *node {
+	c.t.Helper()
 	t, err := Listen(Config{
+		Life: life, Meet: meet,
 		Node: id, Listen: addr, Resolve: c.resolve,
 		Keeper: c.keeper(pki.Subject{Kind: pki.Node, Name: id.String(), Node: id}),
 		Logger: slog.New(slog.NewTextHandler(c.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -104,7 +110,7 @@ func (n *node) start() *node {
 
 func (c *cluster) node(id banyan.NodeID) *node { return c.listen(id, "127.0.0.1:0").start() }
 
-func welcome(banyan.NodeID) error { return nil }
+func welcome(hello) error { return nil }
 
 func TestMessages(t *testing.T) {
 	c := newCluster(t, "c")

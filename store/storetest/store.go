@@ -161,6 +161,9 @@ func testBootstrap(t *testing.T, m Machine) {
 	if err := s.SetIdentity(store.Identity{Cluster: "d", Node: 4}); !banyan.IsKind(err, banyan.Conflict) {
 		t.Fatalf("another identity: %v", err)
 	}
+	must(t, s.SetNote("met n2", []byte("one")))
+	must(t, s.SetNote("met n2", []byte("two")))
+	must(t, s.SetNote("life", nil))
 	must(t, s.Bootstrap([]banyan.ShardID{0, 1, 300}, 4))
 	if err := s.Bootstrap([]banyan.ShardID{2, 1}, 4); !banyan.IsKind(err, banyan.AlreadyExists) {
 		t.Fatalf("a second bootstrap: %v", err)
@@ -170,6 +173,11 @@ func testBootstrap(t *testing.T, m Machine) {
 	defer closeStore(t, s)
 	if got, ok := s.Identity(); got != me || !ok {
 		t.Fatalf("identity is %v, %v", got, ok)
+	}
+	for name, want := range map[string][]byte{"met n2": []byte("two"), "life": {}, "met n3": nil} {
+		if got, err := s.Note(name); err != nil || !bytes.Equal(got, want) || (got == nil) != (want == nil) {
+			t.Fatalf("note %q is %q, %v", name, got, err)
+		}
 	}
 	if ids := s.Shards(); !slices.Equal(ids, []banyan.ShardID{0, 1, 300}) {
 		t.Fatalf("shards are %v", ids)
