@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -107,6 +108,9 @@ func (e *edge) explain(ctx context.Context, procedure string, panicked any, err 
 			panic(panicked)
 		}
 		err = fmt.Errorf("panic: %v\n%s", panicked, debug.Stack())
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errLeaving) {
+		err = errLeaving
 	}
 	if err == nil || wire.Encode(err).Code() != connect.CodeInternal || (e.peer && panicked == nil) {
 		return err

@@ -29,7 +29,15 @@ import (
 // fakeKV answers what its fields say.
 type fakeKV struct {
 	KV
-	get func(context.Context) error
+	get   func(context.Context) error
+	watch func(context.Context) error
+}
+
+func (f fakeKV) Watch(ctx context.Context, _ *banyanv1.WatchRequest, send func(*banyanv1.WatchResponse) error) error {
+	if err := send(&banyanv1.WatchResponse{}); err != nil {
+		return err
+	}
+	return f.watch(ctx)
 }
 
 func (f fakeKV) Get(ctx context.Context, _ *banyanv1.GetRequest) (*banyanv1.GetResponse, error) {
@@ -268,6 +276,7 @@ type fakeNode struct {
 	handler http.Handler
 	ready   error
 	client  *http.Client // that this node calls others with
+	server  *http.Server
 }
 
 const shards = 4
@@ -348,6 +357,7 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 	}
 	node.url = "https://" + listener.Addr().String()
 	srv := NewServer(node.handler, log)
+	node.server = srv
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(tls.NewListener(listener, keeper.ServerTLS("h2", "http/1.1"))) }()
 	t.Cleanup(func() {

@@ -43,7 +43,9 @@ func serveSession(ctx context.Context, d kvDoor, stream *connect.BidiStream[bany
 		s.send(stream)
 	})
 	err := s.receive(ctx, stream)
-	if err != nil {
+	if leaves(ctx) {
+		err = errLeaving
+	} else if err != nil {
 		cancel()
 	}
 	s.calls.Wait()

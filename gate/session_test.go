@@ -12,6 +12,8 @@ import (
 	"banyan/api/wire"
 	"banyan/obs"
 	"banyan/pki"
+
+	"connectrpc.com/connect"
 )
 
 // talk opens a session with node 1 and gives what sends a call and what takes
@@ -149,4 +151,55 @@ func TestNoSessionWithoutACertificate(t *testing.T) {
 	wantError(t, "a session without certificate", err, banyan.Unauthenticated, "banyan join")
 	_ = s.CloseRequest()
 	_ = s.CloseResponse()
+}
+
+// A server that stops ends a session, however much its caller would like to go
+// on, but answers what it has begun; other streams it ends at once.
+func TestAStopEndsStreams(t *testing.T) {
+	n := newNet(t, 1)
+	release, began := make(chan struct{}), make(chan struct{})
+	n.kv.get = func(ctx context.Context) error {
+		close(began)
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	n.kv.watch = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	keys := banyanv1connect.NewKVClient(n.user(t), n.nodes[1].url, decoded)
+	watch, err := keys.Watch(t.Context(), connect.NewRequest(&banyanv1.WatchRequest{Key: []byte("k")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	if !watch.Receive() {
+		t.Fatal(watch.Err())
+	}
+	session := keys.Session(t.Context())
+	defer session.CloseResponse()
+	if err := session.Send(&banyanv1.SessionRequest{Calls: []*banyanv1.Call{get(1, "k")}}); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.nodes[1].server.Shutdown(t.Context()) }()
+	for watch.Receive() {
+		t.Error("a watch goes on")
+	}
+	if !banyan.IsKind(watch.Err(), banyan.Unavailable) {
+		t.Errorf("a watch ended with %v", watch.Err())
+	}
+	close(release)
+	m, err := session.Receive()
+	if err != nil || len(m.Answers) != 1 || m.Answers[0].GetGet().GetRevision() != 7 {
+		t.Errorf("the call under way: %v, %v", m, err)
+	}
+	if _, err := session.Receive(); !banyan.IsKind(err, banyan.Unavailable) {
+		t.Errorf("the session ended with %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
 }
