@@ -101,33 +101,44 @@ func (a *Applier) task(t *Apply, outcomes []outcome) ([]outcome, error) {
 		if e.GetIndex() != m.applied+1 {
 			return nil, fmt.Errorf("entry %d follows %d", e.GetIndex(), m.applied)
 		}
-		res, err := a.entry(t, m, rows, e)
-		if err != nil {
+		var proposed pack
+		if t.proposals != nil {
+			proposed = t.proposals[i]
+		}
+		var err error
+		if outcomes, err = a.entry(t, m, rows, e, proposed, outcomes); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
 		m.applied, m.term = e.GetIndex(), e.GetTerm()
-		if t.proposals != nil && t.proposals[i] != nil {
-			outcomes = append(outcomes, outcome{t.proposals[i], res})
-		}
 	}
 	t.proposals = nil
 	return outcomes, nil
 }
 
-func (a *Applier) entry(t *Apply, m *machine, rows mvcc.ReadWriter, e *raftpb.Entry) (mvcc.Result, error) {
+// entry applies one entry; proposed is what it was made of here, if it was.
+func (a *Applier) entry(t *Apply, m *machine, rows mvcc.ReadWriter, e *raftpb.Entry, proposed pack, outcomes []outcome) ([]outcome, error) {
 	if e.GetType() != raftpb.EntryNormal {
-		return mvcc.Result{}, a.configure(t, m, e)
+		return outcomes, a.configure(t, m, e)
 	}
-	if len(e.GetData()) == 0 { // a new leader's first
-		return mvcc.Result{}, nil
-	}
-	cmd, err := mvcc.Decode(e.GetData())
+	commands, err := Commands(e.GetData())
 	if err != nil {
-		return mvcc.Result{}, err
+		return nil, err
 	}
-	res, events, err := m.mvcc.Apply(rows, e.GetTerm(), cmd)
-	m.events = append(m.events, events...)
-	return res, err
+	for i, data := range commands {
+		cmd, err := mvcc.Decode(data)
+		if err != nil {
+			return nil, err
+		}
+		res, events, err := m.mvcc.Apply(rows, e.GetTerm(), cmd)
+		if err != nil {
+			return nil, err
+		}
+		m.events = append(m.events, events...)
+		if proposed != nil {
+			outcomes = append(outcomes, outcome{proposed[i], res})
+		}
+	}
+	return outcomes, nil
 }
 
 // configure takes a configuration change into the state, and notes it for

@@ -26,14 +26,17 @@ type CoreConfig struct {
 	Logger         *slog.Logger
 }
 
-// The tail of the log that is kept for replicas that are behind; the leader
-// keeps up to LogTailFactor times as much for one that it knows to need it.
-// What is truncated while it still lies in the store's memory is never written
-// to a table: under load that takes less than LogEntriesKept entries' time.
+// The tail of the log that is kept for replicas that are behind: entries or
+// bytes, whichever is less, but not fewer than LogEntriesLeast. The leader
+// keeps more for a replica that it knows to need it. What is truncated while it
+// still lies in the store's memory is never written to a table, so under load
+// the tail should be shorter than that.
 const (
-	LogEntriesKept = 1024
-	LogBytesKept   = 32 << 20
-	LogTailFactor  = 32
+	LogEntriesKept  = 1024
+	LogBytesKept    = 512 << 10
+	LogEntriesLeast = 32
+	LogTailFactor   = 32       // for a replica in need: times LogEntriesKept
+	LogTailBytesMax = 64 << 20 // and at most this
 )
 
 // Sizes of raft's flow control, per shard.

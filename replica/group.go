@@ -38,7 +38,7 @@ type group struct {
 	logBytes   uint64 // of entries since truncated, an estimate
 
 	queue    []*Proposal // not yet in the log
-	flight   []*Proposal // in the log from index flightAt on, not yet handed out; nil where others' entries are
+	flight   []pack      // in the log from index flightAt on, not yet handed out; nil where others' entries are
 	flightAt uint64
 
 	reads   []func(error) // wait for the next proof
@@ -140,9 +140,7 @@ func (g *group) stepDown(eff *Effects, to banyan.NodeID) {
 // unknown for the proposals that are in the log.
 func (g *group) fail(refused, unknown error) {
 	for _, p := range g.flight {
-		if p != nil {
-			p.Done(mvcc.Result{}, unknown)
-		}
+		p.done(mvcc.Result{}, unknown)
 	}
 	g.flight = nil
 	g.failQueue(refused)
@@ -183,7 +181,7 @@ func (g *group) failReads(err error) {
 
 // propose moves the queue into the log as one raft proposal and returns what
 // the next Ready's last entries are.
-func (g *group) propose() []*Proposal {
+func (g *group) propose() []pack {
 	if len(g.queue) == 0 {
 		return nil
 	}
@@ -191,21 +189,24 @@ func (g *group) propose() []*Proposal {
 		g.failQueue(errNotLeader(g.shard, banyan.NodeID(g.lead)))
 		return nil
 	}
-	stepped := make([]*Proposal, 0, len(g.queue))
-	entries := make([]*raftpb.Entry, 0, len(g.queue))
+	ready := make([]*Proposal, 0, len(g.queue))
 	for _, p := range g.queue {
 		if p.Term != g.term {
 			p.Done(mvcc.Result{}, errStale(g.shard, p.Term, g.term))
 			continue
 		}
 		p.loggedAt = g.core.now
-		stepped = append(stepped, p)
-		entries = append(entries, &raftpb.Entry{Data: p.Data})
+		ready = append(ready, p)
 	}
 	clear(g.queue)
 	g.queue = g.queue[:0]
-	if len(entries) == 0 {
+	if len(ready) == 0 {
 		return nil
+	}
+	stepped := packs(ready, g.core.cfg.Protocol)
+	entries := make([]*raftpb.Entry, 0, len(stepped))
+	for _, p := range stepped {
+		entries = append(entries, p.entry())
 	}
 	err := g.rn.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(uint64(g.core.cfg.Node)), Entries: entries})
 	if err == nil {
@@ -213,7 +214,7 @@ func (g *group) propose() []*Proposal {
 	}
 	to := banyan.NodeID(g.rn.BasicStatus().LeadTransferee) // raft refuses only while it hands over
 	for _, p := range stepped {
-		p.Done(mvcc.Result{}, errNotLeader(g.shard, to))
+		p.done(mvcc.Result{}, errNotLeader(g.shard, to))
 	}
 	return nil
 }
@@ -251,7 +252,7 @@ func (g *group) proveAgain() {
 // others are enough, and a leader whose term is not on its disk can crash,
 // forget the term, be elected in it once more by the same votes, and put other
 // entries where its first ones are.
-func (g *group) ready(eff *Effects, rd raft.Ready, stepped []*Proposal) {
+func (g *group) ready(eff *Effects, rd raft.Ready, stepped []pack) {
 	var votes []Envelope
 	for _, m := range rd.Messages { // what is for the disk comes last
 		switch m.GetType() {
@@ -287,7 +288,7 @@ func (g *group) envelope(m *raftpb.Message) Envelope {
 	return Envelope{banyan.NodeID(m.GetTo()), g.shard, m}
 }
 
-func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []*Proposal) *Append {
+func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []pack) *Append {
 	a := &Append{Shard: g.shard, Entries: m.Entries, Sync: rd.MustSync, group: g}
 	if !raft.IsEmptyHardState(rd.HardState) {
 		a.Hard = rd.HardState
@@ -316,7 +317,7 @@ const entryOverhead = 32
 
 // launch remembers at which indexes the stepped proposals came to lie: they
 // are the last of entries, because nothing was stepped between.
-func (g *group) launch(entries []*raftpb.Entry, stepped []*Proposal) {
+func (g *group) launch(entries []*raftpb.Entry, stepped []pack) {
 	if len(stepped) == 0 {
 		return
 	}
@@ -338,11 +339,12 @@ func (g *group) take(m *raftpb.Message) *Apply {
 	if len(g.flight) == 0 || g.flightAt > last {
 		return a
 	}
-	a.proposals = make([]*Proposal, len(m.Entries))
+	a.proposals = make([]pack, len(m.Entries))
 	for i, e := range m.Entries {
 		if e.GetIndex() == g.flightAt && len(g.flight) > 0 {
-			if a.proposals[i] = g.flight[0]; a.proposals[i] != nil {
-				a.proposals[i].committedAt = g.core.now
+			a.proposals[i] = g.flight[0]
+			for _, p := range a.proposals[i] {
+				p.committedAt = g.core.now
 			}
 			g.flight = g.flight[1:]
 			g.flightAt++
@@ -387,16 +389,16 @@ func (g *group) publish(eff *Effects) {
 // truncate drops the front of the log when its tail is long enough for the
 // replicas that are behind.
 func (g *group) truncate(eff *Effects) {
-	keep, bytes := g.core.cfg.LogEntriesKept, g.core.cfg.LogBytesKept
-	n := g.applied - g.truncated
-	if g.truncating || n == 0 || n <= 2*keep && g.logBytes <= bytes {
+	cfg, n := &g.core.cfg, g.applied-g.truncated
+	keep := cfg.LogEntriesKept
+	if fit := n * cfg.LogBytesKept / max(g.logBytes, 1); fit < keep {
+		keep = max(fit, min(keep, LogEntriesLeast))
+	}
+	if g.truncating || n <= 2*keep {
 		return
 	}
-	if g.logBytes > bytes {
-		keep = min(keep, n/2)
-	}
-	to := g.applied - min(keep, n)
-	if floor := g.slowest(); floor < to && n < LogTailFactor*g.core.cfg.LogEntriesKept && g.logBytes < LogTailFactor*bytes {
+	to := g.applied - keep
+	if floor := g.slowest(); floor < to && n < LogTailFactor*cfg.LogEntriesKept && g.logBytes < LogTailBytesMax {
 		to = floor
 	}
 	if to < g.truncated+max(keep/8, 1) {

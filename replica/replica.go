@@ -172,9 +172,7 @@ func (h *Host) abandon() {
 	}
 	for _, a := range h.applies.left() {
 		for _, p := range a.proposals {
-			if p != nil {
-				p.Done(mvcc.Result{}, errStopping)
-			}
+			p.done(mvcc.Result{}, errStopping)
 		}
 	}
 	h.core.abandon(errStopping)

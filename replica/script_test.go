@@ -38,9 +38,10 @@ type script struct {
 func (s *script) run(t *testing.T, d *datadriven.TestData) {
 	w := s.w
 	switch d.Cmd {
-	case "nodes": // n=3 [keep=N] [grow]
+	case "nodes": // n=3 [keep=N] [acts=PROTOCOL] [grow]
 		n := number(t, d, "n", 1)
 		w.keep = uint64(number(t, d, "keep", 0))
+		w.acts = uint32(number(t, d, "acts", 0))
 		w.add(1, 0)
 		for id := 2; id <= n; id++ {
 			w.add(banyan.NodeID(id))

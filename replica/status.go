@@ -44,6 +44,14 @@ func (c *Core) Statuses() ([]Status, error) {
 	return out, nil
 }
 
+func (g *group) pending() int {
+	n := len(g.queue)
+	for _, p := range g.flight {
+		n += len(p)
+	}
+	return n
+}
+
 func (g *group) status() (Status, error) {
 	st := g.core.cfg.Store.Shard(g.shard)
 	last, err := st.LastIndex()
@@ -54,7 +62,7 @@ func (g *group) status() (Status, error) {
 		Shard: g.shard, Leader: banyan.NodeID(g.lead), Term: g.term, Leading: g.announced,
 		Voters: nodeIDs(g.conf.GetVoters()), Learners: nodeIDs(slices.Concat(g.conf.GetLearners(), g.conf.GetLearnersNext())), Joint: joint(g.conf),
 		Applied: g.applied, Commit: g.commit, Last: last, First: g.truncated + 1,
-		Pending: len(g.queue) + len(g.flight), Tenure: g.heardLast(),
+		Pending: g.pending(), Tenure: g.heardLast(),
 		Stalled: g.stalled >= g.core.cfg.ElectionTicks,
 	}
 	if g.leader {

@@ -27,6 +27,7 @@ type world struct {
 	lines   []string             // what happened, for scripts
 	trace   bool                 // messages too
 	keep    uint64               // LogEntriesKept
+	acts    uint32               // Protocol
 	strict  bool                 // a disk that fails is a fault of ours
 }
 
@@ -90,7 +91,7 @@ func (p *peer) start() {
 	if testing.Verbose() && p.w.trace {
 		log = slog.New(slog.NewTextHandler(p.w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", uint64(p.id))
 	}
-	core, err := NewCore(CoreConfig{Node: p.id, Store: p.store, ElectionTicks: 10, HeartbeatTicks: 1, LogEntriesKept: p.w.keep, Logger: log})
+	core, err := NewCore(CoreConfig{Node: p.id, Store: p.store, ElectionTicks: 10, HeartbeatTicks: 1, Protocol: p.w.acts, LogEntriesKept: p.w.keep, Logger: log})
 	if err != nil {
 		p.w.t.Fatal(err)
 	}

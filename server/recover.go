@@ -16,6 +16,7 @@ import (
 
 	"banyan"
 	"banyan/mvcc"
+	"banyan/replica"
 	"banyan/store"
 )
 
@@ -140,7 +141,11 @@ func look(sh *store.Shard) (out Found, err error) {
 		if err != nil {
 			return out, err
 		}
-		if cmd, err := mvcc.Decode(es[0].GetData()); err == nil {
+		commands, err := replica.Commands(es[0].GetData())
+		if err != nil || len(commands) == 0 {
+			continue
+		}
+		if cmd, err := mvcc.Decode(commands[len(commands)-1]); err == nil {
 			out.LastWriteMs = cmd.TimeMs
 		}
 	}

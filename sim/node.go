@@ -133,7 +133,7 @@ func (n *node) refuse(what string, err error) {
 func (n *node) start(st *store.Store) {
 	core, err := replica.NewCore(replica.CoreConfig{
 		Node: n.id, Store: st, ElectionTicks: 10, HeartbeatTicks: 1,
-		LogEntriesKept: n.w.plan.keep, Logger: slog.New(slog.DiscardHandler),
+		Protocol: banyan.ProtocolVersion, LogEntriesKept: n.w.plan.keep, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		n.refuse("start", err)
