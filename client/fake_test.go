@@ -155,6 +155,10 @@ func (k *fakeKV) Get(_ context.Context, req *banyanv1.GetRequest) (*banyanv1.Get
 	return &banyanv1.GetResponse{Kv: k.keys[string(req.Key)], Revision: k.rev}, nil
 }
 
+func (k askedKV) GetThen(ctx context.Context, req *banyanv1.GetRequest, done func(*banyanv1.GetResponse, error)) {
+	go func() { done(k.Get(ctx, req)) }()
+}
+
 func (k askedKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
 	go func() { done(k.Put(ctx, req)) }()
 }

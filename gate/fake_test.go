@@ -47,6 +47,15 @@ func (f fakeKV) Get(ctx context.Context, _ *banyanv1.GetRequest) (*banyanv1.GetR
 	return &banyanv1.GetResponse{Revision: 7}, nil
 }
 
+func (f fakeKV) GetThen(ctx context.Context, req *banyanv1.GetRequest, done func(*banyanv1.GetResponse, error)) {
+	go func() { done(f.Get(ctx, req)) }()
+}
+
+// Delete is there to panic.
+func (f fakeKV) Delete(ctx context.Context, _ *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {
+	return nil, f.get(ctx)
+}
+
 func (f fakeKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
 	done(f.Put(ctx, req))
 }

@@ -26,9 +26,11 @@ import (
 // KV answers banyan.v1.KV; *kv.Service does.
 type KV interface {
 	Get(context.Context, *banyanv1.GetRequest) (*banyanv1.GetResponse, error)
-	Put(context.Context, *banyanv1.PutRequest) (*banyanv1.PutResponse, error)
-	// PutThen is Put for a caller that does not wait: done is called once, from
+	// GetThen is Get for a caller that does not wait: done is called once, from
 	// a goroutine that must not be held up.
+	GetThen(ctx context.Context, req *banyanv1.GetRequest, done func(*banyanv1.GetResponse, error))
+	Put(context.Context, *banyanv1.PutRequest) (*banyanv1.PutResponse, error)
+	// PutThen is Put as GetThen is Get.
 	PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error))
 	Delete(context.Context, *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error)
 	List(context.Context, *banyanv1.ListRequest) (*banyanv1.ListResponse, error)

@@ -99,10 +99,10 @@ func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
 			done(a, nil, err)
 		})
 	case *banyanv1.Call_Get:
-		s.beside(ctx, call, doorGet, c.Get.GetKey(), a, func(ctx context.Context) error {
-			res, err := s.KV.Get(ctx, c.Get)
+		ctx, done := s.begin(ctx, call, doorGet, c.Get.GetKey())
+		s.KV.GetThen(ctx, c.Get, func(res *banyanv1.GetResponse, err error) {
 			a.Answer = &banyanv1.Answer_Get{Get: res}
-			return err
+			done(a, nil, err)
 		})
 	case *banyanv1.Call_Txn:
 		s.beside(ctx, call, doorTxn, nil, a, func(ctx context.Context) error {

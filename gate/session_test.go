@@ -63,19 +63,19 @@ func TestCallsOfASessionStandAlone(t *testing.T) {
 	at := make(chan func() error, len(fails))
 	n.kv.get = func(context.Context) error { return (<-at)() }
 	send, next := talk(t, n)
-	ask := func(id uint64, fail func() error) {
+	ask := func(call *banyanv1.Call, fail func() error) {
 		at <- fail
-		send(get(id, "k"))
+		send(call)
 	}
-	ask(1, fails[0])
+	ask(get(1, "k"), fails[0])
 	for len(at) > 0 { // until the first call has its fate
 		runtime.Gosched()
 	}
-	ask(2, fails[1])
+	ask(get(2, "k"), fails[1])
 	if a := next(); a.Id != 2 || wire.DecodeCall(a.GetError()).Kind != banyan.NotLeader || wire.DecodeCall(a.GetError()).Leader != 3 {
 		t.Errorf("a call that fails beside one that waits: %v", a)
 	}
-	ask(3, fails[2])
+	ask(&banyanv1.Call{Id: 3, Call: &banyanv1.Call_Delete{Delete: &banyanv1.DeleteRequest{Key: []byte("k")}}}, fails[2])
 	if a := next(); a.Id != 3 || wire.DecodeCall(a.GetError()).Kind != banyan.Internal || !strings.Contains(a.GetError().Message, "ref=") {
 		t.Errorf("a call that panics: %v", a)
 	}

@@ -64,6 +64,10 @@ func (f *fake) Commit(_ context.Context, shard banyan.ShardID, cmd *mvcc.Command
 	return res, err
 }
 
+func (f *fake) ReadThen(ctx context.Context, shard banyan.ShardID, q route.ReadQuery, done func(route.ReadResult, error)) {
+	done(f.Read(ctx, shard, q))
+}
+
 func (f *fake) Read(_ context.Context, shard banyan.ShardID, q route.ReadQuery) (res route.ReadResult, err error) {
 	s := f.shards[shard-1]
 	s.mu.Lock()

@@ -20,6 +20,7 @@ type Rows interface {
 	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error)
 	CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error))
 	Read(ctx context.Context, shard banyan.ShardID, q route.ReadQuery) (route.ReadResult, error)
+	ReadThen(ctx context.Context, shard banyan.ShardID, q route.ReadQuery, done func(route.ReadResult, error))
 	Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func(evs []mvcc.Event, upTo banyan.Revision) error) error
 }
 
@@ -62,7 +63,24 @@ func (s *Service) Get(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.
 	if err := checkKey(req.Key); err != nil {
 		return nil, err
 	}
-	res, err := s.db.Read(ctx, s.shardOf(req.Key), route.ReadQuery{Key: rowKey(req.Key), At: banyan.Revision(req.Revision), Stale: req.Stale})
+	return toGetResponse(s.db.Read(ctx, s.shardOf(req.Key), getQuery(req)))
+}
+
+// GetThen is Get for a caller that does not wait: done is called once, from a
+// goroutine that must not be held up.
+func (s *Service) GetThen(ctx context.Context, req *banyanv1.GetRequest, done func(*banyanv1.GetResponse, error)) {
+	if err := checkKey(req.Key); err != nil {
+		done(nil, err)
+		return
+	}
+	s.db.ReadThen(ctx, s.shardOf(req.Key), getQuery(req), func(res route.ReadResult, err error) { done(toGetResponse(res, err)) })
+}
+
+func getQuery(req *banyanv1.GetRequest) route.ReadQuery {
+	return route.ReadQuery{Key: rowKey(req.Key), At: banyan.Revision(req.Revision), Stale: req.Stale}
+}
+
+func toGetResponse(res route.ReadResult, err error) (*banyanv1.GetResponse, error) {
 	if err != nil {
 		return nil, err
 	}

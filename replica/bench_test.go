@@ -96,7 +96,7 @@ func BenchmarkRead(b *testing.B) {
 						shard := banyan.ShardID(i % shards)
 						err := h.ReadIndex(ctx, shard)
 						if err == nil {
-							_, err = h.Get(shard, []byte("key"))
+							_, _, err = h.Get(shard, []byte("key"))
 						}
 						if err != nil {
 							b.Error(err)

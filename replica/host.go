@@ -153,37 +153,6 @@ func (w *waiter) outcome(again bool) (mvcc.Result, error) {
 	return w.result, w.err
 }
 
-// ReadIndex returns when this node has proved, after the call, that it leads
-// the shard, and has applied all that was acknowledged before: a View taken
-// then is linearizable. Else it is NotLeader, with a hint.
-func (h *Host) ReadIndex(ctx context.Context, shard banyan.ShardID) (err error) {
-	s := h.slot(shard)
-	if s == nil {
-		return errNoReplica(shard)
-	}
-	if v := s.view.Load(); v.Leader != h.cfg.Node {
-		return errNotLeader(shard, v.Leader)
-	}
-	defer s.reads.Add(-1)
-	if s.reads.Add(1) > banyan.ReadsMax {
-		h.meter.crowdedReads.Inc()
-		return errCrowded(shard)
-	}
-	began := h.clock()
-	defer func() { h.meter.proved(shard, h.clock()-began, err) }()
-	answer := make(chan error, 1)
-	done := func(err error) { answer <- err }
-	h.in.put(func(in *intake) { in.reads = append(in.reads, read{shard, done}) })
-	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
-		return contextError(ctx, "shard %d: waiting for the proof that this node still leads", shard)
-	case <-h.stopped:
-		return errStopping
-	}
-}
-
 // View is the applied state as of now, to be closed soon. After ReadIndex it
 // is linearizable, without it as old as Age says.
 func (h *Host) View(shard banyan.ShardID) (*store.View, error) {
@@ -191,14 +160,6 @@ func (h *Host) View(shard banyan.ShardID) (*store.View, error) {
 		return nil, errNoReplica(shard)
 	}
 	return h.cfg.Store.View(shard)
-}
-
-// Get reads one key as of now, like a View but cheaper. nil: there is none.
-func (h *Host) Get(shard banyan.ShardID, key []byte) (*mvcc.Row, error) {
-	if h.slot(shard) == nil {
-		return nil, errNoReplica(shard)
-	}
-	return mvcc.Get(h.cfg.Store.Shard(shard).Latest(), key, 0)
 }
 
 // Age is how old at most the applied state here is, taking messages to travel

@@ -36,7 +36,7 @@ func TestOneNodeLeadsAtOnce(t *testing.T) {
 	if err := h.ReadIndex(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
-	row, err := h.Get(1, []byte("a"))
+	row, _, err := h.Get(1, []byte("a"))
 	if err != nil || string(row.Value) != "1" {
 		t.Fatalf("%+v, %v", row, err)
 	}
@@ -82,7 +82,7 @@ func (m *mesh) increment(ctx context.Context, shard banyan.ShardID, key []byte) 
 		if n == nil || n.ReadIndex(ctx, shard) != nil {
 			continue
 		}
-		row, err := n.Get(shard, key)
+		row, _, err := n.Get(shard, key)
 		if err != nil {
 			continue // it was stopped
 		}
@@ -217,6 +217,7 @@ func TestWaitersAreAnswered(t *testing.T) {
 	m, n := lonely(t)
 	ctx := deadline(t)
 	answers := make(chan error, 8)
+	readThen := func() error { return <-await(n.ReadThen, 0) }
 	w, err := n.Watch(0, nil, nil, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -224,6 +225,7 @@ func TestWaitersAreAnswered(t *testing.T) {
 	ask := func(f func() error) { go func() { answers <- f() }() }
 	ask(func() error { _, err := n.Propose(ctx, 0, put("b", "1")); return err })
 	ask(func() error { return n.ReadIndex(ctx, 0) })
+	ask(readThen)
 	ask(func() error { return n.Reconfigure(ctx, 0, []banyan.NodeID{1}, nil) })
 	ask(func() error { _, _, err := w.Next(ctx); return err })
 	if _, err := n.Statuses(ctx); err != nil {
@@ -232,7 +234,8 @@ func TestWaitersAreAnswered(t *testing.T) {
 	m.stop(1)
 	ask(func() error { _, err := n.Propose(ctx, 0, put("c", "1")); return err })
 	ask(func() error { _, err := n.Statuses(ctx); return err })
-	for range 6 {
+	ask(readThen)
+	for range cap(answers) {
 		if err := <-answers; !banyan.IsKind(err, banyan.Unavailable) && !banyan.IsKind(err, banyan.NotLeader) {
 			t.Errorf("answered: %v", err)
 		}

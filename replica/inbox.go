@@ -65,14 +65,25 @@ func (b *inbox) propose(shard banyan.ShardID, p *Proposal) (ok bool) {
 	return ok
 }
 
+// read queues a read; not ok: the loop has ended.
+func (b *inbox) read(shard banyan.ShardID, done func(error)) (ok bool) {
+	b.mu.Lock()
+	if ok = !b.over; ok {
+		b.in.reads = append(b.in.reads, read{shard, done})
+	}
+	b.mu.Unlock()
+	b.signal()
+	return ok
+}
+
 // close gives what the loop will not take any more.
-func (b *inbox) close() []proposed {
+func (b *inbox) close() ([]proposed, []read) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.over = true
-	left := b.in.proposed
-	b.in.proposed = nil
-	return left
+	proposals, reads := b.in.proposed, b.in.reads
+	b.in.proposed, b.in.reads = nil, nil
+	return proposals, reads
 }
 
 func (b *inbox) signal() {
@@ -154,8 +165,9 @@ func (in *intake) feed(c *Core) {
 	}
 }
 
-// queue hands work from the loop to one worker, which takes all there is at
-// once. What raft lets be under way bounds it.
+// queue hands work from the loop to workers, each of which takes all there is
+// at once, up to a bound of its own. What raft lets be under way bounds it, and
+// what callers may have waiting.
 type queue[T any] struct {
 	mu     sync.Mutex
 	some   sync.Cond
@@ -194,6 +206,8 @@ func (q *queue[T]) take(max int) []T {
 	q.items = q.items[n:]
 	if len(q.items) == 0 {
 		q.items = nil // what was taken must not be kept alive
+	} else {
+		q.some.Signal() // another worker may have the rest
 	}
 	return out
 }

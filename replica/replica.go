@@ -66,6 +66,8 @@ type Host struct {
 	appends *queue[*Append]
 	applies *queue[*Apply]
 	sends   *queue[Envelope]
+	reads   *queue[*readThen]
+	proved  []*readThen   // the loop's: on their way to reads
 	stopped chan struct{} // closed when nothing will be answered any more
 
 	mu    sync.RWMutex
@@ -94,7 +96,7 @@ func New(cfg Config) (*Host, error) {
 	hub := NewHub(cfg.Store)
 	h := &Host{
 		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub), board: newBoard(), start: time.Now(), meter: newMeter(cfg.Metrics),
-		in: newInbox(), appends: newQueue[*Append](), applies: newQueue[*Apply](), sends: newQueue[Envelope](),
+		in: newInbox(), appends: newQueue[*Append](), applies: newQueue[*Apply](), sends: newQueue[Envelope](), reads: newQueue[*readThen](),
 		stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{}, receiving: map[banyan.ShardID]bool{},
 	}
 	for _, shard := range cfg.Store.Shards() {
@@ -147,6 +149,9 @@ func (h *Host) Run(ctx context.Context) error {
 	for range SnapshotSendsMax {
 		worker(h.sendSnapshots)
 	}
+	for range readersMax {
+		worker(h.serveReads)
+	}
 	if err := h.loop(ctx); err != nil {
 		cancel(err)
 	}
@@ -155,6 +160,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.appends.close()
 	h.applies.close()
 	h.sends.close()
+	h.reads.close()
 	cause := context.Cause(ctx)
 	cancel(nil)
 	wg.Wait()
@@ -165,10 +171,15 @@ func (h *Host) Run(ctx context.Context) error {
 	return cause
 }
 
-// abandon answers the proposals that are left when everything has ended.
+// abandon answers the proposals and reads that are left when everything has
+// ended.
 func (h *Host) abandon() {
-	for _, p := range h.in.close() {
+	proposals, reads := h.in.close()
+	for _, p := range proposals {
 		p.p.Done(mvcc.Result{}, errStopping)
+	}
+	for _, r := range reads {
+		r.done(errStopping)
 	}
 	for _, a := range h.applies.left() {
 		for _, p := range a.proposals {
@@ -176,6 +187,9 @@ func (h *Host) abandon() {
 		}
 	}
 	h.core.abandon(errStopping)
+	for _, r := range append(h.reads.left(), h.proved...) {
+		r.answer(errStopping)
+	}
 }
 
 // clock is the Core's time.
@@ -223,6 +237,9 @@ func (h *Host) carryOut(eff *Effects) {
 	h.appends.put(eff.Appends)
 	h.applies.put(eff.Applies)
 	h.sends.put(eff.Snapshots)
+	h.reads.put(h.proved)
+	clear(h.proved)
+	h.proved = h.proved[:0]
 	for _, v := range eff.Views {
 		h.show(v)
 	}

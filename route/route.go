@@ -197,6 +197,29 @@ func (r *Router) Read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (R
 	return res, err
 }
 
+// ReadThen is Read for a caller that does not wait: done is called once, from a
+// goroutine that must not be held up.
+func (r *Router) ReadThen(ctx context.Context, shard banyan.ShardID, q ReadQuery, done func(ReadResult, error)) {
+	if q.Stale || q.End != nil { // may take long, or go elsewhere
+		go func() { done(r.Read(ctx, shard, q)) }()
+		return
+	}
+	finish := func(err error) {
+		var res ReadResult
+		if err == nil {
+			res, err = r.read(shard, q)
+		}
+		if err != nil && retryable(err) {
+			go func() { done(r.Read(ctx, shard, q)) }()
+			return
+		}
+		done(res, err)
+	}
+	if err := r.cfg.Host.ReadThen(shard, finish); err != nil {
+		finish(err)
+	}
+}
+
 func (r *Router) readStale(ctx context.Context, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
 	res, err := r.readLocal(ctx, shard, q)
 	if err == nil || !retryable(err) {

@@ -186,11 +186,28 @@ func (r *Router) watchLocal(ctx context.Context, shard banyan.ShardID, lo, hi []
 }
 
 func (r *Router) readLocal(ctx context.Context, shard banyan.ShardID, q ReadQuery) (res ReadResult, err error) {
+	var age time.Duration
 	if q.Stale {
-		if res.Age, err = r.cfg.Host.Age(shard); err != nil {
-			return res, err
+		age, err = r.cfg.Host.Age(shard)
+	} else {
+		err = r.cfg.Host.ReadIndex(ctx, shard)
+	}
+	if err != nil {
+		return res, err
+	}
+	res, err = r.read(shard, q)
+	res.Age = age
+	return res, err
+}
+
+// read reads what is applied here.
+func (r *Router) read(shard banyan.ShardID, q ReadQuery) (res ReadResult, err error) {
+	if q.End == nil && q.At == 0 {
+		row, at, err := r.cfg.Host.Get(shard, q.Key)
+		if row != nil {
+			res.Rows = []mvcc.Row{*row}
 		}
-	} else if err := r.cfg.Host.ReadIndex(ctx, shard); err != nil {
+		res.Revision = at
 		return res, err
 	}
 	view, err := r.cfg.Host.View(shard)
