@@ -29,12 +29,13 @@ const (
 	Stale                        // refused in apply: proposed under an older term; safe to retry
 	Compacted                    // the revision asked for is below the compaction horizon
 	Removed                      // the calling node was taken out of the cluster for good
+	Forgotten                    // it may have been done before: that was too long ago to tell; look, do not retry
 )
 
 var kindNames = [...]string{
 	"internal", "invalid", "not found", "already exists", "conflict", "not leader",
 	"unavailable", "timeout", "canceled", "unauthenticated", "permission denied",
-	"limit reached", "corrupt", "too new", "stale", "compacted", "removed",
+	"limit reached", "corrupt", "too new", "stale", "compacted", "removed", "forgotten",
 }
 
 // String gives the kind's name in words.

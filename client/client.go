@@ -4,7 +4,9 @@
 // A Client finds a node that answers, asks the leader of a key's shard directly
 // once it has learned where that is, and repeats a call elsewhere when its node
 // fails, if that is safe: reads always, writes because each carries a request
-// id that the cluster applies once. A call without a deadline gives up after
+// id that the cluster applies once. A write whose answer was lost for so long
+// that the cluster has forgotten its id fails with banyan.Forgotten: it may have
+// been done, and is not tried again. A call without a deadline gives up after
 // half a minute. Every error is a *banyan.Error, whose kind banyan.KindOf tells.
 package client
 
@@ -63,6 +65,9 @@ type Client struct {
 	learning  atomic.Bool
 	routed    atomic.Uint32 // calls that knowledge of leaders would have helped
 	preferred atomic.Pointer[node]
+	began     time.Time
+	shards    [banyan.ShardsMax + 1]known
+	slots     [banyan.Slots]known // of those whose shard is not learned yet
 
 	mu    sync.Mutex              // of additions to nodes
 	nodes atomic.Pointer[[]*node] // seeds first; never changed in place
@@ -90,7 +95,7 @@ type node struct {
 
 // Open prepares a Client. It does no I/O: the first call connects.
 func Open(cfg Config) (*Client, error) {
-	c := &Client{scheme: "https", patience: patienceMin, alone: callMax}
+	c := &Client{scheme: "https", patience: patienceMin, alone: callMax, began: time.Now()}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.beats = newBeater(c)
 	switch {

@@ -237,7 +237,7 @@ func TestRepeatedWritesAreAppliedOnce(t *testing.T) {
 func TestErrorsThatWillNotPassAreNotRepeated(t *testing.T) {
 	c := newCluster(t, 2)
 	cl := c.open(t)
-	for _, kind := range []banyan.Kind{banyan.Invalid, banyan.Conflict, banyan.Exhausted, banyan.PermissionDenied, banyan.Internal, banyan.Compacted} {
+	for _, kind := range []banyan.Kind{banyan.Invalid, banyan.Conflict, banyan.Exhausted, banyan.PermissionDenied, banyan.Internal, banyan.Compacted, banyan.Forgotten} {
 		tries := 0
 		c.mu.Lock()
 		c.fail = func(string) error { tries++; return banyan.Errorf(kind, "no") }
@@ -518,5 +518,34 @@ func TestANodeWithoutSessions(t *testing.T) {
 	}
 	if got, err := cl.KV().Get(t.Context(), []byte("a/x")); err != nil || string(got.Value) != "2" {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// TestWritesSayWhatWasKnown: every copy of a write says the same revision, which
+// the shard had before the first copy was sent; who knows none asks.
+func TestWritesSayWhatWasKnown(t *testing.T) {
+	c := newCluster(t, 2)
+	c.rev = 41
+	var said [][2]uint64 // of each copy: what it says, and what the shard is at
+	c.put = func(req *banyanv1.PutRequest) {
+		if req.KnownRevision == nil {
+			t.Error("a put says nothing")
+		}
+		said = append(said, [2]uint64{req.GetKnownRevision(), c.rev})
+	}
+	lost := 0
+	c.lose = func(call string) bool { lost++; return call == "Put" && lost%2 == 1 }
+	cl := c.open(t)
+	for i := range 3 {
+		mustPut(t, cl, "a/x", fmt.Sprint(i))
+	}
+	if want := [][2]uint64{{41, 41}, {41, 42}, {42, 42}, {42, 43}, {43, 43}, {43, 44}}; !slices.Equal(said, want) {
+		t.Errorf("%v, want %v", said, want)
+	}
+	if c.nth["Get"] != 1 {
+		t.Errorf("asked %d times", c.nth["Get"])
+	}
+	if _, err := c.open(t).KV().Delete(t.Context(), []byte("b")); err != nil || c.nth["Get"] != 2 {
+		t.Errorf("another client has asked %d times, %v", c.nth["Get"]-1, err)
 	}
 }

@@ -30,7 +30,8 @@ type fake struct {
 
 	fail func(call string) error // what a call fails with before it does anything, and after
 	lose func(call string) bool  // the answer is lost after the call was carried out
-	puts int                     // chunks stored
+	put  func(*banyanv1.PutRequest)
+	puts int // chunks stored
 	nth  map[string]int
 
 	topology *banyanv1.MapResponse
@@ -166,6 +167,9 @@ func (k askedKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done fun
 func (k *fakeKV) Put(_ context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
 	if err := (*fake)(k).enter("Put"); err != nil {
 		return nil, err
+	}
+	if k.put != nil {
+		k.put(req)
 	}
 	rev := k.once(req.RequestId, func(rev uint64) {
 		kv := &banyanv1.KeyValue{Key: req.Key, Value: req.Value, CreateRevision: rev, ModRevision: rev, Version: 1}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"iter"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -63,17 +64,26 @@ func (k KV) Read(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetRe
 	if req.Stale {
 		partition = nil // any node has one
 	}
-	return call(ctx, k.c, partition, req, banyanv1connect.KVClient.Get, func(r *banyanv1.GetRequest) *banyanv1.Call {
+	began := time.Now()
+	res, err := call(ctx, k.c, partition, req, banyanv1connect.KVClient.Get, func(r *banyanv1.GetRequest) *banyanv1.Call {
 		return &banyanv1.Call{Call: &banyanv1.Call_Get{Get: r}}
 	}, (*banyanv1.Answer).GetGet)
+	if err == nil && partition != nil {
+		k.c.hear(partition, res.GetRevision(), began)
+	}
+	return res, err
 }
 
 // Put sets a key and gives the revision of the change.
 func (k KV) Put(ctx context.Context, key, value []byte) (banyan.Revision, error) {
-	req := &banyanv1.PutRequest{Key: key, Value: value, RequestId: requestID(nil)}
-	res, err := call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Put, func(r *banyanv1.PutRequest) *banyanv1.Call {
-		return &banyanv1.Call{Call: &banyanv1.Call_Put{Put: r}}
-	}, (*banyanv1.Answer).GetPut)
+	var res *banyanv1.PutResponse
+	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
+		req := &banyanv1.PutRequest{Key: key, Value: value, RequestId: id, KnownRevision: known}
+		res, err = call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Put, func(r *banyanv1.PutRequest) *banyanv1.Call {
+			return &banyanv1.Call{Call: &banyanv1.Call_Put{Put: r}}
+		}, (*banyanv1.Answer).GetPut)
+		return res.GetRevision(), err
+	})
 	return banyan.Revision(res.GetRevision()), err
 }
 
@@ -90,10 +100,14 @@ func (k KV) DeletePrefix(ctx context.Context, prefix []byte) (deleted uint64, er
 }
 
 func (k KV) delete(ctx context.Context, key []byte, prefix bool) (uint64, error) {
-	req := &banyanv1.DeleteRequest{Key: key, Prefix: prefix, RequestId: requestID(nil)}
-	res, err := call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Delete, func(r *banyanv1.DeleteRequest) *banyanv1.Call {
-		return &banyanv1.Call{Call: &banyanv1.Call_Delete{Delete: r}}
-	}, (*banyanv1.Answer).GetDelete)
+	var res *banyanv1.DeleteResponse
+	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
+		req := &banyanv1.DeleteRequest{Key: key, Prefix: prefix, RequestId: id, KnownRevision: known}
+		res, err = call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Delete, func(r *banyanv1.DeleteRequest) *banyanv1.Call {
+			return &banyanv1.Call{Call: &banyanv1.Call_Delete{Delete: r}}
+		}, (*banyanv1.Answer).GetDelete)
+		return res.GetRevision(), err
+	})
 	return res.GetDeleted(), err
 }
 
@@ -137,9 +151,8 @@ func (k KV) ListPage(ctx context.Context, req *banyanv1.ListRequest) (*banyanv1.
 
 // Txn makes all mutations, at one revision, if all conditions hold; the answer
 // says whether they did. All keys must be of one partition. A missing
-// request_id is filled in.
-func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.TxnResponse, error) {
-	req = &banyanv1.TxnRequest{Conditions: req.Conditions, Mutations: req.Mutations, RequestId: requestID(req.RequestId)}
+// request_id is filled in, and known_revision with it.
+func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (res *banyanv1.TxnResponse, err error) {
 	var key []byte
 	switch {
 	case len(req.Conditions) > 0:
@@ -148,9 +161,19 @@ func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.TxnRes
 		m := req.Mutations[0]
 		key = append(append(append(key, m.GetPut().GetKey()...), m.GetDelete().GetKey()...), m.GetAppend().GetPrefix()...) // one of them is set
 	}
-	return call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Txn, func(r *banyanv1.TxnRequest) *banyanv1.Call {
-		return &banyanv1.Call{Call: &banyanv1.Call_Txn{Txn: r}}
-	}, (*banyanv1.Answer).GetTxn)
+	once := func(ctx context.Context, id []byte, known *uint64) (uint64, error) {
+		own := &banyanv1.TxnRequest{Conditions: req.Conditions, Mutations: req.Mutations, RequestId: id, KnownRevision: known}
+		res, err = call(ctx, k.c, banyan.Partition(key), own, banyanv1connect.KVClient.Txn, func(r *banyanv1.TxnRequest) *banyanv1.Call {
+			return &banyanv1.Call{Call: &banyanv1.Call_Txn{Txn: r}}
+		}, (*banyanv1.Answer).GetTxn)
+		return res.GetRevision(), err
+	}
+	if len(req.RequestId) > 0 { // it may have been sent before
+		_, err = once(ctx, req.RequestId, req.KnownRevision)
+	} else {
+		err = k.write(ctx, key, once)
+	}
+	return res, err
 }
 
 // Watch calls fn with the changes of a key, or of the keys of a prefix in one
@@ -196,13 +219,4 @@ func kvMethod[Req, Res any](m func(banyanv1connect.KVClient, context.Context, *c
 	return func(n *node, ctx context.Context, req *connect.Request[Req]) (*connect.Response[Res], error) {
 		return m(n.kv, ctx, req)
 	}
-}
-
-// requestID gives id, or a new one, so that a repeated write is applied once.
-func requestID(id []byte) []byte {
-	if len(id) > 0 {
-		return id
-	}
-	fresh := banyan.NewRequestID()
-	return fresh[:]
 }

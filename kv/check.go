@@ -40,12 +40,18 @@ func checkPrefix(prefix []byte) error {
 	return nil
 }
 
-func requestID(b []byte) (id banyan.RequestID, err error) {
-	if len(b) != 0 && len(b) != len(id) {
-		return id, banyan.Errorf(banyan.Invalid, "request_id has %d bytes: give 16 random ones, or none", len(b))
+// request is the beginning of the command of a request: its id, and the first
+// revision that it can have made.
+func request(id []byte, known *uint64) (*mvcc.Command, error) {
+	cmd := &mvcc.Command{}
+	if len(id) != 0 && len(id) != len(cmd.Request) {
+		return nil, banyan.Errorf(banyan.Invalid, "request_id has %d bytes: give 16 random ones, or none", len(id))
 	}
-	copy(id[:], b)
-	return id, nil
+	copy(cmd.Request[:], id)
+	if known != nil && len(id) != 0 {
+		cmd.Earliest = banyan.Revision(*known) + 1
+	}
+	return cmd, nil
 }
 
 // nextID derives the id of the next step of one request, so that a retry of
@@ -68,14 +74,13 @@ func deletion(key []byte, prefix bool) (mvcc.Mutation, error) {
 
 // command checks a transaction and makes the machine's command of it.
 func (s *Service) command(req *banyanv1.TxnRequest) (banyan.ShardID, *mvcc.Command, error) {
-	id, err := requestID(req.RequestId)
+	cmd, err := request(req.RequestId, req.KnownRevision)
 	if err != nil {
 		return 0, nil, err
 	}
 	if len(req.Mutations)+len(req.Conditions) == 0 {
 		return 0, nil, banyan.Errorf(banyan.Invalid, "the transaction is empty: give it conditions or mutations")
 	}
-	cmd := &mvcc.Command{Request: id}
 	var first []byte // a key of the one partition
 	same := func(key []byte) error {
 		if first == nil {

@@ -22,11 +22,14 @@ type fakeShard struct {
 	m       *mvcc.Machine
 }
 
-func newFake(shards int) *fake {
+func newFake(shards int) *fake { return newFakeWindow(shards, banyan.DedupWindowMax) }
+
+// newFakeWindow has shards that remember so many requests.
+func newFakeWindow(shards, window int) *fake {
 	f := &fake{}
 	for range shards {
 		rows := memrows.New()
-		m, err := mvcc.Open(rows)
+		m, err := mvcc.OpenWindow(rows, window)
 		if err != nil {
 			panic(err)
 		}
@@ -59,6 +62,9 @@ func (f *fake) Commit(_ context.Context, shard banyan.ShardID, cmd *mvcc.Command
 	}
 	res, _, err := s.m.Apply(s.rows, 1, cmd)
 	s.m.Flush(s.rows)
+	if err == nil && res.Forgotten { // as replica does
+		err = banyan.Errorf(banyan.Forgotten, "too late")
+	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 	return res, err

@@ -122,21 +122,19 @@ func (s *Service) PutThen(ctx context.Context, req *banyanv1.PutRequest, done fu
 }
 
 func putCommand(req *banyanv1.PutRequest) (*mvcc.Command, error) {
-	id, err := requestID(req.RequestId)
+	cmd, err := request(req.RequestId, req.KnownRevision)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPair(req.Key, req.Value); err != nil {
-		return nil, err
-	}
-	return &mvcc.Command{Request: id, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: rowKey(req.Key), Value: req.Value}}}, nil
+	cmd.Muts = []mvcc.Mutation{{Op: mvcc.Put, Key: rowKey(req.Key), Value: req.Value}}
+	return cmd, checkPair(req.Key, req.Value)
 }
 
 // Delete removes one key, or every key of a prefix. A prefix with very many
 // keys goes in several revisions; a retry with the same request id goes on
 // where the first try ended.
 func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {
-	id, err := requestID(req.RequestId)
+	cmd, err := request(req.RequestId, req.KnownRevision)
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +143,9 @@ func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*ban
 		return nil, err
 	}
 	out := &banyanv1.DeleteResponse{}
+	id, earliest := cmd.Request, cmd.Earliest
 	for {
-		res, err := s.db.Commit(ctx, s.shardOf(req.Key), &mvcc.Command{Request: id, Muts: []mvcc.Mutation{mut}})
+		res, err := s.db.Commit(ctx, s.shardOf(req.Key), &mvcc.Command{Request: id, Earliest: earliest, Muts: []mvcc.Mutation{mut}})
 		if err != nil {
 			return nil, err
 		}
@@ -156,6 +155,9 @@ func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*ban
 			return out, nil
 		}
 		id = nextID(id)
+		if earliest != 0 {
+			earliest = res.Revision + 1 // the next step was never sent before this one was through
+		}
 	}
 }
 

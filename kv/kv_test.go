@@ -74,6 +74,47 @@ func TestRetryIsAppliedOnce(t *testing.T) {
 	}
 }
 
+// TestLateCopiesAreRefused: of a put, a transaction and every step of a delete,
+// once others have driven their requests out; a first copy is not.
+func TestLateCopiesAreRefused(t *testing.T) {
+	s := New(newFakeWindow(1, 4))
+	known := put(t, s, "a", "0")
+	ids := [3]banyan.RequestID{{1}, {2}, {3}}
+	send := func(known uint64) (errs []error) {
+		_, err := s.Put(t.Context(), &banyanv1.PutRequest{Key: []byte("a"), Value: []byte("1"), RequestId: ids[0][:], KnownRevision: &known})
+		errs = append(errs, err)
+		_, err = s.Txn(t.Context(), &banyanv1.TxnRequest{RequestId: ids[1][:], KnownRevision: &known, Mutations: []*banyanv1.Mutation{
+			{Op: &banyanv1.Mutation_Append_{Append: &banyanv1.Mutation_Append{Prefix: []byte("q/"), Value: []byte("v")}}},
+		}})
+		errs = append(errs, err)
+		_, err = s.Delete(t.Context(), &banyanv1.DeleteRequest{Key: []byte("b"), RequestId: ids[2][:], KnownRevision: &known})
+		return append(errs, err)
+	}
+	for range 2 {
+		if err := errors.Join(send(known)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 5 {
+		id := banyan.RequestID{4, byte(i)}
+		if _, err := s.Put(t.Context(), &banyanv1.PutRequest{Key: []byte("a"), Value: []byte("2"), RequestId: id[:]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, err := range send(known) {
+		if !banyan.IsKind(err, banyan.Forgotten) {
+			t.Errorf("late copy %d: %v", i, err)
+		}
+	}
+	if get(t, s, "a") != "2" || get(t, s, "q/0000000000000002") != "(none)" {
+		t.Error("a late copy was carried out")
+	}
+	ids = [3]banyan.RequestID{{5}, {6}, {7}}
+	if err := errors.Join(send(known + 7)...); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDeleteOfManyKeysGoesInSteps(t *testing.T) {
 	s := New(newFake(1))
 	n := banyan.DeleteRowsMax + 10
@@ -87,7 +128,7 @@ func TestDeleteOfManyKeysGoesInSteps(t *testing.T) {
 		}
 	}
 	id := banyan.NewRequestID()
-	req := &banyanv1.DeleteRequest{Key: []byte("m/"), Prefix: true, RequestId: id[:]}
+	req := &banyanv1.DeleteRequest{Key: []byte("m/"), Prefix: true, RequestId: id[:], KnownRevision: new(uint64)}
 	for range 2 { // the retry finds the same steps done
 		res, err := s.Delete(t.Context(), req)
 		if err != nil || res.Deleted != uint64(n) {
@@ -97,6 +138,37 @@ func TestDeleteOfManyKeysGoesInSteps(t *testing.T) {
 	}
 	if get(t, s, "m/late") != "x" {
 		t.Error("the retry deleted again")
+	}
+}
+
+// steps answers each command with so many more to come.
+type steps struct {
+	*fake
+	left int
+	said []banyan.Revision
+}
+
+func (s *steps) Commit(_ context.Context, _ banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	s.said = append(s.said, cmd.Earliest)
+	s.left--
+	return mvcc.Result{OK: true, Revision: banyan.Revision(10 * len(s.said)), More: s.left >= 0}, nil
+}
+
+// TestStepsOfADeleteSayWhatIsKnown: a step is sent when the one before is
+// through, so that a long delete does not come too late for itself.
+func TestStepsOfADeleteSayWhatIsKnown(t *testing.T) {
+	db := &steps{fake: newFake(1), left: 2}
+	known := uint64(4)
+	for _, req := range []*banyanv1.DeleteRequest{
+		{Key: []byte("m/"), Prefix: true, RequestId: make([]byte, 16), KnownRevision: &known},
+		{Key: []byte("m/"), Prefix: true, RequestId: make([]byte, 16)},
+	} {
+		if _, err := New(db).Delete(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []banyan.Revision{5, 11, 21, 0}; !slices.Equal(db.said, want) {
+		t.Errorf("said %v, want %v", db.said, want)
 	}
 }
 

@@ -10,13 +10,38 @@ import (
 // meets a higher one refuses it rather than guess.
 const codecVersion = 1
 
+// commandEarliest is the version of a Command that has Earliest behind Request,
+// protocolEarliest the first protocol whose nodes all read it.
+const (
+	commandEarliest  = 2
+	protocolEarliest = 3
+)
+
+// EncodeFor is Encode for readers of a protocol: what an older one has no form
+// for is left out.
+func (c *Command) EncodeFor(protocol uint32, dst []byte) []byte {
+	if c.Earliest != 0 && protocol < protocolEarliest {
+		plain := *c
+		plain.Earliest = 0
+		c = &plain
+	}
+	return c.Encode(dst)
+}
+
 // Encode appends the command's encoding to dst, which it may grow, and gives
 // the result. It keeps no reference to the command.
 func (c *Command) Encode(dst []byte) []byte {
-	dst = append(dst, codecVersion)
+	version := byte(codecVersion)
+	if c.Earliest != 0 {
+		version = commandEarliest
+	}
+	dst = append(dst, version)
 	dst = binary.AppendUvarint(dst, c.Term)
 	dst = binary.AppendVarint(dst, c.TimeMs)
 	dst = appendRequest(dst, c.Request)
+	if version >= commandEarliest {
+		dst = binary.AppendUvarint(dst, uint64(c.Earliest))
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(c.Conds)))
 	for i := range c.Conds {
 		q := &c.Conds[i]
@@ -63,8 +88,11 @@ func (u *Mutation) encode(dst []byte) []byte {
 // What it accepts can be applied, but need not be worth it: see Validate.
 func Decode(b []byte) (*Command, error) {
 	d := decoder{b: b, what: "command"}
-	d.version()
+	version := d.version(commandEarliest)
 	c := &Command{Term: d.uvarint(), TimeMs: d.varint(), Request: d.request()}
+	if version >= commandEarliest {
+		c.Earliest = banyan.Revision(d.uvarint())
+	}
 	if n := d.count(banyan.CommandConditionsMax, 2); n > 0 {
 		c.Conds = make([]Cond, n)
 	}
@@ -120,7 +148,7 @@ func (d *decoder) mutation(u *Mutation) {
 
 // Encode appends the result's encoding to dst.
 func (r *Result) Encode(dst []byte) []byte {
-	dst = append(dst, codecVersion, flags(r.OK, r.More, r.Stale, r.Duplicate))
+	dst = append(dst, codecVersion, flags(r.OK, r.More, r.Stale, r.Duplicate, r.Forgotten))
 	dst = binary.AppendVarint(dst, int64(r.FailedCond))
 	dst = binary.AppendUvarint(dst, uint64(r.Revision))
 	dst = binary.AppendUvarint(dst, r.Deleted)
@@ -142,9 +170,9 @@ func DecodeResult(b []byte) (Result, error) {
 }
 
 func (d *decoder) result() Result {
-	d.version()
+	d.version(codecVersion)
 	var r Result
-	d.flags(&r.OK, &r.More, &r.Stale, &r.Duplicate)
+	d.flags(&r.OK, &r.More, &r.Stale, &r.Duplicate, &r.Forgotten)
 	r.FailedCond = int(d.varint())
 	if r.FailedCond < -1 || r.FailedCond >= banyan.CommandConditionsMax {
 		d.fail("condition %d failed, of at most %d", r.FailedCond, banyan.CommandConditionsMax)

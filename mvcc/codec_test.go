@@ -33,7 +33,9 @@ func sampleCommand() *mvcc.Command {
 }
 
 func TestCodec(t *testing.T) {
-	for _, c := range []*mvcc.Command{sampleCommand(), {}, {TimeMs: -1}} {
+	earliest := sampleCommand()
+	earliest.Earliest = 1 << 40
+	for _, c := range []*mvcc.Command{sampleCommand(), {}, {TimeMs: -1}, earliest, {Earliest: 1}} {
 		prefix := []byte("mine")
 		b := c.Encode(prefix)
 		if !bytes.HasPrefix(b, prefix) {
@@ -49,6 +51,26 @@ func TestCodec(t *testing.T) {
 	}
 }
 
+// TestEncodeForOlderNodes: what protocol 2 did not know must not reach its
+// nodes, and what they could always read they read as they did.
+func TestEncodeForOlderNodes(t *testing.T) {
+	plain, c := sampleCommand(), sampleCommand()
+	c.Earliest = 7
+	for protocol := range uint32(banyan.ProtocolVersion + 1) {
+		want := c
+		if protocol < 3 {
+			want = plain
+		}
+		got := c.EncodeFor(protocol, []byte("mine"))
+		if !bytes.Equal(got, want.Encode([]byte("mine"))) || c.Earliest != 7 {
+			t.Errorf("for protocol %d: %x", protocol, got)
+		}
+		if !bytes.Equal(plain.EncodeFor(protocol, nil), plain.Encode(nil)) || plain.Encode(nil)[0] != 1 {
+			t.Errorf("for protocol %d, a command that says nothing: %x", protocol, plain.EncodeFor(protocol, nil))
+		}
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	good := sampleCommand().Encode(nil)
 	for n := range good {
@@ -57,7 +79,7 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 	}
 	newer := bytes.Clone(good)
-	newer[0] = 2
+	newer[0] = 3
 	if _, err := mvcc.Decode(newer); !banyan.IsKind(err, banyan.TooNew) {
 		t.Errorf("a newer version: %v", err)
 	}
@@ -144,6 +166,7 @@ func TestValidBound(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(sampleCommand().Encode(nil))
 	f.Add((&mvcc.Command{}).Encode(nil))
+	f.Add((&mvcc.Command{Earliest: 1, Request: banyan.RequestID{1}, Muts: sampleCommand().Muts}).Encode(nil))
 	f.Add([]byte{1, 0, 0, 0, 0, 0xff, 0xff, 0x03})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := mvcc.Decode(b)

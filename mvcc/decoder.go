@@ -46,13 +46,16 @@ func (d *decoder) fail(format string, args ...any) {
 	d.b = nil
 }
 
-func (d *decoder) version() {
-	if v := d.byte(); v > codecVersion {
-		d.err = banyan.Errorf(banyan.TooNew, "mvcc: a %s has format %d, this binary knows up to %d: run a newer banyan", d.what, v, codecVersion)
+// version reads the format, which is refused beyond newest.
+func (d *decoder) version(newest byte) byte {
+	v := d.byte()
+	if v > newest {
+		d.err = banyan.Errorf(banyan.TooNew, "mvcc: a %s has format %d, this binary knows up to %d: run a newer banyan", d.what, v, newest)
 		d.b = nil
 	} else if v == 0 && d.err == nil {
 		d.fail("format 0")
 	}
+	return v
 }
 
 func (d *decoder) byte() byte {

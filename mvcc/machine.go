@@ -23,10 +23,12 @@ type Machine struct {
 // It reads one row; what requests there were is read by the first Apply, so
 // that a node opens fast however many shards it holds.
 func Open(r Reader) (*Machine, error) {
-	return open(r, banyan.DedupWindowMax)
+	return OpenWindow(r, banyan.DedupWindowMax)
 }
 
-func open(r Reader, windowMax int) (*Machine, error) {
+// OpenWindow is Open with another number of requests that are remembered. All
+// replicas of a shard must agree on it, for ever: it is there for tests.
+func OpenWindow(r Reader, windowMax int) (*Machine, error) {
 	mt, err := readMeta(r)
 	if err != nil {
 		return nil, err
@@ -116,6 +118,10 @@ func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, 
 	if cmd.Term != 0 && cmd.Term != entryTerm {
 		return Result{Stale: true, Revision: m.revision}, nil, nil
 	}
+	if e := cmd.Earliest; e > m.revision+1 || e != 0 && !m.window.reaches(e) {
+		m.part(rw, cmd)
+		return Result{Forgotten: true, Revision: m.revision}, nil, nil
+	}
 	if err := m.known.learn(rw); err != nil {
 		return Result{}, nil, err
 	}
@@ -176,6 +182,21 @@ func (m *Machine) note(rw ReadWriter, cmd *Command, res *Result) {
 	m.val = appendRecord(m.val[:0], cmd.Request, cmd.TimeMs, res, 0)
 	rw.Set(m.key, m.val)
 	m.remember(rw, remembered{cmd.Request, at})
+	m.part(rw, cmd)
+}
+
+// part makes a revision without changes where notes behind one would fill half
+// of the window, so that the window always reaches back behind the revision
+// that somebody who asks now is told. Only commands with Earliest do: what makes
+// others must come out as it did before there was one.
+func (m *Machine) part(rw ReadWriter, cmd *Command) {
+	if cmd.Earliest == 0 || m.notes < uint64(m.window.max/2) {
+		return
+	}
+	m.revision, m.notes, m.dirty = m.revision+1, 0, true
+	m.key = appendPlaceKey(m.key[:0], place{rev: m.revision})
+	m.val = appendRecord(m.val[:0], banyan.RequestID{}, cmd.TimeMs, &Result{OK: true, Revision: m.revision}, 0)
+	rw.Set(m.key, m.val)
 }
 
 // remember adds a request to the window. A record that leaves it stays for

@@ -23,6 +23,7 @@ type model struct {
 	counts  map[string]uint64
 	horizon banyan.Revision
 	window  int
+	notes   uint64 // since the latest revision
 	seen    []seen // oldest first
 }
 
@@ -30,6 +31,30 @@ type seen struct {
 	id  banyan.RequestID
 	res mvcc.Result
 	rev banyan.Revision // of its record; 0: a note
+
+	after banyan.Revision // of a note: the revision before it
+	n     uint64          // and which it was behind that
+}
+
+// lost says whether a request that made no revision before earliest may have
+// been driven out of the window.
+func (m *model) lost(earliest banyan.Revision) bool {
+	if len(m.seen) < m.window {
+		return false
+	}
+	switch oldest := m.seen[0]; {
+	case oldest.rev != 0:
+		return oldest.rev >= earliest
+	default:
+		return oldest.after >= earliest || oldest.after == earliest-1 && oldest.n > 1
+	}
+}
+
+// part makes an empty revision behind many notes.
+func (m *model) part(c *mvcc.Command) {
+	if c.Earliest != 0 && m.notes >= uint64(m.window/2) {
+		m.states, m.events, m.notes = append(m.states, m.states[m.revision()]), append(m.events, nil), 0
+	}
 }
 
 func newModel(window int) *model {
@@ -51,12 +76,21 @@ func (m *model) apply(entryTerm uint64, c *mvcc.Command) (mvcc.Result, []mvcc.Ev
 	if c.Term != 0 && c.Term != entryTerm {
 		return mvcc.Result{Stale: true, Revision: m.revision()}, nil
 	}
+	if c.Earliest > m.revision()+1 || c.Earliest != 0 && m.lost(c.Earliest) {
+		m.part(c)
+		return mvcc.Result{Forgotten: true, Revision: m.revision()}, nil
+	}
 	res, evs, changed := m.try(c)
+	s := seen{id: c.Request, res: res}
+	switch {
+	case changed:
+		s.rev, m.notes = res.Revision, 0
+	case c.Request != (banyan.RequestID{}):
+		m.notes++
+		s.after, s.n = m.revision(), m.notes
+		m.part(c)
+	}
 	if c.Request != (banyan.RequestID{}) {
-		s := seen{id: c.Request, res: res}
-		if changed {
-			s.rev = res.Revision
-		}
 		m.seen = append(m.seen, s)
 		m.seen = m.seen[max(0, len(m.seen)-m.window):]
 	}
@@ -209,6 +243,9 @@ type rig struct {
 	machine [2]*mvcc.Machine
 	lent    [][]byte
 	live    map[banyan.Revision][]mvcc.Event // as Apply gave them
+
+	sent    []banyan.Revision // what each request of those that say so was first sent with
+	carried map[int]bool      // those of them that were carried out
 }
 
 const rigWindow = 6
@@ -278,7 +315,10 @@ func (g *rig) someRevision() banyan.Revision {
 func (g *rig) command() *mvcc.Command {
 	r := g.rnd
 	c := &mvcc.Command{Term: r.Uint64N(2) * (1 + r.Uint64N(3)), TimeMs: int64(r.IntN(100))}
-	if r.IntN(3) > 0 {
+	switch r.IntN(4) {
+	case 0:
+		g.repeat(c)
+	case 1, 2:
 		c.Request[0] = byte(1 + r.IntN(12))
 	}
 	for range r.IntN(3) * r.IntN(2) {
@@ -299,6 +339,29 @@ func (g *rig) command() *mvcc.Command {
 		c.Muts = append(c.Muts, g.mutation())
 	}
 	return c
+}
+
+// repeat makes c a copy of one of the last requests, or a new one, that says
+// what its sender knew.
+func (g *rig) repeat(c *mvcc.Command) {
+	i := max(0, len(g.sent)-g.rnd.IntN(8))
+	if i == len(g.sent) {
+		g.sent = append(g.sent, g.someRevision()/4+g.model.revision()*3/4+1)
+	}
+	c.Earliest = g.sent[i]
+	c.Request[0], c.Request[1], c.Request[2] = 100, byte(i), byte(i>>8)
+}
+
+// once checks that a request that says what its sender knew is carried out once.
+func (g *rig) once(c *mvcc.Command, res mvcc.Result) {
+	if c.Earliest == 0 || res.Duplicate || res.Forgotten || res.Stale {
+		return
+	}
+	i := int(c.Request[1]) + int(c.Request[2])<<8
+	if g.carried[i] {
+		g.t.Fatalf("request %d, first sent by one who knew revision %d, was carried out twice: %+v", i, c.Earliest-1, res)
+	}
+	g.carried[i] = true
 }
 
 func (g *rig) mutation() mvcc.Mutation {
@@ -345,6 +408,7 @@ func (g *rig) step() {
 		term = c.Term
 	}
 	wantRes, wantEvs := g.model.apply(term, c)
+	g.once(c, wantRes)
 	for i := range 2 {
 		if g.rnd.IntN(10) == 0 {
 			g.machine[i].Flush(g.rows[i])
@@ -484,7 +548,7 @@ func (g *rig) audit() {
 func TestAgainstModel(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			g := &rig{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), model: newModel(rigWindow), live: map[banyan.Revision][]mvcc.Event{}}
+			g := &rig{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), model: newModel(rigWindow), live: map[banyan.Revision][]mvcc.Event{}, carried: map[int]bool{}}
 			for i := range 2 {
 				g.rows[i] = memrows.New()
 				g.open(i)

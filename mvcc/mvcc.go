@@ -95,8 +95,13 @@ type Command struct {
 	Term    uint64           // the term it was proposed in; applied in another it is refused. 0: not fenced
 	TimeMs  int64            // the proposer's clock, since 1970; recorded, never acted upon
 	Request banyan.RequestID // a second command with it changes nothing and gets the first one's result
-	Conds   []Cond
-	Muts    []Mutation
+	// Earliest is the first revision that the request can have made: the one
+	// after what its sender knew when it first sent it, the same in every copy.
+	// If requests of that time are forgotten already, the command is refused,
+	// as it is if the shard has lost what the sender knew. 0: not said; then a copy that comes after 65,536 others is carried out again.
+	Earliest banyan.Revision
+	Conds    []Cond
+	Muts     []Mutation
 }
 
 // Result is what became of a command.
@@ -115,6 +120,7 @@ type Result struct {
 	More       bool            // rows were left, see above
 	Stale      bool            // refused by the term fence; nothing happened, and it may be sent again
 	Duplicate  bool            // an earlier command with this request id had this result
+	Forgotten  bool            // refused because of Earliest: an earlier copy may have been carried out, this one was not
 }
 
 // Row is one version of one key.

@@ -348,7 +348,7 @@ func decodeCounter(b []byte) (uint64, error) {
 		return 0, nil
 	}
 	d := decoder{b: b, what: "counter of appends"}
-	d.version()
+	d.version(codecVersion)
 	n := d.uvarint()
 	return n, d.end()
 }

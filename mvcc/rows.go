@@ -153,7 +153,7 @@ func appendVersion(dst []byte, r *Row) []byte {
 // a part of b.
 func decodeVersion(key, b []byte) (Row, error) {
 	d := decoder{b: b, what: "version of a key"}
-	d.version()
+	d.version(codecVersion)
 	r := Row{
 		Key:     key,
 		Create:  banyan.Revision(d.uvarint()),
@@ -237,7 +237,7 @@ const recordChangesMax = banyan.CommandMutationsMax + banyan.DeleteRowsMax
 // decodeRecord reads a whole record; keys are slices of b.
 func decodeRecord(b []byte) (record, error) {
 	d := decoder{b: b, what: "change record"}
-	d.version()
+	d.version(codecVersion)
 	rec := record{request: d.request(), timeMs: d.varint(), result: d.result()}
 	if n := d.count(recordChangesMax, changeBytesMin); n > 0 {
 		rec.changes = make([]change, n)
@@ -253,7 +253,7 @@ func decodeRecord(b []byte) (record, error) {
 // decodeRequest reads only the request id of a record.
 func decodeRequest(b []byte) (banyan.RequestID, error) {
 	d := decoder{b: b, what: "change record"}
-	d.version()
+	d.version(codecVersion)
 	id := d.request()
 	return id, d.err
 }
@@ -278,7 +278,7 @@ func decodeMeta(b []byte) (meta, error) {
 		return meta{}, nil
 	}
 	d := decoder{b: b, what: "meta row"}
-	d.version()
+	d.version(codecVersion)
 	m := meta{revision: banyan.Revision(d.uvarint()), horizon: banyan.Revision(d.uvarint())}
 	m.front = place{rev: banyan.Revision(d.uvarint()), n: d.uvarint()}
 	if d.err == nil && (m.horizon > m.revision || m.front.rev > m.revision) {

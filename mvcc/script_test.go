@@ -70,8 +70,11 @@ func (s *script) apply(t *testing.T, d *datadriven.TestData) string {
 	cmd := &mvcc.Command{}
 	var entryTerm uint64 = 1
 	var request byte
+	var earliest uint64
 	d.MaybeScanArgs(t, "term", &cmd.Term)
 	d.MaybeScanArgs(t, "entry-term", &entryTerm)
+	d.MaybeScanArgs(t, "earliest", &earliest)
+	cmd.Earliest = banyan.Revision(earliest)
 	if d.MaybeScanArgs(t, "request", &request) {
 		cmd.Request[0] = request
 	}
@@ -98,6 +101,8 @@ func formatResult(r mvcc.Result) string {
 	switch {
 	case r.Stale:
 		b.WriteString("stale")
+	case r.Forgotten:
+		b.WriteString("forgotten")
 	case r.OK:
 		b.WriteString("ok")
 	default:

@@ -46,6 +46,14 @@ func (w *window) push(r remembered) (out remembered, full bool) {
 	return out, true
 }
 
+// reaches says whether a request that made no revision before earliest is in
+// the window if it was ever carried out: nothing was driven out of it, or all
+// that was had been carried out earlier. A request that makes no revision of
+// its own leaves its note behind the revision before.
+func (w *window) reaches(earliest banyan.Revision) bool {
+	return len(w.ring) < w.max || !(place{earliest - 1, 1}).before(w.front())
+}
+
 // front is the place of the oldest request, the zero place if there is none.
 func (w *window) front() place {
 	if len(w.ring) == 0 {

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -18,6 +19,7 @@ type Applier struct {
 	store  *store.Store
 	batch  *store.Batch
 	hub    *Hub
+	window int
 	shards map[banyan.ShardID]*machine
 	used   []*machine // in the present batch
 }
@@ -39,9 +41,11 @@ type outcome struct {
 	res mvcc.Result
 }
 
-// NewApplier makes an Applier that tells its events to hub.
-func NewApplier(st *store.Store, hub *Hub) *Applier {
-	return &Applier{store: st, batch: st.NewBatch(), hub: hub, shards: map[banyan.ShardID]*machine{}}
+// NewApplier makes an Applier that tells its events to hub. A window that is
+// not 0 stands for banyan.DedupWindowMax; all replicas must have the same.
+func NewApplier(st *store.Store, hub *Hub, window int) *Applier {
+	window = cmp.Or(window, banyan.DedupWindowMax)
+	return &Applier{store: st, batch: st.NewBatch(), hub: hub, window: window, shards: map[banyan.ShardID]*machine{}}
 }
 
 // Apply applies tasks in order and commits them together; then watchers hear
@@ -166,7 +170,7 @@ func (a *Applier) machine(shard banyan.ShardID) (*machine, error) {
 		return m, nil
 	}
 	st := a.store.Shard(shard)
-	mv, err := mvcc.Open(st.Latest())
+	mv, err := mvcc.OpenWindow(st.Latest(), a.window)
 	if err != nil {
 		return nil, err
 	}

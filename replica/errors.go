@@ -38,6 +38,10 @@ func errStale(shard banyan.ShardID, term, now uint64) error {
 	return banyan.Errorf(banyan.Stale, "shard %d: the command was made in term %d and it is term %d: make it anew", shard, term, now)
 }
 
+func errForgotten(shard banyan.ShardID) error {
+	return banyan.Errorf(banyan.Forgotten, "the request may or may not have been carried out before: it was first sent so long ago that shard %d does not remember; look before sending it anew", shard)
+}
+
 func errCrowded(shard banyan.ShardID) error {
 	return banyan.Errorf(banyan.Exhausted, "shard %d has as many requests waiting as it takes (docs/limits.md: ProposalsMax, ProposalBytesMax, ReadsMax): send fewer at once, or wait and try again", shard)
 }

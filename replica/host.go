@@ -30,8 +30,13 @@ func (h *Host) PeerLost(node banyan.NodeID) {
 // in the newest form that it has. All members must be able to read that; it
 // never goes back.
 func (h *Host) Act(protocol uint32) {
+	for acts := h.acts.Load(); acts < protocol && !h.acts.CompareAndSwap(acts, protocol); acts = h.acts.Load() {
+	}
 	h.post(func(c *Core) { c.Act(protocol) })
 }
+
+// Acts is the newest protocol that Act was told of.
+func (h *Host) Acts() uint32 { return h.acts.Load() }
 
 func (h *Host) post(call func(*Core)) {
 	h.in.put(func(in *intake) { in.calls = append(in.calls, call) })
@@ -77,7 +82,8 @@ func (w *waiter) done(res mvcc.Result, err error) {
 // NotLeader (with a hint), Stale, Exhausted and Invalid mean that nothing
 // happened. Unavailable means that it may still happen: send it again, it takes
 // effect once because of its Request. Without a Request that is Timeout
-// instead, as it is when ctx ends.
+// instead, as it is when ctx ends. Forgotten means that this copy of the Request
+// had no effect, and an earlier one may have had: see Command.Earliest.
 func (h *Host) Propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	w, err := h.prepare(shard, cmd)
 	if err != nil {
@@ -149,9 +155,14 @@ func (w *waiter) outcome(again bool) (mvcc.Result, error) {
 		return mvcc.Result{}, banyan.Errorf(banyan.Timeout, "the command had no request id, so it cannot be sent again safely: %w", w.err)
 	case w.err == nil && w.result.Stale:
 		return mvcc.Result{}, errStale(w.slot.shard, w.Term, 0)
+	case w.err == nil && w.result.Forgotten:
+		return mvcc.Result{}, errForgotten(w.slot.shard)
 	}
 	return w.result, w.err
 }
+
+// Revision is the latest that is applied here, 0 if there is no replica.
+func (h *Host) Revision(shard banyan.ShardID) banyan.Revision { return h.hub.Revision(shard) }
 
 // View is the applied state as of now, to be closed soon. After ReadIndex it
 // is linearizable, without it as old as Age says.

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -61,6 +62,7 @@ type Host struct {
 	board   *board
 	start   time.Time
 	meter   meter
+	acts    atomic.Uint32
 
 	in      *inbox
 	appends *queue[*Append]
@@ -95,10 +97,11 @@ func New(cfg Config) (*Host, error) {
 	}
 	hub := NewHub(cfg.Store)
 	h := &Host{
-		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub), board: newBoard(), start: time.Now(), meter: newMeter(cfg.Metrics),
+		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub, 0), board: newBoard(), start: time.Now(), meter: newMeter(cfg.Metrics),
 		in: newInbox(), appends: newQueue[*Append](), applies: newQueue[*Apply](), sends: newQueue[Envelope](), reads: newQueue[*readThen](),
 		stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{}, receiving: map[banyan.ShardID]bool{},
 	}
+	h.acts.Store(core.cfg.Protocol)
 	for _, shard := range cfg.Store.Shards() {
 		h.show(View{Shard: shard})
 	}

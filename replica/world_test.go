@@ -96,7 +96,7 @@ func (p *peer) start() {
 		p.w.t.Fatal(err)
 	}
 	p.core, p.hub, p.batch = core, NewHub(p.store), p.store.NewBatch()
-	p.applier = NewApplier(p.store, p.hub)
+	p.applier = NewApplier(p.store, p.hub, 0)
 	p.views = map[banyan.ShardID]View{}
 	if err := p.applier.Load(); err != nil {
 		p.w.t.Fatal(err)

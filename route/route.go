@@ -133,8 +133,8 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 	if cmd.Term != 0 {
 		return r.propose(ctx, shard, cmd)
 	}
-	if cmd.Request == (banyan.RequestID{}) {
-		cmd.Request = banyan.NewRequestID()
+	if err := r.name(ctx, shard, cmd); err != nil {
+		return mvcc.Result{}, err
 	}
 	var res mvcc.Result
 	err := r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
@@ -142,7 +142,7 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 		return err
 	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
 		reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
-			Shard: uint32(shard), Command: cmd.Encode(nil),
+			Shard: uint32(shard), Command: cmd.EncodeFor(r.cfg.Host.Acts(), nil),
 		}))
 		if err != nil {
 			return err
@@ -153,12 +153,32 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 	return res, err
 }
 
+// name gives a command that has none a request id, and with it what is known
+// here of its shard, before it is sent for the first time.
+func (r *Router) name(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) error {
+	if cmd.Request != (banyan.RequestID{}) {
+		return nil
+	}
+	known := r.cfg.Host.Revision(shard)
+	if known == 0 { // there is no replica here, or nothing yet
+		res, err := r.Read(ctx, shard, ReadQuery{Key: []byte{0}})
+		if err != nil {
+			return err
+		}
+		known = res.Revision
+	}
+	cmd.Request, cmd.Earliest = banyan.NewRequestID(), known+1
+	return nil
+}
+
 // CommitThen is Commit for a caller that does not wait: done is called once,
 // from a goroutine that must not be held up.
 func (r *Router) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
-	if cmd.Request == (banyan.RequestID{}) {
-		cmd.Request = banyan.NewRequestID()
+	if cmd.Request == (banyan.RequestID{}) && r.cfg.Host.Revision(shard) == 0 {
+		go func() { done(r.Commit(ctx, shard, cmd)) }()
+		return
 	}
+	_ = r.name(ctx, shard, cmd) // it need not ask
 	_, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
 	finish := func(res mvcc.Result, err error) {
 		span.End(err)

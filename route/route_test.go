@@ -27,6 +27,11 @@ type peer struct {
 	commit func(*peerv1.CommitRequest) (*peerv1.CommitResponse, error)
 }
 
+// Read tells of revision 6, and of no rows.
+func (p peer) Read(context.Context, *connect.Request[peerv1.ReadRequest]) (*connect.Response[peerv1.ReadResponse], error) {
+	return connect.NewResponse(&peerv1.ReadResponse{Revision: 6}), nil
+}
+
 func (p peer) Commit(_ context.Context, req *connect.Request[peerv1.CommitRequest]) (*connect.Response[peerv1.CommitResponse], error) {
 	res, err := p.commit(req.Msg)
 	if err != nil {
@@ -47,6 +52,12 @@ func (c crowd) Alive() []banyan.NodeID                        { return c.alive }
 // host runs node 1, alone or without any shard.
 func host(t *testing.T, shards ...banyan.ShardID) *replica.Host {
 	t.Helper()
+	return hostAt(t, banyan.ProtocolVersion, shards...)
+}
+
+// hostAt is host in a cluster that acts at a protocol.
+func hostAt(t *testing.T, acts uint32, shards ...banyan.ShardID) *replica.Host {
+	t.Helper()
 	st, err := store.Open("db", store.Options{FS: vfs.NewMem()})
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +67,7 @@ func host(t *testing.T, shards ...banyan.ShardID) *replica.Host {
 			t.Fatal(err)
 		}
 	}
-	h, err := replica.New(replica.Config{Node: 1, Store: st, Send: func(banyan.NodeID, banyan.ShardID, *raftpb.Message) {}, Logger: slog.New(slog.DiscardHandler)})
+	h, err := replica.New(replica.Config{Node: 1, Store: st, Protocol: acts, Send: func(banyan.NodeID, banyan.ShardID, *raftpb.Message) {}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,8 +141,18 @@ func TestWatchGivesEveryChangeOnce(t *testing.T) {
 }
 
 // TestCommitFollowsTheLeader: hints are followed, elections are waited out, and
-// every try carries the same request id.
+// every try carries the same request id and the revision that was known at
+// first, if nodes can read that.
 func TestCommitFollowsTheLeader(t *testing.T) {
+	for _, c := range []struct {
+		acts     uint32
+		earliest banyan.Revision
+	}{{2, 0}, {3, 7}} {
+		followTheLeader(t, c.acts, c.earliest)
+	}
+}
+
+func followTheLeader(t *testing.T, acts uint32, earliest banyan.Revision) {
 	var asked []banyan.NodeID
 	ids := map[banyan.RequestID]bool{}
 	dial := func(id banyan.NodeID) (peerv1connect.PeerClient, error) {
@@ -142,6 +163,9 @@ func TestCommitFollowsTheLeader(t *testing.T) {
 				t.Fatal(err)
 			}
 			ids[cmd.Request] = true
+			if cmd.Earliest != earliest {
+				t.Errorf("at protocol %d the command can have made revision %d, not %d", acts, cmd.Earliest, earliest)
+			}
 			switch {
 			case id == 2:
 				return nil, &banyan.Error{Kind: banyan.NotLeader, Msg: "ask node 3", Leader: 3}
@@ -152,7 +176,7 @@ func TestCommitFollowsTheLeader(t *testing.T) {
 			return &peerv1.CommitResponse{Result: res.Encode(nil)}, nil
 		}}, nil
 	}
-	r := New(Config{Node: 1, Shards: 1, Host: host(t), Members: crowd{2, []banyan.NodeID{1, 2, 3}}, Dial: dial})
+	r := New(Config{Node: 1, Shards: 1, Host: hostAt(t, acts), Members: crowd{2, []banyan.NodeID{1, 2, 3}}, Dial: dial})
 	res, err := r.Commit(t.Context(), 1, put("a", "b"))
 	if err != nil || res.Revision != 7 {
 		t.Fatalf("Commit: %+v, %v", res, err)
@@ -204,5 +228,33 @@ func TestEverySlotHasAShard(t *testing.T) {
 		if count[id] != banyan.Slots/8 {
 			t.Errorf("shard %d has %d slots", id, count[id])
 		}
+	}
+}
+
+// TestForgottenRequests: a request that was sent before what the shard remembers
+// is refused, at the replica itself and through the one that takes no waiter.
+func TestForgottenRequests(t *testing.T) {
+	r := New(Config{Node: 1, Shards: 1, Host: host(t, 0, 1)})
+	if _, err := r.WaitLeader(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	first, err := r.Commit(t.Context(), 1, put("a", "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := put("a", "c") // of a history that this shard does not have
+	lost.Request, lost.Earliest = banyan.NewRequestID(), first.Revision+2
+	if _, err := r.Commit(t.Context(), 1, lost); !banyan.IsKind(err, banyan.Forgotten) {
+		t.Errorf("Commit: %v", err)
+	}
+	told := make(chan error, 1)
+	r.CommitThen(t.Context(), 1, lost, func(_ mvcc.Result, err error) { told <- err })
+	if err := <-told; !banyan.IsKind(err, banyan.Forgotten) {
+		t.Errorf("CommitThen: %v", err)
+	}
+	known := put("a", "d")
+	known.Request, known.Earliest = banyan.NewRequestID(), first.Revision+1
+	if res, err := r.Commit(t.Context(), 1, known); err != nil || res.Revision != first.Revision+1 {
+		t.Errorf("%+v, %v", res, err)
 	}
 }

@@ -141,7 +141,7 @@ func (n *node) start(st *store.Store) {
 	}
 	hub := replica.NewHub(st)
 	p := &process{
-		w: n.w, n: n, store: st, core: core, hub: hub, applier: replica.NewApplier(st, hub), batch: st.NewBatch(),
+		w: n.w, n: n, store: st, core: core, hub: hub, applier: replica.NewApplier(st, hub, 0), batch: st.NewBatch(),
 		began: n.w.now, views: map[banyan.ShardID]replica.View{}, receiving: map[banyan.ShardID]bool{},
 		tallies: map[banyan.ShardID]*tally{}, proposals: map[banyan.ShardID]int{}, reads: map[banyan.ShardID]int{},
 		kept: map[banyan.ShardID]kept{}, snapshotTo: map[banyan.NodeID]time.Duration{},

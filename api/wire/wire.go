@@ -41,6 +41,7 @@ var codes = [banyan.Kinds]connect.Code{
 	banyan.Stale:            connect.CodeAborted,
 	banyan.Compacted:        connect.CodeOutOfRange,
 	banyan.Removed:          connect.CodePermissionDenied,
+	banyan.Forgotten:        connect.CodeOutOfRange,
 }
 
 // Code gives the status of a kind; a kind newer than this binary is internal.

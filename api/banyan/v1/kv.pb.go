@@ -72,6 +72,12 @@ func (Event_Type) EnumDescriptor() ([]byte, []int) {
 	return file_banyan_v1_kv_proto_rawDescGZIP(), []int{15, 0}
 }
 
+// A write that is sent again under the same request_id (16 random bytes) is
+// carried out once, as long as its shard remembers it: the last 65,536 requests.
+// So that one that comes later is refused (kind "forgotten": look whether it was
+// done) and not carried out once more, say known_revision: a revision of the
+// shard that some answer had told before the request was first sent, the same
+// in every copy. Whoever knows none asks for the key first.
 type KeyValue struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -280,7 +286,8 @@ type PutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"` // 16 bytes; a retry with the same id is applied once
+	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +343,13 @@ func (x *PutRequest) GetRequestId() []byte {
 	return nil
 }
 
+func (x *PutRequest) GetKnownRevision() uint64 {
+	if x != nil && x.KnownRevision != nil {
+		return *x.KnownRevision
+	}
+	return 0
+}
+
 type PutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -385,6 +399,7 @@ type DeleteRequest struct {
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Prefix        bool                   `protobuf:"varint,2,opt,name=prefix,proto3" json:"prefix,omitempty"` // every key that starts with key, which must contain a '/'
 	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +453,13 @@ func (x *DeleteRequest) GetRequestId() []byte {
 		return x.RequestId
 	}
 	return nil
+}
+
+func (x *DeleteRequest) GetKnownRevision() uint64 {
+	if x != nil && x.KnownRevision != nil {
+		return *x.KnownRevision
+	}
+	return 0
 }
 
 type DeleteResponse struct {
@@ -869,6 +891,7 @@ type TxnRequest struct {
 	Conditions    []*Condition           `protobuf:"bytes,1,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Mutations     []*Mutation            `protobuf:"bytes,2,rep,name=mutations,proto3" json:"mutations,omitempty"`
 	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -922,6 +945,13 @@ func (x *TxnRequest) GetRequestId() []byte {
 		return x.RequestId
 	}
 	return nil
+}
+
+func (x *TxnRequest) GetKnownRevision() uint64 {
+	if x != nil && x.KnownRevision != nil {
+		return *x.KnownRevision
+	}
+	return 0
 }
 
 type TxnResponse struct {
@@ -1808,20 +1838,24 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\vGetResponse\x12#\n" +
 	"\x02kv\x18\x01 \x01(\v2\x13.banyan.v1.KeyValueR\x02kv\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x15\n" +
-	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\"S\n" +
+	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\"\x92\x01\n" +
 	"\n" +
 	"PutRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\fR\trequestId\")\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
+	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
+	"\x0f_known_revision\")\n" +
 	"\vPutResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"X\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x97\x01\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\bR\x06prefix\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\fR\trequestId\"F\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
+	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
+	"\x0f_known_revision\"F\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x02 \x01(\x04R\adeleted\"\xa0\x01\n" +
@@ -1860,7 +1894,7 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x06Append\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05valueB\x04\n" +
-	"\x02op\"\x94\x01\n" +
+	"\x02op\"\xd3\x01\n" +
 	"\n" +
 	"TxnRequest\x124\n" +
 	"\n" +
@@ -1868,7 +1902,9 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"conditions\x121\n" +
 	"\tmutations\x18\x02 \x03(\v2\x13.banyan.v1.MutationR\tmutations\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\fR\trequestId\"\x90\x01\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
+	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
+	"\x0f_known_revision\"\x90\x01\n" +
 	"\vTxnResponse\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12)\n" +
 	"\x10failed_condition\x18\x02 \x01(\rR\x0ffailedCondition\x12\x1a\n" +
@@ -2014,6 +2050,8 @@ func file_banyan_v1_kv_proto_init() {
 	if File_banyan_v1_kv_proto != nil {
 		return
 	}
+	file_banyan_v1_kv_proto_msgTypes[3].OneofWrappers = []any{}
+	file_banyan_v1_kv_proto_msgTypes[5].OneofWrappers = []any{}
 	file_banyan_v1_kv_proto_msgTypes[9].OneofWrappers = []any{
 		(*Condition_Exists)(nil),
 		(*Condition_Value)(nil),
@@ -2025,6 +2063,7 @@ func file_banyan_v1_kv_proto_init() {
 		(*Mutation_Delete)(nil),
 		(*Mutation_Append_)(nil),
 	}
+	file_banyan_v1_kv_proto_msgTypes[11].OneofWrappers = []any{}
 	file_banyan_v1_kv_proto_msgTypes[17].OneofWrappers = []any{
 		(*Call_Get)(nil),
 		(*Call_Put)(nil),
