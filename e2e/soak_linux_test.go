@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -97,6 +98,27 @@ func TestSlowDisk(t *testing.T) {
 		d.now("heal")
 		h.flow()
 	}
+	h.check()
+}
+
+// TestHungDisk has a disk that never comes back: the node ends, loudly, and
+// the others go on without it.
+func TestHungDisk(t *testing.T) {
+	c := newCluster(t, 2)
+	d := newDisk(t, filepath.Join(c.dir, "n3"))
+	c.grow(3)
+	h := c.traffic(4)
+	h.flow()
+	n := c.nodes[2]
+	d.now("slow sync 1h")
+	c.eventually("the node gives up", func() bool { return strings.Contains(tail(n.output(), 1), "the disk hangs") })
+	c.expectProblem("is dead")
+	h.flow()
+	d.now("heal") // the kernel keeps a process that waits for a disk
+	<-n.done
+	n.cmd = nil
+	n.restart()
+	c.waitAlive(3)
 	h.check()
 }
 

@@ -310,6 +310,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	case err = <-n.expelled:
 	}
 	if errors.Is(err, store.ErrFatal) {
+		n.hush()
 		return err // nothing can be recorded or handed over any more; the process must end
 	}
 	n.log.Info("stopping", "node", n.file.Node)
@@ -325,6 +326,14 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	_ = doorGroup.Wait()
 	stopEngine()
 	return errors.Join(err, engineGroup.Wait())
+}
+
+// hush ends every connection. The end of the process does so too, but the
+// kernel may keep one that waits for a disk.
+func (n *Server) hush() {
+	if n.port != nil {
+		_ = n.port.Drop()
+	}
 }
 
 // watchDisk ends the node when its disk has failed: what is on it is unknown,

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -487,5 +488,55 @@ func flipped(t *testing.T, fs vfs.FS, name string, at int, want string) error {
 		return err
 	case <-s.Failed(): // Pebble found it in the background
 		return s.Err()
+	}
+}
+
+// hangFS is a disk whose syncs of logs hang once it is told to.
+type hangFS struct {
+	vfs.FS
+	hang *atomic.Bool
+}
+
+type hangFile struct {
+	vfs.File
+	hang *atomic.Bool
+}
+
+func (f hangFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.Create(name, c)
+	return hangFile{file, f.hang}, err
+}
+
+func (f hangFile) Sync() error { return f.sync(f.File.Sync) }
+
+func (f hangFile) SyncData() error { return f.sync(f.File.SyncData) }
+
+func (f hangFile) sync(do func() error) error {
+	if f.hang.Load() {
+		select {} // as a disk that is gone
+	}
+	return do()
+}
+
+// TestHungDisk: a disk that says nothing stops the store, and whoever waits
+// for it is told.
+func TestHungDisk(t *testing.T) {
+	t.Parallel()
+	fs := hangFS{vfs.NewMem(), &atomic.Bool{}}
+	s, err := store.Open(dir, store.Options{FS: fs, Logger: quiet, HangMax: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bootstrap([]banyan.ShardID{1, 2, 3}, 1); err != nil {
+		t.Fatal(err)
+	}
+	fs.hang.Store(true)
+	err = (&life{s: s}).ready(1, 11, 13, []byte("value"), true)
+	if !errors.Is(err, store.ErrFatal) || !strings.Contains(err.Error(), "hangs") || !strings.Contains(err.Error(), dir) {
+		t.Fatalf("a write to it: %v", err)
+	}
+	<-s.Failed()
+	if err := (&life{s: s}).ready(2, 11, 13, []byte("value"), false); !errors.Is(err, store.ErrFatal) {
+		t.Fatalf("the next write: %v", err)
 	}
 }

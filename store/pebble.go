@@ -40,6 +40,7 @@ type pebbleKV struct {
 	db   *pebble.DB
 	lock *pebble.Lock
 	fail func(error) // stops the Store; any goroutine
+	dog  *watchdog
 
 	meter   meter
 	closing sync.RWMutex // closed is set under it
@@ -67,6 +68,7 @@ func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error
 		return nil, banyan.Errorf(banyan.Unavailable,
 			"%s is in use by another banyan process: stop that one, or give another directory with --dir: %w", dir, err)
 	}
+	k.dog = watch(o.HangMax, func(what string, err error) { _ = k.stop(what, err) })
 	p := k.options(o)
 	err = k.beside("open", func() error {
 		db, err := pebble.Open(dir, p)
@@ -76,6 +78,7 @@ func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error
 		return err
 	})
 	if err != nil {
+		k.dog.stop()
 		k.lock.Close()
 		return nil, err
 	}
@@ -264,6 +267,7 @@ func (k *pebbleKV) Close() error {
 	k.closing.Lock()
 	k.closed = true
 	k.closing.Unlock()
+	defer k.dog.stop()
 	return k.beside("close", func() error {
 		return errors.Join(k.db.Flush(), k.db.Close(), k.lock.Close())
 	})

@@ -76,8 +76,9 @@ type sealedFile struct {
 
 func (f stopFS) sealed(name string, file vfs.File) vfs.File {
 	base := f.PathBase(name)
-	kept, err := f.FS.OpenReadWrite(f.PathJoin(f.PathDir(name), sealOf(base)), vfs.WriteCategoryUnspecified)
-	f.need(err)
+	kept := f.open("open a file in", func() (vfs.File, error) {
+		return f.FS.OpenReadWrite(f.PathJoin(f.PathDir(name), sealOf(base)), vfs.WriteCategoryUnspecified)
+	})
 	return &sealedFile{stopFile: stopFile{file, f}, kept: kept, name: base, sum: crc32.New(castagnoli())}
 }
 
@@ -100,8 +101,10 @@ func (f *sealedFile) SyncData() error {
 }
 
 func (f *sealedFile) seal() {
-	_, err := f.kept.WriteAt(seal{f.name, f.size, f.sum.Sum32()}.encode(), 0)
-	f.fs.need(err)
+	f.fs.do("write to", func() error {
+		_, err := f.kept.WriteAt(seal{f.name, f.size, f.sum.Sum32()}.encode(), 0)
+		return err
+	})
 }
 
 func (f *sealedFile) Close() error { return errors.Join(f.stopFile.Close(), f.kept.Close()) }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -21,8 +22,8 @@ import (
 	"banyan/obs/metric"
 )
 
-// ErrFatal is wrapped by the error of a write or fsync that failed, and by
-// every error after it: what is on disk is unknown, so the process must end
+// ErrFatal is wrapped by the error of a write or fsync that failed or hung, and
+// by every error after it: what is on disk is unknown, so the process must end
 // and open the store anew. It is never retried.
 var ErrFatal = errors.New("the store has stopped")
 
@@ -31,10 +32,11 @@ const corruptRemedy = "if its shards have replicas on other nodes, " +
 
 // Options has working defaults in its zero value.
 type Options struct {
-	FS         vfs.FS       // the real file system if nil
-	Logger     *slog.Logger // silent if nil
-	CacheBytes int64        // block cache; 16 MiB if 0
-	Metrics    *metric.Set  // nil: none
+	FS         vfs.FS        // the real file system if nil
+	Logger     *slog.Logger  // silent if nil
+	CacheBytes int64         // block cache; 16 MiB if 0
+	Metrics    *metric.Set   // nil: none
+	HangMax    time.Duration // a write that takes longer stops the store; banyan.DiskSilenceSecondsMax if 0
 }
 
 // Identity says whose data a store holds.

@@ -205,6 +205,16 @@ func (t *Transport) spawn(f func()) bool {
 // Close closes the port and every connection and waits until all handlers have
 // returned. HTTP connections are closed too: shut the HTTP server down first.
 func (t *Transport) Close() error {
+	err := t.Drop()
+	t.running.Wait()
+	t.calls.CloseIdleConnections()
+	t.bulk.CloseIdleConnections()
+	return err
+}
+
+// Drop closes the port and every connection, as the end of the process does,
+// and waits for nothing.
+func (t *Transport) Drop() error {
 	t.mu.Lock()
 	t.closed = true
 	for c := range t.conns {
@@ -212,11 +222,7 @@ func (t *Transport) Close() error {
 	}
 	t.mu.Unlock()
 	t.cancel()
-	err := errors.Join(t.listener.Close(), t.http.Close())
-	t.running.Wait()
-	t.calls.CloseIdleConnections()
-	t.bulk.CloseIdleConnections()
-	return err
+	return errors.Join(t.listener.Close(), t.http.Close())
 }
 
 // Addr is the bound address.
