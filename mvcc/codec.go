@@ -81,34 +81,48 @@ func (u *Mutation) encode(dst []byte) []byte {
 	return dst
 }
 
-// Decode reads what Encode wrote. The command's keys and values are slices of
-// b, which must not change as long as the command, or an event that Apply made
-// of it, is in use. Errors are of kind Corrupt or TooNew.
-//
-// What it accepts can be applied, but need not be worth it: see Validate.
+// Decode reads what Encode wrote.
 func Decode(b []byte) (*Command, error) {
-	d := decoder{b: b, what: "command"}
-	version := d.version(commandEarliest)
-	c := &Command{Term: d.uvarint(), TimeMs: d.varint(), Request: d.request()}
-	if version >= commandEarliest {
-		c.Earliest = banyan.Revision(d.uvarint())
-	}
-	if n := d.count(banyan.CommandConditionsMax, 2); n > 0 {
-		c.Conds = make([]Cond, n)
-	}
-	for i := range c.Conds {
-		d.cond(&c.Conds[i])
-	}
-	if n := d.count(banyan.CommandMutationsMax, 2); n > 0 {
-		c.Muts = make([]Mutation, n)
-	}
-	for i := range c.Muts {
-		d.mutation(&c.Muts[i])
-	}
-	if err := d.end(); err != nil {
+	c := &Command{}
+	if err := c.Decode(b); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Decode reads what Encode wrote into c, whose memory it uses again. The
+// command's keys and values are slices of b, which must not change as long as
+// the command, or an event that Apply made of it, is in use. Errors are of kind
+// Corrupt or TooNew.
+//
+// What it accepts can be applied, but need not be worth it: see Validate.
+func (c *Command) Decode(b []byte) error {
+	d := decoder{b: b, what: "command"}
+	version := d.version(commandEarliest)
+	c.Term, c.TimeMs, c.Request, c.Earliest = d.uvarint(), d.varint(), d.request(), 0
+	if version >= commandEarliest {
+		c.Earliest = banyan.Revision(d.uvarint())
+	}
+	c.Conds = zeroed(c.Conds, d.count(banyan.CommandConditionsMax, 2))
+	for i := range c.Conds {
+		d.cond(&c.Conds[i])
+	}
+	c.Muts = zeroed(c.Muts, d.count(banyan.CommandMutationsMax, 2))
+	for i := range c.Muts {
+		d.mutation(&c.Muts[i])
+	}
+	return d.end()
+}
+
+// zeroed is n zero elements, in s's memory if they fit; nil if there are none
+// and s has no memory.
+func zeroed[T any](s []T, n int) []T {
+	if n > cap(s) {
+		return make([]T, n)
+	}
+	s = s[:n]
+	clear(s)
+	return s
 }
 
 func (d *decoder) cond(q *Cond) {

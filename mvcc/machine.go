@@ -17,6 +17,7 @@ type Machine struct {
 	// Kept from one Apply to the next only to spare allocations.
 	plan     plan
 	key, val []byte
+	events   []Event
 }
 
 // Open takes the state up from its rows. No rows at all are an empty shard.
@@ -104,8 +105,8 @@ func (m *Machine) Flush(w Writer) {
 // brought it. Refusals are results; an error means that the state cannot be
 // read, and the machine must not be used again. Nothing is written then.
 //
-// The events, in the order in which the command first touched their keys, are
-// the caller's; their slices may be parts of the command. rw must be the same
+// The events, in the order in which the command first touched their keys, hold
+// until the next Apply; their slices may be parts of the command. rw must be the same
 // state that the machine was opened on, with all that it did since.
 func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, []Event, error) {
 	if err := m.readWindow(rw); err != nil {
@@ -214,7 +215,7 @@ func (m *Machine) remember(w Writer, r remembered) {
 func (m *Machine) commit(rw ReadWriter, cmd *Command, res *Result) []Event {
 	p := &m.plan
 	changes := p.pin()
-	events := make([]Event, 0, changes)
+	events := m.events[:0]
 	for i := range p.touched {
 		if t := &p.touched[i]; t.changed {
 			m.write(rw, t)
@@ -240,6 +241,9 @@ func (m *Machine) commit(rw ReadWriter, cmd *Command, res *Result) []Event {
 	m.revision, m.notes, m.dirty = p.revision, 0, true
 	if cmd.Request != (banyan.RequestID{}) {
 		m.remember(rw, remembered{cmd.Request, place{rev: p.revision}})
+	}
+	if cap(events) <= keysKept {
+		m.events = events
 	}
 	return events
 }

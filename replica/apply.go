@@ -22,7 +22,11 @@ type Applier struct {
 	window int
 	shards map[banyan.ShardID]*machine
 	used   []*machine // in the present batch
+	cmd    mvcc.Command
 }
+
+// eventsKept is how many events' memory a shard keeps from batch to batch.
+const eventsKept = 256
 
 // machine is one shard's state between batches.
 type machine struct {
@@ -69,7 +73,11 @@ func (a *Applier) Apply(tasks []*Apply) error {
 	}
 	for _, m := range a.used {
 		a.hub.Publish(m.shard, m.events, m.mvcc.Revision())
-		m.events, m.used = nil, false
+		m.used = false
+		if clear(m.events); cap(m.events) > eventsKept {
+			m.events = nil
+		}
+		m.events = m.events[:0]
 	}
 	clear(a.used)
 	a.used = a.used[:0]
@@ -129,11 +137,10 @@ func (a *Applier) entry(t *Apply, m *machine, rows mvcc.ReadWriter, e *raftpb.En
 		return nil, err
 	}
 	for i, data := range commands {
-		cmd, err := mvcc.Decode(data)
-		if err != nil {
+		if err := a.cmd.Decode(data); err != nil {
 			return nil, err
 		}
-		res, events, err := m.mvcc.Apply(rows, e.GetTerm(), cmd)
+		res, events, err := m.mvcc.Apply(rows, e.GetTerm(), &a.cmd)
 		if err != nil {
 			return nil, err
 		}

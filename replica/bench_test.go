@@ -63,7 +63,7 @@ func benchmarkCommit(b *testing.B, nodes, shards, clients int) {
 			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
 				shard := banyan.ShardID(i % int64(shards))
 				cmd := &mvcc.Command{Request: banyan.NewRequestID(), Muts: []mvcc.Mutation{
-					{Op: mvcc.Put, Key: fmt.Appendf(nil, "key-%08d", i%100_000), Value: value}}}
+					{Op: mvcc.Put, Key: fmt.Appendf(nil, "key-%08d", i*7919%100_000_007), Value: value}}}
 				if _, err := h.Propose(context.Background(), shard, cmd); err != nil {
 					b.Error(err)
 					return

@@ -63,8 +63,8 @@ func (h *Hub) Revision(shard banyan.ShardID) banyan.Revision {
 	return t.revision
 }
 
-// Publish says that the shard is now at revision, through events. It keeps
-// them; they must not be modified.
+// Publish says that the shard is now at revision, through events. It copies
+// them, but not their keys and values, which must not be modified.
 func (h *Hub) Publish(shard banyan.ShardID, events []mvcc.Event, revision banyan.Revision) {
 	t := h.topic(shard)
 	t.mu.Lock()

@@ -56,7 +56,7 @@ func (m *mesh) add(id banyan.NodeID, st *store.Store) *meshNode {
 	if os.Getenv("REPLICA_TEST_LOG") != "" {
 		level = slog.LevelDebug
 	}
-	h, err := New(Config{
+	h, err := New(Config{Protocol: banyan.ProtocolVersion,
 		Node: id, Store: st,
 		Send: func(to banyan.NodeID, shard banyan.ShardID, msg *raftpb.Message) {
 			if n := m.at(to); n != nil {
