@@ -53,35 +53,41 @@ func benchMany(ctx context.Context, args []string) error {
 	}); err != nil {
 		return err
 	}
+	own, caught, err := fillOwn(ctx, n, rate, idle)
+	if err != nil {
+		return fmt.Errorf("banyan: %w", err)
+	}
+	fmt.Printf("%d keys of 16 bytes with values of 256 (%d MB), one node, put %d at a time by %d clients\n\n", n, n*rowBytes/1e6, keysBatch, keysWriters)
+	caught.print(n)
+	fmt.Println()
+	filled := []filling{own}
+	if beside {
+		var e filling
+		if e, err = fillEtcd(ctx, n, idle); err == nil {
+			filled = append(filled, e)
+		} else {
+			err = fmt.Errorf("etcd: %w", err)
+		}
+	}
+	printFillings(filled)
+	return err
+}
+
+func fillOwn(ctx context.Context, n, rate int, idle time.Duration) (f filling, u caughtUp, err error) {
 	own, err := startNodes(ctx, 1)
 	if err != nil {
-		return err
+		return f, u, err
 	}
 	defer own.Close()
 	c, err := own.client()
 	if err != nil {
-		return err
+		return f, u, err
 	}
-	filled := make([]filling, 1, 2)
-	if filled[0], err = fillAndRestart(ctx, "banyan", ownNode{own, c}, n, idle); err != nil {
-		return fmt.Errorf("banyan: %w", err)
+	if f, err = fillAndRestart(ctx, "banyan", ownNode{own, c}, n, idle); err != nil {
+		return f, u, err
 	}
-	caught, err := catchUp(ctx, own, c, n, rate)
-	if err != nil {
-		return fmt.Errorf("catching up: %w", err)
-	}
-	if beside {
-		e, err := fillEtcd(ctx, n, idle)
-		if err != nil {
-			return fmt.Errorf("etcd: %w", err)
-		}
-		filled = append(filled, e)
-	}
-	fmt.Printf("%d keys of 16 bytes with values of 256 (%d MB), one node, put %d at a time by %d clients\n\n", n, n*rowBytes/1e6, keysBatch, keysWriters)
-	printFillings(filled)
-	fmt.Println()
-	caught.print(n)
-	return nil
+	u, err = catchUp(ctx, own, c, n, rate)
+	return f, u, err
 }
 
 func fillEtcd(ctx context.Context, n int, idle time.Duration) (filling, error) {
@@ -350,7 +356,12 @@ func (e etcdNode) Many(ctx context.Context, keys []string, values [][]byte) erro
 	for i, k := range keys {
 		ops[i] = clientv3.OpPut(k, string(values[i]))
 	}
-	_, err := e.clients[int(keys[0][5])%len(e.clients)].Txn(ctx).Then(ops...).Commit()
+	var err error
+	for range 5 { // on a busy machine it gives up early
+		if _, err = e.clients[int(keys[0][5])%len(e.clients)].Txn(ctx).Then(ops...).Commit(); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
 	return err
 }
 

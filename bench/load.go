@@ -32,8 +32,21 @@ type point struct {
 // readKeys is how many keys the reads go over; written before.
 const readKeys = 4096
 
-// load keeps clients busy for a while: 16-byte keys, 256-byte values, closed loop.
+// load keeps clients busy with a store of keys for a while: 16-byte keys,
+// 256-byte values, closed loop.
 func load(ctx context.Context, k keyed, read bool, clients int, lasting time.Duration) point {
+	value := make([]byte, 256)
+	return repeat(ctx, k.Processes(), clients, lasting, func(ctx context.Context, _ int, n uint32) error {
+		if read {
+			return k.Get(ctx, fmt.Sprintf("k%015d", n%readKeys))
+		}
+		return k.Put(ctx, fmt.Sprintf("k%015d", n), value)
+	})
+}
+
+// repeat has each of some clients do the same again and again for a while, with
+// a number at random. procs are those that serve.
+func repeat(ctx context.Context, procs []*exec.Cmd, clients int, lasting time.Duration, do func(ctx context.Context, client int, n uint32) error) point {
 	ctx, cancel := context.WithTimeout(ctx, lasting)
 	defer cancel()
 	var (
@@ -41,25 +54,14 @@ func load(ctx context.Context, k keyed, read bool, clients int, lasting time.Dur
 		failed atomic.Int64
 		last   atomic.Pointer[error]
 		took   = make([][]time.Duration, clients)
-		value  = make([]byte, 256)
 	)
-	start, nodes, self := time.Now(), cpuOf(k.Processes()), cpuOfSelf()
+	start, nodes, self := time.Now(), cpuOf(procs), cpuOfSelf()
 	for c := range clients {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(rand.Uint64(), uint64(c)))
 			for ctx.Err() == nil {
-				n := rng.Uint32()
-				if read {
-					n %= readKeys
-				}
-				key := fmt.Sprintf("k%015d", n)
 				at := time.Now()
-				var err error
-				if read {
-					err = k.Get(ctx, key)
-				} else {
-					err = k.Put(ctx, key, value)
-				}
+				err := do(ctx, c, rng.Uint32())
 				switch {
 				case err == nil:
 					took[c] = append(took[c], time.Since(at))
@@ -80,7 +82,7 @@ func load(ctx context.Context, k keyed, read bool, clients int, lasting time.Dur
 		p50:  quantile(all, 0.5), p99: quantile(all, 0.99), errors: failed.Load(),
 	}
 	if n := time.Duration(len(all)); n > 0 {
-		p.nodes, p.self = (cpuOf(k.Processes())-nodes)/n, (cpuOfSelf()-self)/n
+		p.nodes, p.self = (cpuOf(procs)-nodes)/n, (cpuOfSelf()-self)/n
 	}
 	if err := last.Load(); err != nil {
 		p.lastError = *err

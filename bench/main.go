@@ -8,6 +8,7 @@
 //	cd bench && go run . submit     # 20,000 tasks: acceptance and memory
 //	cd bench && go run . puts       # three nodes beside a three-node etcd
 //	cd bench && go run . gets       # the same, linearizable reads
+//	cd bench && go run . locks      # the same, locks taken and released, and handed over
 //	cd bench && go run . failover   # kill -9 of the node that leads everything
 //	cd bench && go run . keys       # memory, start and catching up with 10 million keys
 //	cd bench && go run . growth     # 1 → 3 → 5 nodes and a replacement under load
@@ -42,13 +43,14 @@ var commands = map[string]func(context.Context, []string) error{
 	"failover": benchFailover,
 	"growth":   benchGrowth,
 	"keys":     benchMany,
+	"locks":    benchLocks,
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|keys [flags]; see the package comment")
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|keys|locks [flags]; see the package comment")
 		os.Exit(2)
 	}
 	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {
