@@ -2,6 +2,7 @@ package coord
 
 import (
 	"container/heap"
+	"encoding/binary"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -37,11 +38,15 @@ const (
 // inputs in the same order give the same outputs.
 //
 // It knows what it has decided before that is committed: Next gives the
-// commands, one at a time, and Committed says what became of one. Whoever asked
-// is answered (Answers) once everything that the answer says is committed. If
-// a command is refused, throw the core away; whoever waits asks again.
+// commands, several may be under way, to be proposed in this order, and
+// Committed says of the oldest that it is committed. Each carries out what was
+// decided on the strength of those before it: it has an effect only if they
+// had. Whoever asked is answered (Answers) once everything that the answer says
+// is committed. If a command is refused, wait until it is clear what became of
+// those behind it, and throw the core away; whoever waits asks again.
 type Core struct {
 	term  uint64
+	life  uint64
 	clock int64 // now - lag, held back when the driver was late
 	lag   int64
 
@@ -49,8 +54,9 @@ type Core struct {
 	deadlines deadlines
 	locks     map[string]*lock
 
-	queue    []unit // decided, in order, not yet proposed
-	inflight []unit
+	queue    []unit   // decided, in order, not yet proposed
+	inflight [][]unit // by command
+	given    uint64   // commands, by Next
 	answers  []Answer
 }
 
@@ -78,9 +84,9 @@ type unit struct {
 }
 
 // Open makes the core of a shard for a term from its rows (Range), in order.
-// Every lease begins its whole time again.
-func Open(now int64, term uint64, rows []mvcc.Row) (*Core, error) {
-	c := &Core{term: term, clock: now, leases: map[uint64]*lease{}, locks: map[string]*lock{}}
+// Every lease begins its whole time again. life tells cores of one term apart.
+func Open(now int64, term, life uint64, rows []mvcc.Row) (*Core, error) {
+	c := &Core{term: term, life: life, clock: now, leases: map[uint64]*lease{}, locks: map[string]*lock{}}
 	for i := range rows {
 		if err := c.load(&rows[i]); err != nil {
 			return nil, err
@@ -295,14 +301,17 @@ func (c *Core) pass(now int64) {
 	c.lag = now - c.clock
 }
 
-// Next gives the next command to commit, nil if there is none or one is under
-// way.
+// commandsMax is how many commands may be under way.
+const commandsMax = 4
+
+// Next gives the next command to commit, nil if there is none or enough are
+// under way.
 func (c *Core) Next() *mvcc.Command {
-	if len(c.inflight) > 0 || len(c.queue) == 0 {
+	if len(c.queue) == 0 || len(c.inflight) == commandsMax {
 		return nil
 	}
-	cmd := &mvcc.Command{Term: c.term}
-	n, rows, size := 0, 0, 0
+	cmd := &mvcc.Command{Term: c.term, Muts: make([]mvcc.Mutation, 1)}
+	n, rows, size := 0, 1, 0
 	for n < len(c.queue) {
 		u := &c.queue[n]
 		rows += u.rows
@@ -315,14 +324,32 @@ func (c *Core) Next() *mvcc.Command {
 		cmd.Muts = append(cmd.Muts, u.muts...)
 		n++
 	}
-	c.inflight, c.queue = c.queue[:n:n], c.queue[n:]
+	units := c.queue[:n:n]
+	c.queue = c.queue[n:]
+	if last := len(c.inflight) - 1; len(cmd.Muts) == 1 { // only answers, which wait for what is under way
+		c.inflight[last] = append(c.inflight[last], units...)
+		return nil
+	}
+	if len(c.inflight) > 0 {
+		cmd.Conds = []mvcc.Cond{{Key: []byte(chain), Test: mvcc.ValueEquals, Value: c.link()}}
+	}
+	c.given++
+	cmd.Muts[0] = mvcc.Mutation{Op: mvcc.Put, Key: []byte(chain), Value: c.link()}
+	c.inflight = append(c.inflight, units)
 	return cmd
 }
 
-// Committed says that the command under way was committed at a revision.
+// link names the latest command given, as the row at chain does once it is
+// committed.
+func (c *Core) link() []byte {
+	b := binary.AppendUvarint([]byte{rowVersion}, c.term)
+	return binary.AppendUvarint(binary.AppendUvarint(b, c.life), c.given)
+}
+
+// Committed says that the oldest command under way was committed at a revision.
 func (c *Core) Committed(at banyan.Revision) {
-	done := c.inflight
-	c.inflight = nil
+	done := c.inflight[0]
+	c.inflight = c.inflight[1:]
 	for i := range done {
 		if cl := done[i].grants; cl != nil {
 			cl.Token = uint64(at)
@@ -331,7 +358,7 @@ func (c *Core) Committed(at banyan.Revision) {
 	for i := range done {
 		c.finish(&done[i])
 	}
-	for len(c.queue) > 0 && len(c.queue[0].muts) == 0 {
+	for len(c.inflight) == 0 && len(c.queue) > 0 && len(c.queue[0].muts) == 0 {
 		c.finish(&c.queue[0])
 		c.queue = c.queue[1:]
 	}

@@ -27,8 +27,8 @@ import (
 //	release a1 [L]
 //	forget 3 a1 L                   nobody waits for answer 3
 //	keep a1 a2 …                    keeps leases alive; says which have ended
-//	take / ack                      takes a command; commits it
-//	commit                          both, until nothing is left
+//	take / ack / lose               takes a command; commits the oldest; it is lost
+//	commit                          takes and commits until nothing is left
 //	rows                            what is durable
 func TestCoreScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -54,7 +54,8 @@ type script struct {
 	t    *testing.T
 	disk *disk
 	core *Core
-	cmd  *mvcc.Command
+	cmds []*mvcc.Command
+	life uint64
 	out  strings.Builder
 	now  int64
 	op   uint64
@@ -106,12 +107,13 @@ func (x *script) do(w []string) {
 		x.disk.term = number(x.t, w[1], 10)
 		rows, err := x.disk.all()
 		if err == nil {
-			x.core, err = Open(x.now, x.disk.term, rows)
+			x.life++
+			x.core, err = Open(x.now, x.disk.term, x.life, rows)
 		}
 		if err != nil {
 			x.t.Fatal(err)
 		}
-		x.cmd = nil
+		x.cmds = nil
 	case "term":
 		x.disk.term = number(x.t, w[1], 10)
 	case "at":
@@ -143,8 +145,10 @@ func (x *script) do(w []string) {
 		x.take()
 	case "ack":
 		x.ack()
+	case "lose":
+		x.cmds = x.cmds[1:]
 	case "commit":
-		for x.take(); x.cmd != nil; x.take() {
+		for x.take(); len(x.cmds) > 0; x.take() {
 			x.ack()
 		}
 	case "rows":
@@ -190,27 +194,28 @@ func (x *script) keep(names []string) {
 }
 
 func (x *script) take() {
-	x.cmd = x.core.Next()
-	if x.cmd == nil {
+	cmd := x.core.Next()
+	if cmd == nil {
 		return
 	}
+	x.cmds = append(x.cmds, cmd)
 	fmt.Fprintf(&x.out, "command:")
-	for _, m := range x.cmd.Muts {
+	for _, m := range cmd.Muts[1:] { // the first is the chain
 		fmt.Fprintf(&x.out, " %s", describe(m))
 	}
 	fmt.Fprintln(&x.out)
 }
 
 func (x *script) ack() {
-	res, err := x.disk.apply(x.cmd)
-	x.cmd = nil
+	res, err := x.disk.apply(x.cmds[0])
+	x.cmds = x.cmds[1:]
 	switch {
 	case err != nil:
 		x.t.Fatal(err)
 	case res.Stale:
 		fmt.Fprintln(&x.out, "refused: the term is over")
 	case !res.OK:
-		x.t.Fatalf("refused: %+v", res)
+		fmt.Fprintln(&x.out, "refused: not what it was decided on")
 	default:
 		fmt.Fprintln(&x.out, "committed at", res.Revision)
 		x.core.Committed(res.Revision)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"banyan"
 	"banyan/mvcc"
@@ -20,6 +21,9 @@ type fakeShards struct {
 	// refuse is asked before each command; if it gives an error that is the
 	// answer, after applying the command if applied is true.
 	refuse func(*mvcc.Command) (applied bool, err error)
+	// hold keeps commands in held, in the order in which they were proposed.
+	hold bool
+	held []func(lost error)
 	// prove is what ReadIndex answers; nil: that the node leads.
 	prove func() error
 }
@@ -85,7 +89,39 @@ func (f *fakeShards) DataShards() (ids []banyan.ShardID) {
 	return ids
 }
 
-func (f *fakeShards) Commit(_ context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+func (f *fakeShards) Commit(_ context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	f.mu.Lock()
+	hold := f.hold
+	if hold {
+		f.held = append(f.held, func(lost error) {
+			if lost != nil {
+				done(mvcc.Result{}, lost)
+				return
+			}
+			done(f.commit(shard, cmd))
+		})
+	}
+	f.mu.Unlock()
+	if !hold {
+		done(f.commit(shard, cmd))
+	}
+}
+
+// free lets the oldest command that is held go on, or loses it.
+func (f *fakeShards) free(t *testing.T, lost error) {
+	t.Helper()
+	f.mu.Lock()
+	if len(f.held) == 0 {
+		t.Fatal("no command is held")
+	}
+	next := f.held[0]
+	f.held = f.held[1:]
+	f.mu.Unlock()
+	next(lost)
+	synctest.Wait()
+}
+
+func (f *fakeShards) commit(shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var lost error

@@ -28,6 +28,19 @@ type lead struct {
 	core   *Core
 	calls  map[uint64]chan Answer // each has room for one
 	lastOp uint64
+
+	flight []*command // of the core, in order; only for control
+}
+
+// command is one on its way.
+type command struct {
+	*mvcc.Command
+	became chan fate // has room for one
+}
+
+type fate struct {
+	res mvcc.Result
+	err error // it was not committed
 }
 
 // Lead starts the controller of a shard that this node leads in a term. It
@@ -75,6 +88,7 @@ func (s *Service) control(l *lead) {
 		err := s.load(l)
 		if err == nil {
 			wait = retryMin
+			l.flight = nil
 			err = s.commits(l)
 		}
 		if l.ctx.Err() != nil || banyan.IsKind(err, banyan.Stale) {
@@ -101,7 +115,7 @@ func (s *Service) load(l *lead) error {
 		last := page[len(page)-1].Key
 		lo = append(last[:len(last):len(last)], 0)
 	}
-	core, err := Open(s.now(), l.term, rows)
+	core, err := Open(s.now(), l.term, s.lives.Add(1), rows)
 	if err != nil {
 		return err
 	}
@@ -119,31 +133,55 @@ func (s *Service) load(l *lead) error {
 	return nil
 }
 
-// commits carries out what the core decides, one command at a time: while one
-// is on its way the next gathers.
+// commits carries out what the core decides: while some commands are on their
+// way the next gathers. After one has failed it waits for the rest.
 func (s *Service) commits(l *lead) error {
+	var failed error
 	for {
 		l.mu.Lock()
-		l.core.Tick(s.now())
-		cmd := l.core.Next()
+		failed = l.settle(failed)
+		var fresh []*command
+		if failed == nil {
+			l.core.Tick(s.now())
+			for cmd := l.core.Next(); cmd != nil; cmd = l.core.Next() {
+				fresh = append(fresh, &command{cmd, make(chan fate, 1)})
+			}
+		}
 		at, timed := l.core.Deadline()
 		l.answer()
 		l.mu.Unlock()
-		if cmd == nil {
-			if err := l.rest(timed, time.Duration(at-s.now())*time.Millisecond); err != nil {
-				return err
-			}
-			continue
+		l.flight = append(l.flight, fresh...)
+		for _, c := range fresh {
+			c.Request = banyan.NewRequestID()
+			c.TimeMs = s.cfg.Now().UnixMilli()
+			s.commit(l, c, retryMin)
 		}
-		res, err := s.commit(l, cmd)
-		if err != nil {
+		if failed != nil && (len(l.flight) == 0 || banyan.IsKind(failed, banyan.Stale)) {
+			return failed
+		}
+		if err := l.rest(timed && failed == nil, time.Duration(at-s.now())*time.Millisecond); err != nil {
 			return err
 		}
-		l.mu.Lock()
-		l.core.Committed(res.Revision)
-		l.answer()
-		l.mu.Unlock()
 	}
+}
+
+// settle tells the core, in order, of commands that are committed, until one
+// has failed, and gives the error of the first that has. The lock is held.
+func (l *lead) settle(failed error) error {
+	for len(l.flight) > 0 {
+		select {
+		case o := <-l.flight[0].became:
+			l.flight = l.flight[1:]
+			if failed == nil && o.err == nil {
+				l.core.Committed(o.res.Revision)
+			} else if failed == nil {
+				failed = o.err
+			}
+		default:
+			return failed
+		}
+	}
+	return failed
 }
 
 // rest waits until there is something to do, for d at most if timed.
@@ -165,27 +203,30 @@ func (l *lead) rest(timed bool, d time.Duration) error {
 
 // commit commits one command, asking under the same request id until it is
 // clear what became of it.
-func (s *Service) commit(l *lead, cmd *mvcc.Command) (mvcc.Result, error) {
-	cmd.Request = banyan.NewRequestID()
-	cmd.TimeMs = s.cfg.Now().UnixMilli()
-	for wait := retryMin; ; wait = min(wait*2, retryMax) {
-		own := *cmd
-		res, err := s.cfg.Replicas.Commit(l.ctx, l.shard, &own)
+func (s *Service) commit(l *lead, c *command, wait time.Duration) {
+	own := *c.Command
+	s.cfg.Replicas.Commit(l.ctx, l.shard, &own, func(res mvcc.Result, err error) {
 		switch {
 		case err == nil && res.Stale, banyan.IsKind(err, banyan.Stale):
-			return res, banyan.Errorf(banyan.Stale, "shard %d: term %d is over", l.shard, l.term)
+			err = banyan.Errorf(banyan.Stale, "shard %d: term %d is over", l.shard, l.term)
+		case err == nil && !res.OK && len(own.Conds) > 0:
+			err = banyan.Errorf(banyan.Unavailable, "a command of locks was not committed, so that those behind it were refused")
 		case err == nil && !res.OK:
-			return res, banyan.Errorf(banyan.Internal, "a command of locks was refused: %+v", res)
-		case err == nil, banyan.IsKind(err, banyan.Invalid):
-			return res, err
+			err = banyan.Errorf(banyan.Internal, "a command of locks was refused: %+v", res)
+		case err != nil && !banyan.IsKind(err, banyan.Invalid):
+			if wait < retryMax && 2*wait >= retryMax { // once
+				s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "error", err)
+			}
+			time.AfterFunc(wait, func() {
+				if l.ctx.Err() == nil {
+					s.commit(l, c, min(wait*2, retryMax))
+				}
+			})
+			return
 		}
-		if wait < retryMax && 2*wait >= retryMax { // once
-			s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "error", err)
-		}
-		if sleep(l.ctx, wait); l.ctx.Err() != nil {
-			return mvcc.Result{}, l.ctx.Err()
-		}
-	}
+		c.became <- fate{res, err}
+		poke(l.wake)
+	})
 }
 
 // answer passes on the core's answers. The lock is held.

@@ -3,6 +3,7 @@ package coord
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 // not hold a lock do, tokens of a permit grow, no lease ended that was to last,
 // and an idle core knows what its rows say.
 func TestRandomLives(t *testing.T) {
+	refused := 0
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := &lives{t: t, r: rand.New(rand.NewPCG(seed, 1)), disk: newDisk(t), sure: map[uint64]int64{}, tokens: map[string]uint64{}, asked: map[uint64]*banyanv1.AcquireRequest{}}
@@ -27,7 +29,11 @@ func TestRandomLives(t *testing.T) {
 			if w.granted == 0 || w.expired == 0 {
 				t.Errorf("nothing was tried: %d answers that a lock is held, %d leases expired", w.granted, w.expired)
 			}
+			refused += w.refused
 		})
+	}
+	if refused == 0 {
+		t.Error("no command was behind one that was lost")
 	}
 }
 
@@ -36,7 +42,8 @@ type lives struct {
 	r    *rand.Rand
 	disk *disk
 	core *Core
-	cmd  *mvcc.Command
+	cmds []*mvcc.Command // under way, not all of this core
+	life uint64
 	now  int64
 	op   uint64
 
@@ -45,6 +52,7 @@ type lives struct {
 	asked   map[uint64]*banyanv1.AcquireRequest
 	granted int
 	expired int
+	refused int
 }
 
 func (w *lives) lead() {
@@ -53,10 +61,11 @@ func (w *lives) lead() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.core, err = Open(w.now, w.disk.term, rows); err != nil {
+	w.life++
+	if w.core, err = Open(w.now, w.disk.term, w.life, rows); err != nil {
 		w.t.Fatal(err)
 	}
-	w.cmd = nil
+	w.cmds = nil
 	clear(w.asked)
 }
 
@@ -93,8 +102,8 @@ func (w *lives) step() {
 			w.sure[lease] = w.now + w.ttl(lease)
 		}
 	case 8, 9:
-		if w.cmd == nil {
-			w.cmd = w.core.Next()
+		if cmd := w.core.Next(); cmd != nil {
+			w.cmds = append(w.cmds, cmd)
 		}
 	default:
 		w.commit()
@@ -103,10 +112,16 @@ func (w *lives) step() {
 }
 
 func (w *lives) commit() {
-	if w.cmd == nil {
+	if len(w.cmds) == 0 {
 		return
 	}
-	for _, m := range w.cmd.Muts {
+	cmd := w.cmds[0]
+	w.cmds = w.cmds[1:]
+	if w.r.IntN(20) == 0 {
+		w.lose()
+		return
+	}
+	for _, m := range cmd.Muts {
 		if m.Op == mvcc.Revoke && w.exists(m.Lease) {
 			if w.sure[m.Lease] > w.now {
 				w.t.Fatalf("at %d lease %d ends, which was to last until %d", w.now, m.Lease, w.sure[m.Lease])
@@ -114,13 +129,32 @@ func (w *lives) commit() {
 			w.expired++
 		}
 	}
-	res, err := w.disk.apply(w.cmd)
+	res, err := w.disk.apply(cmd)
 	if err != nil || !res.OK {
 		w.t.Fatalf("%+v, %v", res, err)
 	}
-	w.cmd = nil
 	w.core.Committed(res.Revision)
 	w.check()
+}
+
+// lose has a command vanish on its way: those behind it must have no effect,
+// and the term goes on with another core.
+func (w *lives) lose() {
+	before, err := w.disk.all()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, cmd := range w.cmds {
+		if res, err := w.disk.apply(cmd); err != nil || res.OK {
+			w.t.Fatalf("a command behind one that was lost: %+v, %v", res, err)
+		}
+		w.refused++
+	}
+	if after, err := w.disk.all(); err != nil || !reflect.DeepEqual(before, after) {
+		w.t.Fatalf("commands behind one that was lost changed\n%v\nto\n%v, %v", before, after, err)
+	}
+	w.disk.term--
+	w.lead()
 }
 
 // check looks at what is durable.
@@ -152,7 +186,7 @@ func (w *lives) check() {
 		}
 	}
 	if len(w.core.queue)+len(w.core.inflight) == 0 {
-		again, err := Open(w.now, w.disk.term, rows)
+		again, err := Open(w.now, w.disk.term, 0, rows)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -209,7 +243,7 @@ func (w *lives) answered() {
 
 // ending says that a lease was released and begun again before that was committed.
 func (w *lives) ending(lease uint64) bool {
-	return slices.ContainsFunc(slices.Concat(w.core.inflight, w.core.queue), func(u unit) bool {
+	return slices.ContainsFunc(slices.Concat(slices.Concat(w.core.inflight...), w.core.queue), func(u unit) bool {
 		return u.muts != nil && u.muts[0].Op == mvcc.Revoke && u.muts[0].Lease == lease
 	})
 }
@@ -269,7 +303,7 @@ func FuzzRows(f *testing.F) {
 	f.Add(waiterKey("a", 3), encodeClaim(&banyanv1.Claim{Name: "a", Lease: 7, Permits: 1}))
 	f.Add(leaseKey("a", 3), encodeLease(1000))
 	f.Fuzz(func(_ *testing.T, key, value []byte) {
-		_, _ = Open(0, 1, []mvcc.Row{{Key: key, Value: value, Lease: 7, Mod: 1}})
+		_, _ = Open(0, 1, 0, []mvcc.Row{{Key: key, Value: value, Lease: 7, Mod: 1}})
 	})
 }
 
@@ -277,7 +311,7 @@ func FuzzRows(f *testing.F) {
 // the next one goes on.
 func TestBatchesAreBounded(t *testing.T) {
 	d := newDisk(t)
-	c, err := Open(0, 0, nil)
+	c, err := Open(0, 0, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +334,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		if commands++; cmd.Muts[len(cmd.Muts)-1].Op == mvcc.Put && len(c.queue) > 0 && c.locks["L"].holders[0].Token > 0 && c.locks["L"].holders[0].Shared {
 			rows, err := d.all()
 			if err == nil {
-				c, err = Open(0, 0, rows)
+				c, err = Open(0, 0, 1, rows)
 			}
 			if err != nil {
 				t.Fatal(err)

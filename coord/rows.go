@@ -20,11 +20,16 @@ import (
 //	lo/<name> 00 h<permit>         the claim that holds a permit of a lock
 //	lo/<name> 00 w<place>          a waiting claim, at its place in the queue
 //
+// And one of the shard, apart from these, attached to none:
+//
+//	lc                             the latest command: see Core.link
+//
 // Numbers are hexadecimal, of fixed length. Leases sort before claims. A
 // holder's row is not changed while it holds: its revision is the token.
 const (
 	leases = "ll/"
 	locks  = "lo/"
+	chain  = "lc"
 )
 
 const rowVersion = 1

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banyan"
@@ -16,8 +17,10 @@ import (
 
 // Replicas are those of the shards that this node leads.
 type Replicas interface {
-	// Commit proposes a command, whose Term is set, here or not at all.
-	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error)
+	// Commit proposes a command, whose Term is set, here or not at all, behind
+	// those proposed before. done is called once, from a goroutine that must not
+	// be held up. Unless it is told that nothing happened, try again.
+	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error))
 	// Range reads what is applied here.
 	Range(ctx context.Context, shard banyan.ShardID, q mvcc.Query) (rows []mvcc.Row, more bool, err error)
 	// ReadIndex returns once a majority has said, after the call, that this
@@ -57,6 +60,7 @@ type Config struct {
 type Service struct {
 	cfg   Config
 	start time.Time
+	lives atomic.Uint64
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex

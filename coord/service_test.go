@@ -236,6 +236,43 @@ func TestCommitFails(t *testing.T) {
 	acquire(t, s, ask("b", 2))
 }
 
+// TestCommandLost loses one of two commands that are under way: it is proposed
+// again, the other has no effect, and whoever waits for that asks again.
+func TestCommandLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeShards(t, 1)
+		s := f.service(t)
+		acquire(t, s, ask("x", 9))
+		f.hold = true
+		first := later(t.Context(), s, ask("a", 1))
+		synctest.Wait()
+		second := later(t.Context(), s, ask("b", 2))
+		synctest.Wait()
+		if len(f.held) != 2 {
+			t.Fatalf("%d commands are under way", len(f.held))
+		}
+		f.free(t, banyan.Errorf(banyan.NotLeader, "being handed over"))
+		f.free(t, nil)
+		time.Sleep(retryMax)
+		synctest.Wait()
+		f.hold = false
+		f.free(t, nil)
+		a := <-first
+		if a.err != nil || a.res.Claim.Token == 0 {
+			t.Errorf("the one that was lost and proposed again: %v, %v", a.res, a.err)
+		}
+		if b := <-second; !banyan.IsKind(b.err, banyan.Unavailable) {
+			t.Errorf("the one behind it: %v, %v", b.res, b.err)
+		}
+		time.Sleep(retryMax)
+		synctest.Wait()
+		if c := acquire(t, s, ask("a", 1)); c.Token != a.res.Claim.Token {
+			t.Errorf("read anew: %v", c)
+		}
+		acquire(t, s, ask("b", 2))
+	})
+}
+
 // TestManyLeases are kept alive by one call, as far as their shards are led here.
 func TestManyLeases(t *testing.T) {
 	s := newFakeShards(t, 4).service(t)

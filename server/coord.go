@@ -26,8 +26,8 @@ type replicas struct {
 var _ coord.Replicas = replicas{}
 
 // Commit proposes a command, whose Term is set, here or not at all.
-func (r replicas) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
-	return r.n.router.Commit(ctx, shard, cmd)
+func (r replicas) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	r.n.router.CommitThen(ctx, shard, cmd, done)
 }
 
 // ReadIndex returns once a majority has said that this node leads.

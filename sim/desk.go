@@ -16,18 +16,27 @@ import (
 type desk struct {
 	p        *process
 	leads    map[banyan.ShardID]*ledLocks
+	lives    uint64
 	heardAt  time.Duration // when the latest word of leadership arrives
 	requests uint64
 }
 
 // ledLocks is one shard led here.
 type ledLocks struct {
-	shard      banyan.ShardID
-	term       uint64
-	core       *coord.Core // nil until the rows are read
-	calls      map[uint64]func(coord.Answer, error)
-	lastOp     uint64
-	committing bool
+	shard  banyan.ShardID
+	term   uint64
+	core   *coord.Core // nil until the rows are read
+	calls  map[uint64]func(coord.Answer, error)
+	lastOp uint64
+	flight []*deskCommand // in order
+	failed bool           // one of them: when it is clear what became of the rest, the rows are read again
+}
+
+// deskCommand is one on its way.
+type deskCommand struct {
+	*mvcc.Command
+	over bool
+	at   banyan.Revision // 0: not committed
 }
 
 func (p *process) openDesk() {
@@ -91,13 +100,15 @@ func (d *desk) load(l *ledLocks) {
 	if err == nil {
 		var rows []mvcc.Row
 		if rows, _, err = mvcc.Range(view, mvcc.Query{Lo: lo, Hi: hi}); err == nil {
-			core, err = coord.Open(d.now(), l.term, rows)
+			d.lives++
+			core, err = coord.Open(d.now(), l.term, d.lives, rows)
 		}
 		view.Close()
 	}
 	switch {
 	case err == nil:
-		l.core = core
+		l.core, l.failed = core, false
+		l.refuse(banyan.Errorf(banyan.Unavailable, "the locks of shard %d were read anew", l.shard))
 		if leases, _ := core.Counts(); leases > 0 {
 			d.p.w.reach("locks taken over")
 		}
@@ -117,42 +128,66 @@ func (d *desk) act(l *ledLocks) {
 			d.p.after(0, func() { reply(a, nil) })
 		}
 	}
-	if l.committing {
+	if l.failed {
 		return
 	}
-	if cmd := l.core.Next(); cmd != nil {
-		l.committing = true
+	for cmd := l.core.Next(); cmd != nil; cmd = l.core.Next() {
 		d.requests++
 		binary.BigEndian.PutUint64(cmd.Request[:], d.p.w.cfg.Seed<<16|uint64(d.p.n.id)<<8|0xfe)
 		binary.BigEndian.PutUint64(cmd.Request[8:], uint64(d.p.began)<<16|d.requests)
-		d.commit(l, cmd, 5*time.Millisecond)
+		c := &deskCommand{Command: cmd}
+		l.flight = append(l.flight, c)
+		if len(l.flight) > 1 {
+			d.p.w.reach("commands of locks under way together")
+		}
+		d.commit(l, c, 5*time.Millisecond)
 	}
 }
 
 // commit asks under the same request id until it is clear what became of it.
-func (d *desk) commit(l *ledLocks, cmd *mvcc.Command, wait time.Duration) {
-	d.p.propose(l.shard, cmd, func(res mvcc.Result, err error) {
+func (d *desk) commit(l *ledLocks, c *deskCommand, wait time.Duration) {
+	d.p.propose(l.shard, c.Command, func(res mvcc.Result, err error) {
 		d.p.after(0, func() {
 			switch {
 			case d.leads[l.shard] != l:
 			case err == nil && res.Stale, banyan.IsKind(err, banyan.Stale):
 				d.p.w.reach("decision about locks refused by its term")
 				d.unlead(l)
-			case err == nil && !res.OK:
+			case err == nil && !res.OK && len(c.Conds) == 0:
 				d.p.w.fail("%v: shard %d: a command of locks was refused: %+v", d.p.n.id, l.shard, res)
 			case err == nil:
-				l.committing = false
-				l.core.Committed(res.Revision)
-				d.act(l)
+				c.over = true
+				if res.OK {
+					c.at = res.Revision
+				}
+				d.settle(l)
 			default:
 				d.p.after(wait, func() {
 					if d.leads[l.shard] == l {
-						d.commit(l, cmd, min(2*wait, 500*time.Millisecond))
+						d.commit(l, c, min(2*wait, 500*time.Millisecond))
 					}
 				})
 			}
 		})
 	})
+}
+
+// settle tells the core, in order, of commands that are committed, until one
+// has failed; behind that, and when none is under way any more, it begins anew.
+func (d *desk) settle(l *ledLocks) {
+	for len(l.flight) > 0 && l.flight[0].over {
+		c := l.flight[0]
+		l.flight = l.flight[1:]
+		l.failed = l.failed || c.at == 0
+		if !l.failed {
+			l.core.Committed(c.at)
+		}
+	}
+	d.act(l)
+	if l.failed && len(l.flight) == 0 {
+		d.p.w.reach("command of locks refused behind one that was lost")
+		d.load(l)
+	}
 }
 
 // ask puts a question to the core of a shard, and sees to it that the answer

@@ -36,7 +36,7 @@ var Points = []string{
 	"controller does not know", "controller refused by its term",
 	"job ended", "job taken over", "task run again", "work stream broken", "batch of results refused by its term",
 	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
-	"write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
+	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
 	"replicas compared", "stale read", "stale read that says it is old",
 	"bit of a log flipped", "bit of a state block flipped", "damage refused", "unreadable disk refused", "read refused by the disk",
 }
