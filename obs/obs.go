@@ -29,8 +29,15 @@ const (
 // Span is a piece of work that is timed. The zero Span is none.
 type Span struct{ s oteltrace.Span }
 
+// unset is the provider of spans of a process that exports none. What it makes
+// does nothing but cost memory.
+var unset = otel.GetTracerProvider()
+
 // Start begins a span, the child of the one in ctx. Whoever starts it ends it.
 func Start(ctx context.Context, name string, attrs ...slog.Attr) (context.Context, Span) {
+	if otel.GetTracerProvider() == unset {
+		return ctx, Span{}
+	}
 	ctx, s := otel.Tracer(tracer).Start(ctx, name)
 	span := Span{s}
 	span.Set(attrs...)
@@ -39,6 +46,9 @@ func Start(ctx context.Context, name string, attrs ...slog.Attr) (context.Contex
 
 // StartServer is Start for a call that came in.
 func StartServer(ctx context.Context, name string) (context.Context, Span) {
+	if otel.GetTracerProvider() == unset {
+		return ctx, Span{}
+	}
 	ctx, s := otel.Tracer(tracer).Start(ctx, name, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
 	return ctx, Span{s}
 }
