@@ -58,7 +58,7 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 		for n := range c.everyone(leader) {
 			err := c.tryAt(ctx, n, patience, once)
 			if err == nil {
-				c.preferred.Store(n)
+				c.prefer(n)
 				return nil
 			}
 			last = err
@@ -147,10 +147,7 @@ func (c *Client) hinted(err error) *node {
 	if t == nil || !errors.As(err, &e) || e.Kind != banyan.NotLeader {
 		return nil
 	}
-	if addr, ok := t.addresses[e.Leader]; ok {
-		return c.nodeAt(addr)
-	}
-	return nil
+	return t.nodes[e.Leader]
 }
 
 // nobody is the error when the time was over; last is what was heard last.

@@ -191,6 +191,24 @@ func find(nodes []*node, addr string) *node {
 // be longer than any request.
 const readMax = 8 * banyan.RequestBytesMax
 
+// first gives the node to ask first about a partition.
+func (c *Client) first(partition []byte) *node {
+	if n := c.leaderOf(partition); n != nil {
+		return n
+	}
+	if n := c.preferred.Load(); n != nil {
+		return n
+	}
+	return c.known()[0]
+}
+
+// prefer remembers who answered last.
+func (c *Client) prefer(n *node) {
+	if c.preferred.Load() != n {
+		c.preferred.Store(n)
+	}
+}
+
 // everyone gives the nodes in the order to try them: first if not nil, then the
 // one that answered last, then the others.
 func (c *Client) everyone(first *node) iter.Seq[*node] {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -19,20 +20,35 @@ import (
 // session carries the calls of this client to one node over one stream. Calls
 // that come while a message is being sent go together in the next one.
 type session struct {
-	mu      sync.Mutex
-	some    sync.Cond // calls to send, or broken
-	calls   []*banyanv1.Call
-	waiting map[uint64]*reply
-	next    uint64
-	broken  error
+	patience time.Duration
+	mu       sync.Mutex
+	some     sync.Cond // calls to send, or broken
+	calls    []*banyanv1.Call
+	waiting  map[uint64]*reply
+	next     uint64
+	broken   error
+	watch    *time.Timer // over calls that may lose patience; runs while watching
+	watching bool
+}
+
+func newSession(patience time.Duration) *session {
+	s := &session{waiting: map[uint64]*reply{}, patience: patience}
+	s.some.L = &s.mu
+	s.watch = time.AfterFunc(time.Hour, s.giveUp)
+	s.watch.Stop()
+	return s
 }
 
 // reply is one call under way.
 type reply struct {
 	answer *banyanv1.Answer
 	err    error
-	ready  chan struct{}
+	ready  chan struct{} // of one
+	looks  int           // of giveUp; less than 0: it does not look at this one
 }
+
+// replies are those that nobody uses now.
+var replies = sync.Pool{New: func() any { return &reply{ready: make(chan struct{}, 1)} }}
 
 // A message holds so many calls, and the first that goes beyond so many bytes.
 const (
@@ -41,21 +57,47 @@ const (
 )
 
 // call makes a call that is safe to repeat over the session with the leader of
-// partition, or with other nodes until one answers, as unary does.
+// partition, or with other nodes until one answers, as unary does. The first
+// try, nearly always the only one, needs no context and no timer of its own.
 func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(banyanv1connect.KVClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
+	n := c.first(partition)
+	s := c.sessionOf(n)
+	if s == nil {
+		return callAgain(ctx, c, partition, req, method, pack, unpack, nil, nil)
+	}
+	answer, err := s.call(ctx, pack(req), true)
+	if answer.GetElsewhere() {
+		c.learn()
+	}
+	if err == nil {
+		c.prefer(n)
+		return unpack(answer), nil
+	}
+	if !passes(err) && !banyan.IsKind(err, banyan.TooNew) {
+		return nil, err
+	}
+	return callAgain(ctx, c, partition, req, method, pack, unpack, n, err)
+}
+
+// callAgain goes on after a first try: tried, if not nil, has failed with err.
+func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(banyanv1connect.KVClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res, tried *node, failed error) (*Res, error) {
 	var res *Res
 	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) (err error) {
-		if s := c.sessionOf(n); s != nil {
-			answer, err := s.call(ctx, pack(req))
+		s := c.sessionOf(n)
+		switch {
+		case n == tried:
+			tried, err = nil, failed
+		case s != nil:
+			var answer *banyanv1.Answer
+			answer, err = s.call(ctx, pack(req), false)
 			if answer.GetElsewhere() {
 				c.learn()
 			}
-			if !banyan.IsKind(err, banyan.TooNew) {
-				res = unpack(answer)
-				return err
-			}
+			res = unpack(answer)
 		}
-		res, err = request(ctx, n.kv, req, method)
+		if s == nil || banyan.IsKind(err, banyan.TooNew) {
+			res, err = request(ctx, n.kv, req, method)
+		}
 		return err
 	})
 	return res, err
@@ -67,8 +109,7 @@ func (c *Client) sessionOf(n *node) *session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.session == nil && !n.sessionless {
-		s := &session{waiting: map[uint64]*reply{}}
-		s.some.L = &s.mu
+		s := newSession(c.patience)
 		n.session = s
 		c.sessions.Go(func() { c.hold(n, s) })
 	}
@@ -95,9 +136,14 @@ func (c *Client) hold(n *node, s *session) {
 	_ = stream.CloseResponse()
 }
 
-// call waits for the answer of a call.
-func (s *session) call(ctx context.Context, call *banyanv1.Call) (*banyanv1.Answer, error) {
-	r := &reply{ready: make(chan struct{})}
+// call waits for the answer of a call, until ctx ends or, if it is limited, for
+// as long as patience lasts and a little longer.
+func (s *session) call(ctx context.Context, call *banyanv1.Call, limited bool) (*banyanv1.Answer, error) {
+	r := replies.Get().(*reply)
+	*r = reply{ready: r.ready}
+	if !limited {
+		r.looks = -1
+	}
 	call.Traceparent = obs.Traceparent(ctx)
 	s.mu.Lock()
 	if s.broken != nil {
@@ -108,16 +154,54 @@ func (s *session) call(ctx context.Context, call *banyanv1.Call) (*banyanv1.Answ
 	call.Id = s.next
 	s.waiting[call.Id] = r
 	s.calls = append(s.calls, call)
+	if limited && !s.watching {
+		s.watching = true
+		s.watch.Reset(s.patience / looksMax)
+	}
 	s.mu.Unlock()
 	s.some.Signal()
-	select {
-	case <-r.ready:
-		return r.answer, r.err
-	case <-ctx.Done():
-		s.mu.Lock()
-		delete(s.waiting, call.Id)
-		s.mu.Unlock()
-		return nil, wire.Decode(ctx.Err())
+	if ctx.Done() == nil {
+		<-r.ready
+	} else {
+		select {
+		case <-r.ready:
+		case <-ctx.Done():
+			s.mu.Lock()
+			delete(s.waiting, call.Id)
+			s.mu.Unlock()
+			return nil, wire.Decode(ctx.Err())
+		}
+	}
+	answer, err := r.answer, r.err
+	r.answer = nil
+	replies.Put(r)
+	return answer, err
+}
+
+// looksMax is how many looks of giveUp a call outlives.
+const looksMax = 4
+
+// giveUp ends the calls that have waited for as long as patience lasts: the
+// node may hang.
+func (s *session) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watching = false
+	for id, r := range s.waiting {
+		switch {
+		case r.looks < 0:
+			continue
+		case r.looks < looksMax:
+			r.looks++
+			s.watching = true
+		default:
+			delete(s.waiting, id)
+			r.err = wire.Decode(context.DeadlineExceeded)
+			r.ready <- struct{}{}
+		}
+	}
+	if s.watching {
+		s.watch.Reset(s.patience / looksMax)
 	}
 }
 
@@ -186,7 +270,7 @@ func (s *session) resolve(a *banyanv1.Answer) {
 		r.err = wire.DecodeCall(e)
 	}
 	r.answer = a
-	close(r.ready)
+	r.ready <- struct{}{}
 }
 
 // fail ends all calls: whether they were carried out is not known.
@@ -201,6 +285,6 @@ func (s *session) fail(err error) {
 	s.some.Signal()
 	for _, r := range waiting {
 		r.err = err
-		close(r.ready)
+		r.ready <- struct{}{}
 	}
 }

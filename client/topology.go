@@ -23,10 +23,10 @@ const (
 
 // topology is where leaders are, as of some moment: a hint, never more.
 type topology struct {
-	slots     []uint32
-	leaders   map[uint32]banyan.NodeID
-	addresses map[banyan.NodeID]string
-	at        time.Time
+	slots []uint32 // the shard of each
+	leads []*node  // who leads that; nil: not known
+	nodes map[banyan.NodeID]*node
+	at    time.Time
 }
 
 // leaderOf gives the node to ask first about a partition, nil if unknown.
@@ -44,10 +44,8 @@ func (c *Client) leaderOf(partition []byte) *node {
 	if time.Since(t.at) > learnEvery {
 		c.learn()
 	}
-	if slot := banyan.SlotOf(partition); slot < len(t.slots) {
-		if addr, ok := t.addresses[t.leaders[t.slots[slot]]]; ok {
-			return c.nodeAt(addr)
-		}
+	if slot := banyan.SlotOf(partition); slot < len(t.leads) {
+		return t.leads[slot]
 	}
 	return nil
 }
@@ -79,16 +77,18 @@ func (c *Client) learnFrom(n *node) error {
 }
 
 func (c *Client) toTopology(m *banyanv1.MapResponse) *topology {
-	t := &topology{slots: m.Slots, leaders: map[uint32]banyan.NodeID{}, addresses: map[banyan.NodeID]string{}, at: time.Now()}
-	for _, s := range m.Shards {
-		t.leaders[s.Id] = banyan.NodeID(s.Leader)
-	}
+	t := &topology{slots: m.Slots, nodes: map[banyan.NodeID]*node{}, at: time.Now()}
 	for _, n := range m.Nodes {
-		if n.State == "left" || n.Address == "" {
-			continue
+		if n.State != "left" && n.Address != "" {
+			t.nodes[banyan.NodeID(n.Id)] = c.nodeAt(n.Address) // so that calls go on when every address given at first is gone
 		}
-		t.addresses[banyan.NodeID(n.Id)] = n.Address
-		c.nodeAt(n.Address) // so that calls go on when every address given at first is gone
+	}
+	leaders := map[uint32]*node{}
+	for _, s := range m.Shards {
+		leaders[s.Id] = t.nodes[banyan.NodeID(s.Leader)]
+	}
+	for _, shard := range m.Slots {
+		t.leads = append(t.leads, leaders[shard])
 	}
 	return t
 }
