@@ -165,8 +165,8 @@ func (k *pebbleKV) options(o Options) *pebble.Options {
 		MemTableStopWritesThreshold: 4,
 		L0StopWritesThreshold:       32,
 		L0CompactionThreshold:       8, // a quarter less CPU for compactions than with 4
-		MaxManifestFileSize: manifestBytes,
-		DisableTableStats:   true,
+		MaxManifestFileSize:         manifestBytes,
+		DisableTableStats:           true,
 	}
 	p.EventListener = &pebble.EventListener{
 		BackgroundError: k.hang, // else Pebble tries again at once, for ever
