@@ -212,6 +212,16 @@ func (h *Host) Leader(shard banyan.ShardID) (banyan.NodeID, uint64) {
 	return v.Leader, v.Term
 }
 
+// LeaderChange is closed when the replica here next learns of another leader or
+// term of the shard, or leads it; nil if there is none here.
+func (h *Host) LeaderChange(shard banyan.ShardID) <-chan struct{} {
+	s := h.slot(shard)
+	if s == nil {
+		return nil
+	}
+	return s.change()
+}
+
 // Hosts says whether there is a replica of the shard here.
 func (h *Host) Hosts(shard banyan.ShardID) bool { return h.slot(shard) != nil }
 

@@ -387,6 +387,34 @@ func TestLeadershipFeed(t *testing.T) {
 	}
 }
 
+// Every replica wakes those who wait for another leader.
+func TestLeaderChange(t *testing.T) {
+	m := threeHosts(t, 1)
+	ctx := deadline(t)
+	if m.at(1).LeaderChange(7) != nil {
+		t.Error("there is no replica of shard 7, and its leader may change")
+	}
+	var changes []<-chan struct{}
+	for id := range banyan.NodeID(3) {
+		changes = append(changes, m.at(id+1).LeaderChange(0))
+	}
+	select {
+	case <-changes[0]:
+		t.Error("nothing has changed yet")
+	default:
+	}
+	if err := m.at(1).TransferLeader(ctx, 0, 2); err != nil {
+		t.Fatal(err)
+	}
+	for i, change := range changes {
+		select {
+		case <-change:
+		case <-ctx.Done():
+			t.Errorf("node %d does not tell", i+1)
+		}
+	}
+}
+
 // A watcher that does not read falls back to history and misses nothing.
 func TestSlowWatcher(t *testing.T) {
 	m := newMesh(t)

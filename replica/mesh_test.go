@@ -56,8 +56,8 @@ func (m *mesh) add(id banyan.NodeID, st *store.Store) *meshNode {
 	if os.Getenv("REPLICA_TEST_LOG") != "" {
 		level = slog.LevelDebug
 	}
-	h, err := New(Config{Protocol: banyan.ProtocolVersion,
-		Node: id, Store: st,
+	h, err := New(Config{
+		Node: id, Store: st, Protocol: banyan.ProtocolVersion,
 		Send: func(to banyan.NodeID, shard banyan.ShardID, msg *raftpb.Message) {
 			if n := m.at(to); n != nil {
 				n.Step(shard, msg)

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"banyan"
@@ -13,6 +14,28 @@ type slot struct {
 
 	proposals, bytes atomic.Int64 // waiting for their result
 	reads            atomic.Int64
+
+	mu      sync.Mutex
+	changed chan struct{} // nil: nobody waits
+}
+
+// change is closed at the next change of leader, term or Leading.
+func (s *slot) change() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
+func (s *slot) hasChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
 }
 
 // reserve makes room for a proposal of n bytes, or refuses it.
@@ -39,6 +62,9 @@ func (h *Host) show(v View) {
 		h.mu.Lock()
 		delete(h.slots, v.Shard)
 		h.mu.Unlock()
+		if s != nil {
+			s.hasChanged()
+		}
 	case s == nil:
 		s = &slot{shard: v.Shard}
 		s.view.Store(&v)
@@ -46,8 +72,12 @@ func (h *Host) show(v View) {
 		h.slots[v.Shard] = s
 		h.mu.Unlock()
 	default:
-		if before := s.view.Swap(&v); v.Leader != 0 && v.Leader != before.Leader {
+		before := s.view.Swap(&v)
+		if v.Leader != 0 && v.Leader != before.Leader {
 			h.meter.leaders.Inc()
+		}
+		if v.Leader != before.Leader || v.Term != before.Term || v.Leading != before.Leading {
+			s.hasChanged()
 		}
 	}
 }

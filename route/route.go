@@ -116,7 +116,7 @@ func (r *Router) WaitLeader(ctx context.Context, shard banyan.ShardID) (banyan.N
 		if node, ok := r.Leader(shard); ok {
 			return node, nil
 		}
-		if err := sleep(ctx, retryMin*4); err != nil {
+		if err := r.rest(ctx, shard, retryMin*4); err != nil {
 			return 0, banyan.Errorf(banyan.Unavailable, "shard %d has no leader: a majority of its replicas must be up ('banyan status' shows which are not)", shard)
 		}
 	}
@@ -286,7 +286,7 @@ func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(
 				continue
 			}
 		}
-		if sleep(ctx, wait) != nil {
+		if r.rest(ctx, shard, wait) != nil {
 			r.meter.settled(shard, began, tries, err)
 			return giveUp(shard, err)
 		}
@@ -355,6 +355,20 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, CallTimeout)
+}
+
+// rest waits, but no longer than until the replica here hears of a leader.
+func (r *Router) rest(ctx context.Context, shard banyan.ShardID, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-r.cfg.Host.LeaderChange(shard):
+		return nil
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
