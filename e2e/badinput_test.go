@@ -99,7 +99,13 @@ func TestBadClusters(t *testing.T) {
 		{"a directory with a node", 1, []string{c.nodes[0].dir, "banyan up"}, join(c.nodes[0].addr, "n1")},
 		{"a directory in use", 1, []string{c.nodes[0].dir, "use"}, []string{"up", "--dir", c.nodes[0].dir, "--listen", closed}},
 		{"a port in use", 1, []string{c.nodes[0].addr, "--listen"}, []string{"up", "--dir", filepath.Join(c.dir, "d"), "--listen", c.nodes[0].addr}},
+		{"a port in use, to join with", 1, []string{c.nodes[0].addr, "--listen"}, []string{"join", c.nodes[0].addr, "--token", token, "--dir", filepath.Join(c.dir, "e"), "--listen", c.nodes[0].addr}},
 	})
+	for _, dir := range []string{"d", "e"} {
+		if _, err := os.Stat(filepath.Join(c.dir, dir)); !os.IsNotExist(err) {
+			t.Errorf("a port in use: %s was made all the same: %v", dir, err)
+		}
+	}
 	out, errOut, code := c.try("run", "no-such-command", ":::", "a")
 	if code != 1 || !strings.Contains(errOut, "no-such-command") || !strings.Contains(errOut, "n1") {
 		t.Errorf("a command that is on no node: exit %d, %q %q", code, out, errOut)

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/transport"
 )
 
 // Defaults of Config.
@@ -114,6 +116,15 @@ func checkAddress(flag, addr string) error {
 		return banyan.Errorf(banyan.Invalid, "%s %q: give HOST:PORT, such as 192.0.2.7:7117", flag, addr)
 	}
 	return nil
+}
+
+// checkFirstListen finds out whether a node that is not yet there could listen,
+// before anything is made of it.
+func (c Config) checkFirstListen() error {
+	if _, err := os.Stat(c.nodeFile()); c.Embedded || err == nil {
+		return nil
+	}
+	return transport.CheckListen(cmp.Or(c.Listen, DefaultListen))
 }
 
 func (c Config) pkiDir() string   { return filepath.Join(c.Dir, "pki") }

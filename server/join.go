@@ -35,6 +35,9 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkFirstListen(); err != nil {
+		return err // and the token is as good as before
+	}
 	if err := prepareDir(c); err != nil {
 		return err
 	}

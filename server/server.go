@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -86,15 +87,16 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if err := cfg.checkFirstListen(); err != nil {
+		return nil, err
+	}
 	if err := prepareDir(cfg); err != nil {
 		return nil, err
 	}
 	sweep(cfg)
 	f, err := readNodeFile(cfg)
 	if err == nil && f == nil {
-		if cfg.Listen == "" {
-			cfg.Listen = DefaultListen
-		}
+		cfg.Listen = cmp.Or(cfg.Listen, DefaultListen)
 		f, err = create(cfg)
 	}
 	if err != nil {

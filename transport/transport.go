@@ -112,14 +112,31 @@ type Transport struct {
 	conns    map[net.Conn]struct{} // accepted
 }
 
-// Listen binds the port. Nothing is accepted, and nothing sent, before Start.
-func Listen(c Config) (*Transport, error) {
-	listener, err := net.Listen("tcp", c.Listen)
+// CheckListen says why Listen could not bind addr now, or nil.
+func CheckListen(addr string) error {
+	l, err := listen(addr)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+func listen(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, banyan.Errorf(banyan.Unavailable, "%s is in use by another program: choose another port with --listen, or stop that program", c.Listen)
+		return nil, banyan.Errorf(banyan.Unavailable, "%s is in use by another program: choose another port with --listen, or stop that program", addr)
 	}
 	if err != nil {
-		return nil, banyan.Errorf(banyan.Unavailable, "cannot listen on %s: check --listen: %w", c.Listen, err)
+		return nil, banyan.Errorf(banyan.Unavailable, "cannot listen on %s: check --listen: %w", addr, err)
+	}
+	return l, nil
+}
+
+// Listen binds the port. Nothing is accepted, and nothing sent, before Start.
+func Listen(c Config) (*Transport, error) {
+	listener, err := listen(c.Listen)
+	if err != nil {
+		return nil, err
 	}
 	t := &Transport{
 		config:   c,
