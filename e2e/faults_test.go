@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -121,11 +122,35 @@ func TestStrangersAreRefused(t *testing.T) {
 	if _, errOut, code := other.tryIn(other.dir, "", "nodes", "--context", "nowhere"); code == 0 || errOut == "" {
 		t.Errorf("a context that is not there: exit %d, %q", code, errOut)
 	}
+	token := other.token()
 	// The other cluster's operator, sent to this address.
 	spoil := filepath.Join(other.dir, "config")
 	replaceAddress(t, spoil, other.nodes[0].addr, addr)
-	if _, errOut, code := other.try("nodes"); code == 0 || !strings.Contains(errOut, "cluster") && !strings.Contains(errOut, "certificate") {
-		t.Errorf("another cluster's certificate: exit %d, %q", code, errOut)
+	cluster := func(c *cluster) string {
+		var v struct{ Cluster string }
+		text, err := os.ReadFile(filepath.Join(c.nodes[0].dir, "node.json"))
+		if err == nil {
+			err = json.Unmarshal(text, &v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Cluster
+	}
+	for _, args := range [][]string{
+		{"nodes"}, {"kv", "get", "a"},
+		{"join", addr, "--token", token, "--dir", filepath.Join(c.dir, "x"), "--listen", freeAddr(t)},
+	} {
+		_, errOut, code := other.try(args...)
+		words := []string{addr + ": this is a node of cluster " + cluster(c) + ",", "check the address"}
+		if args[0] != "join" {
+			words = append(words, "not of cluster "+cluster(other), "banyan context list")
+		}
+		for _, word := range words {
+			if code == 0 || !strings.Contains(errOut, word) {
+				t.Errorf("%s at another cluster: exit %d, no %q in %q", args[0], code, word, errOut)
+			}
+		}
 	}
 }
 

@@ -41,7 +41,7 @@ func (a authority) verifyServer(cs tls.ConnectionState, now time.Time) error {
 		return err
 	}
 	if cluster != a.cluster {
-		return banyan.Errorf(banyan.Unauthenticated, "the node is of cluster %s, not of %s: check the address, or choose that cluster's context", cluster, a.cluster)
+		return banyan.Errorf(banyan.Unauthenticated, "this is a node of cluster %s, not of cluster %s: check the address; to reach %s, choose its context (--context; 'banyan context list' lists them)", cluster, a.cluster, cluster)
 	}
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: a.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	if err != nil {
@@ -88,19 +88,32 @@ func PinnedTLS(fingerprintHex string) *tls.Config {
 				}
 				return newAuthority(cluster, authorityCert).verifyServer(cs, time.Now())
 			}
-			return banyan.Errorf(banyan.Unauthenticated, "the node is not of the cluster that made the token: check the address, or get a token from that cluster with 'banyan token'")
+			return banyan.Errorf(banyan.Unauthenticated, "this is %s, not one of the cluster that made the token: check the address, or get a token from that cluster with 'banyan token'", described(cs))
 		},
 	}
 }
 
+// described says whose node shows itself.
+func described(cs tls.ConnectionState) string {
+	if len(cs.PeerCertificates) > 0 {
+		if _, cluster, err := SubjectOf(cs.PeerCertificates[0]); err == nil {
+			return "a node of cluster " + cluster
+		}
+	}
+	return "no node of banyan"
+}
+
 // Explain turns what a failed handshake or first read with addr says into
-// words that name the remedy. Other errors are returned as they are.
+// words that name the address and the remedy. Errors of the operating system
+// name it already and are returned as they are.
 func Explain(addr string, err error) error {
 	var record tls.RecordHeaderError
 	var op *net.OpError
 	switch {
-	case err == nil || banyan.KindOf(err) != banyan.Internal:
-		return err
+	case err == nil:
+		return nil
+	case banyan.KindOf(err) != banyan.Internal:
+		return banyan.Errorf(banyan.KindOf(err), "%s: %w", addr, err)
 	case errors.As(err, &record):
 		return banyan.Errorf(banyan.Unavailable, "%s is not a banyan node (it does not speak TLS): check host and port", addr)
 	case errors.Is(err, io.EOF):

@@ -55,7 +55,7 @@ func (t *Transport) converseWith(ctx context.Context, addr, protocol string) (*c
 	}
 	if err != nil {
 		_ = conn.Close()
-		err = banyan.Errorf(banyan.KindOf(err), "%s: %w", addr, pki.Explain(addr, err))
+		err = pki.Explain(addr, err)
 		if errors.Is(err, errRefused) && banyan.IsKind(err, banyan.Removed) && t.handlers.OnExpelled != nil {
 			t.handlers.OnExpelled(err)
 		}
