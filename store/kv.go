@@ -15,6 +15,8 @@ type KV interface {
 	mvcc.Reader
 	// NewBatch returns an empty batch; one goroutine uses it.
 	NewBatch() KVBatch
+	// NewBulk returns a bulk without rows; one goroutine uses it.
+	NewBulk() KVBulk
 	// Snapshot returns the committed state of this moment, unchanged by later
 	// commits. It pins space until closed.
 	Snapshot() (KVSnapshot, error)
@@ -35,6 +37,23 @@ type KVBatch interface {
 	// Close drops an uncommitted batch; after Commit it does nothing.
 	Close()
 }
+
+// KVBulk takes in many rows beside the batches, so that it does not hold them
+// up. Nobody else writes between its first key and its last meanwhile. After a
+// crash before Commit has returned any of the rows may be there.
+type KVBulk interface {
+	// Add adds rows, whose keys ascend from one to the next and from call to
+	// call. It keeps none of the slices.
+	Add(rows []KVRow) error
+	// Commit makes the rows visible and durable. The bulk is spent; after an
+	// error of Add or Commit the KV must not be written again.
+	Commit() error
+	// Close drops an uncommitted bulk and its rows; after Commit it does nothing.
+	Close()
+}
+
+// KVRow is one row.
+type KVRow struct{ Key, Value []byte }
 
 // KVSnapshot is a fixed state. Several goroutines may read it.
 type KVSnapshot interface {

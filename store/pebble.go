@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -42,6 +43,9 @@ type pebbleKV struct {
 	fail func(error) // stops the Store; any goroutine
 	dog  *watchdog
 
+	options *pebble.Options
+	bulks   atomic.Uint64 // begun
+
 	meter   meter
 	closing sync.RWMutex // closed is set under it
 	closed  bool
@@ -69,9 +73,13 @@ func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error
 			"%s is in use by another banyan process: stop that one, or give another directory with --dir: %w", dir, err)
 	}
 	k.dog = watch(o.HangMax, func(what string, err error) { _ = k.stop(what, err) })
-	p := k.options(o)
+	k.options = k.engineOptions(o)
+	k.options.EnsureDefaults()
 	err = k.beside("open", func() error {
-		db, err := pebble.Open(dir, p)
+		if err := k.dropBulks(); err != nil {
+			return err
+		}
+		db, err := pebble.Open(dir, k.options)
 		if k.db = db; err != nil && !fromOS(err) {
 			return errors.Join(pebble.ErrCorruption, err)
 		}
@@ -142,7 +150,7 @@ func (k *pebbleKV) inspect() error {
 
 // engineFile knows what a creation that was cut short leaves behind.
 func engineFile(name string) bool {
-	for _, p := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "marker.", "temporary.", sealPrefix} {
+	for _, p := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "marker.", "temporary.", sealPrefix, bulkPrefix} {
 		if strings.HasPrefix(name, p) {
 			return true
 		}
@@ -151,7 +159,7 @@ func engineFile(name string) bool {
 	return isLog && number != "" && strings.Trim(number, "0123456789") == ""
 }
 
-func (k *pebbleKV) options(o Options) *pebble.Options {
+func (k *pebbleKV) engineOptions(o Options) *pebble.Options {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = cacheBytesDefault
 	}

@@ -1,23 +1,26 @@
 package store
 
 import (
+	"bytes"
+	"errors"
+
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
 )
 
-// stageBatchBytes is how much of a snapshot is held in memory at a time.
-const stageBatchBytes = 1 << 20
+// stageBytes is how much of a snapshot is held in memory at a time.
+const stageBytes = 256 << 10
 
 // Stage takes in a snapshot. One goroutine uses it and ends it with Install or
 // Abort; a crash before Install leaves nothing.
 type Stage struct {
-	sh      *Shard
-	gen     uint32
-	moves   uint64 // of the shard when the stage began
-	kv      KVBatch
-	bytes   int
-	flushed bool // rows are in the KV
+	sh    *Shard
+	gen   uint32
+	moves uint64 // of the shard when the stage began
+	rows  []KVRow
+	held  []byte // what they are made of
+	bulk  KVBulk // nil while all rows are in memory
 }
 
 // Stage begins to take in a snapshot of the shard beside its present state.
@@ -40,19 +43,70 @@ func (sh *Shard) newGeneration() uint32 {
 	return sh.genMax
 }
 
-// Put adds one row (copied). Memory is bounded: rows go to disk, unsynced.
+// Put adds one row (copied); their keys ascend. Memory is bounded: rows go to
+// disk, beside what else is written.
 func (st *Stage) Put(key, value []byte) error {
-	if st.kv == nil {
-		st.kv = st.sh.s.kv.NewBatch()
+	if st.held == nil {
+		st.held = make([]byte, 0, stageBytes)
 	}
-	st.kv.Set(append(statePrefix(st.sh.id, st.gen), key...), value)
-	st.bytes += len(key) + len(value)
-	if st.bytes < stageBatchBytes {
+	prefix := statePrefix(st.sh.id, st.gen)
+	if need := len(prefix) + len(key) + len(value); len(st.held) > 0 && len(st.held)+need > cap(st.held) {
+		if err := st.spill(); err != nil {
+			return err
+		}
+	}
+	at := len(st.held)
+	st.held = append(append(st.held, prefix...), key...)
+	row := KVRow{Key: st.held[at:len(st.held):len(st.held)]}
+	if n := len(st.rows); n > 0 && bytes.Compare(st.rows[n-1].Key, row.Key) >= 0 {
+		return banyan.Errorf(banyan.Corrupt, "the rows of a snapshot of shard %d are not in order", st.sh.id)
+	}
+	at = len(st.held)
+	st.held = append(st.held, value...)
+	row.Value = st.held[at:len(st.held):len(st.held)]
+	st.rows = append(st.rows, row)
+	return nil
+}
+
+// spill hands what is in memory to the bulk, but for the last row, with which
+// the next one is compared.
+func (st *Stage) spill() error {
+	s, n := st.sh.s, len(st.rows)-1
+	if err := s.Err(); err != nil || n == 0 {
+		return err
+	}
+	if st.bulk == nil {
+		st.bulk = s.kv.NewBulk()
+	}
+	if err := st.bulk.Add(st.rows[:n]); err != nil {
+		return s.fail(err)
+	}
+	last := st.rows[n]
+	st.rows = append(st.rows[:0], KVRow{bytes.Clone(last.Key), bytes.Clone(last.Value)})
+	st.held = st.held[:0]
+	return nil
+}
+
+// settle brings the rows into the KV, with b if all of them are in memory.
+func (st *Stage) settle(b KVBatch) error {
+	s := st.sh.s
+	if st.bulk == nil {
+		for _, r := range st.rows {
+			b.Set(r.Key, r.Value)
+		}
 		return nil
 	}
-	kv := st.kv
-	st.kv, st.bytes, st.flushed = nil, 0, true
-	return st.sh.s.commit(kv, false)
+	if err := s.Err(); err != nil {
+		return err
+	}
+	err := st.bulk.Add(st.rows)
+	if err == nil {
+		err = st.bulk.Commit()
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	return nil
 }
 
 // Current says whether the shard is still the one the stage was made for: not
@@ -69,9 +123,9 @@ func (st *Stage) Current() bool { return st.sh.meta().moves == st.moves }
 // error the stage is aborted.
 func (st *Stage) Install(index, term uint64, conf *raftpb.ConfState, hs *raftpb.HardState) error {
 	defer st.Abort()
-	b := st.sh.s.NewBatch()
+	s := st.sh.s
+	b := s.NewBatch()
 	defer b.Reset()
-	b.kv, st.kv = st.kv, nil
 	c := b.touch(st.sh.id)
 	if c.m.moves != st.moves {
 		return banyan.Errorf(banyan.Stale, "shard %d was replaced while its snapshot came in: send a new one", st.sh.id)
@@ -88,24 +142,31 @@ func (st *Stage) Install(index, term uint64, conf *raftpb.ConfState, hs *raftpb.
 	if c.m.term < term {
 		c.m.term, c.m.vote = term, 0
 	}
-	if err := b.Commit(true); err != nil {
+	if b.err != nil {
+		return b.err
+	}
+	if err := st.settle(b.batch()); err != nil {
 		return err
 	}
-	st.flushed = false
-	return nil
+	err := b.Commit(true)
+	if err != nil && st.bulk != nil && s.Err() == nil {
+		err = errors.Join(err, st.drop())
+	}
+	return err
+}
+
+// drop removes the rows of a bulk that was committed.
+func (st *Stage) drop() error {
+	s, lo := st.sh.s, statePrefix(st.sh.id, st.gen)
+	b := s.kv.NewBatch()
+	b.DeleteRange(lo, prefixEnd(lo))
+	return s.commit(b, false) // what stays is dropped when the store is opened
 }
 
 // Abort drops the staged rows. After Install it does nothing.
 func (st *Stage) Abort() {
-	if st.kv != nil {
-		st.kv.Close()
-		st.kv = nil
+	if st.bulk != nil {
+		st.bulk.Close()
 	}
-	if !st.flushed {
-		return
-	}
-	st.flushed = false
-	b, lo := st.sh.s.kv.NewBatch(), statePrefix(st.sh.id, st.gen)
-	b.DeleteRange(lo, prefixEnd(lo))
-	_ = st.sh.s.commit(b, false) // what stays is dropped when the store is opened
+	st.rows, st.held, st.bulk = nil, nil, nil
 }

@@ -30,6 +30,11 @@ func KV(t *testing.T, boot func(seed uint64) Machine) {
 	t.Run("ranges", func(t *testing.T) { testRanges(t, boot(1).Open(t)) })
 	t.Run("copies", func(t *testing.T) { testCopies(t, boot(1).Open(t)) })
 	t.Run("snapshot", func(t *testing.T) { testSnapshot(t, boot(1).Open(t)) })
+	t.Run("bulk", func(t *testing.T) {
+		for seed := range uint64(5) {
+			testBulk(t, boot(seed))
+		}
+	})
 	t.Run("concurrent", func(t *testing.T) { testConcurrent(t, boot(1).Open(t)) })
 	t.Run("model", func(t *testing.T) {
 		for seed := range uint64(10) {
@@ -336,4 +341,63 @@ func testCrash(t *testing.T, seed uint64, m Machine) {
 		model = models[i]
 		kv.Close()
 	}
+}
+
+// testBulk: what a bulk has committed outlives a crash, what it has dropped is
+// gone, and batches beside it are as they were.
+func testBulk(t *testing.T, m Machine) {
+	kv := m.Open(t)
+	commit(t, batchOf(kv, "a=1", "m150=old", "z=1"), true)
+	add := func(u store.KVBulk, from, to int) {
+		t.Helper()
+		var rows []store.KVRow
+		for i := from; i < to; i++ {
+			rows = append(rows, store.KVRow{Key: fmt.Appendf(nil, "m%03d", i), Value: bytes.Repeat([]byte{byte(i)}, 3000)})
+		}
+		if err := u.Add(rows); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			clear(r.Value)
+		}
+	}
+	dropped := kv.NewBulk()
+	add(dropped, 700, 800)
+	dropped.Close()
+	u := kv.NewBulk()
+	defer u.Close()
+	add(u, 100, 200)
+	commit(t, batchOf(kv, "b=2"), true)
+	add(u, 200, 400)
+	if err := u.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"before", "after"} {
+		n := 0
+		if err := kv.Scan([]byte("m"), []byte("n"), func(k, v []byte) bool {
+			if string(k) != fmt.Sprintf("m%03d", 100+n) || !bytes.Equal(v, bytes.Repeat([]byte{byte(100 + n)}, 3000)) {
+				t.Fatalf("%s the crash: row %d is %q", when, n, k)
+			}
+			n++
+			return true
+		}); err != nil || n != 300 {
+			t.Fatalf("%s the crash: %d rows, %v", when, n, err)
+		}
+		if got := show(t, kv, []byte("a"), []byte("c")); got != "a=1 b=2" {
+			t.Fatalf("%s the crash: %s", when, got)
+		}
+		if when == "before" {
+			m.Crash()
+			kv = m.Open(t)
+		}
+	}
+	if err := kv.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func batchOf(kv store.KV, pairs ...string) store.KVBatch {
+	b := kv.NewBatch()
+	set(b, pairs...)
+	return b
 }
