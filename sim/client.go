@@ -39,6 +39,7 @@ type op struct {
 	value    string // written
 	expect   string // by cas
 	request  banyan.RequestID
+	earliest banyan.Revision // that it can make: behind what was known at first
 	call     time.Duration
 	back     time.Duration // answered, if done
 	giveUp   time.Duration // 0: never
@@ -69,7 +70,8 @@ type client struct {
 	n     int
 	op    *op
 	guess map[banyan.ShardID]banyan.NodeID
-	seen  map[string]string // latest value read or written, by shard and key
+	known map[banyan.ShardID]banyan.Revision // that was told
+	seen  map[string]string                  // latest value read or written, by shard and key
 }
 
 const (
@@ -79,7 +81,7 @@ const (
 )
 
 func (w *world) addClient(id int) {
-	c := &client{w: w, id: id, dice: newDice(w.cfg.Seed, 0xc11e<<32+uint64(id)), guess: map[banyan.ShardID]banyan.NodeID{}, seen: map[string]string{}}
+	c := &client{w: w, id: id, dice: newDice(w.cfg.Seed, 0xc11e<<32+uint64(id)), guess: map[banyan.ShardID]banyan.NodeID{}, known: map[banyan.ShardID]banyan.Revision{}, seen: map[string]string{}}
 	w.clients = append(w.clients, c)
 	w.after(w.between(0, 100*time.Millisecond), c.next)
 }
@@ -111,6 +113,14 @@ func (c *client) next() {
 		if o.expect = c.seen[c.place(o)]; o.expect == "" {
 			o.kind = get
 		}
+	}
+	if revision, ok := c.known[o.shard]; !ok {
+		o.kind = get
+		if o.key == listPrefix {
+			o.key = "k/0"
+		}
+	} else {
+		o.earliest = revision + 1
 	}
 	if c.dice.chance(w.plan.patience) && o.kind != get {
 		o.giveUp = w.now + c.dice.between(0, 500*time.Millisecond)
@@ -187,6 +197,11 @@ func (c *client) receive(o *op, n int, a answer) {
 	if a.err != nil {
 		switch kind := banyan.KindOf(a.err); {
 		case kind == banyan.NotLeader, kind == banyan.Stale, kind == banyan.Unavailable, kind == banyan.Exhausted:
+		case kind == banyan.Forgotten: // carried out or not: nobody knows
+			w.reach("late copy refused")
+			delete(c.known, o.shard)
+			c.rest()
+			return
 		case errors.Is(a.err, errUnreadable), kind == banyan.Corrupt && w.lossy:
 			w.reach("read refused by the disk")
 			delete(c.guess, o.shard)
@@ -198,6 +213,7 @@ func (c *client) receive(o *op, n int, a answer) {
 		return
 	}
 	o.done, o.back, o.answer = true, w.now, a
+	c.known[o.shard] = max(c.known[o.shard], a.revision)
 	w.note("answer", uint64(o.client), uint64(o.kind), uint64(o.shard), uint64(a.revision), bit(a.ok), bit(a.found), a.sequence, uint64(len(a.value)))
 	w.history.took(w, o)
 	c.learn(o)
@@ -240,6 +256,9 @@ func (p *process) serve(o *op, reply func(answer)) {
 		p.propose(o.shard, o.command(), func(res mvcc.Result, err error) {
 			if err == nil && res.Stale {
 				err = banyan.Errorf(banyan.Stale, "refused in apply")
+			}
+			if err == nil && res.Forgotten {
+				err = banyan.Errorf(banyan.Forgotten, "refused in apply")
 			}
 			if err != nil {
 				if replica.IsUncertain(err) {
@@ -324,7 +343,7 @@ func (p *process) look(o *op, a answer, reply func(answer)) {
 // command is what an operation that writes commits.
 func (o *op) command() *mvcc.Command {
 	key, value := []byte(o.key), []byte(o.value)
-	cmd := &mvcc.Command{Request: o.request}
+	cmd := &mvcc.Command{Request: o.request, Earliest: o.earliest}
 	switch o.kind {
 	case create:
 		cmd.Conds = []mvcc.Cond{{Key: key, Test: mvcc.Missing}}

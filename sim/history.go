@@ -77,6 +77,7 @@ func (w *world) checkHistories() {
 		}
 		delete(byKey, listPrefix)
 		for _, key := range slices.Sorted(maps.Keys(byKey)) {
+			w.checkOnce(shard, key)
 			w.checkKey(shard, key, byKey[key])
 		}
 	}
@@ -115,6 +116,18 @@ func (w *world) checkOrder(shard banyan.ShardID, ops []*op) {
 			w.fail("shard %d: %s came after %s and was told of an older state", shard, o, newest)
 			return
 		}
+	}
+}
+
+// checkOnce holds every write to one effect: each writes a value of its own.
+func (w *world) checkOnce(shard banyan.ShardID, key string) {
+	written := map[string]bool{}
+	for _, e := range w.truth[shard].values[key] {
+		value := string(e.Row.Value)
+		if !e.Deleted && written[value] {
+			w.fail("shard %d: %s was written to %s twice", shard, value, key)
+		}
+		written[value] = true
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"banyan"
@@ -30,6 +31,8 @@ type node struct {
 	gone       bool    // for ever
 	unreadable float64 // chance that a read fails
 	flipped    bool    // a bit on its disk
+	speaks     uint32  // of the release that is installed
+	putBack    bool    // it was a newer one before
 	doom       doom
 }
 
@@ -55,6 +58,7 @@ func (w *world) addNode() *node {
 	if n.drift != 1 {
 		w.fault(clockDrift)
 	}
+	w.releases.choose(n)
 	w.nodes = append(w.nodes, n)
 	return n
 }
@@ -131,9 +135,18 @@ func (n *node) refuse(what string, err error) {
 }
 
 func (n *node) start(st *store.Store) {
+	acts, err := n.protocolOn(st)
+	switch {
+	case err != nil:
+		n.refuse("start", err)
+		return
+	case acts > n.speaks:
+		n.tooNew("a cluster at protocol " + strconv.Itoa(int(acts)))
+		return
+	}
 	core, err := replica.NewCore(replica.CoreConfig{
 		Node: n.id, Store: st, ElectionTicks: 10, HeartbeatTicks: 1,
-		Protocol: banyan.ProtocolVersion, LogEntriesKept: n.w.plan.keep, Logger: slog.New(slog.DiscardHandler),
+		Protocol: acts, LogEntriesKept: n.w.plan.keep, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		n.refuse("start", err)
@@ -141,7 +154,7 @@ func (n *node) start(st *store.Store) {
 	}
 	hub := replica.NewHub(st)
 	p := &process{
-		w: n.w, n: n, store: st, core: core, hub: hub, applier: replica.NewApplier(st, hub, 0), batch: st.NewBatch(),
+		w: n.w, n: n, store: st, core: core, hub: hub, applier: replica.NewApplier(st, hub, n.w.plan.window), batch: st.NewBatch(), speaks: n.speaks,
 		began: n.w.now, views: map[banyan.ShardID]replica.View{}, receiving: map[banyan.ShardID]bool{},
 		tallies: map[banyan.ShardID]*tally{}, proposals: map[banyan.ShardID]int{}, reads: map[banyan.ShardID]int{},
 		kept: map[banyan.ShardID]kept{}, snapshotTo: map[banyan.NodeID]time.Duration{},
@@ -159,6 +172,9 @@ func (n *node) start(st *store.Store) {
 	p.wake()
 	p.tap()
 	p.drainTaps()
+	if acts < n.w.releases.acts {
+		p.hearOfProtocol()
+	}
 }
 
 // clock is the machine's wall clock.

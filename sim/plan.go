@@ -14,7 +14,7 @@ var Kinds = []string{
 	"cut node", "cut one way", "cut halves", "cut links", "flap", "burst",
 	"pause", "slow node", "clock jump",
 	"transfer", "reconfigure", "drain", "join", "leave", "replace",
-	messageLost, messageDoubled, messageReordered, messageDelayed, messageCut, clockDrift, lateJoin,
+	messageLost, messageDoubled, messageReordered, messageDelayed, messageCut, clockDrift, lateJoin, olderRelease, putBack,
 }
 
 const (
@@ -25,6 +25,8 @@ const (
 	messageCut       = "message cut off"
 	clockDrift       = "clock drift"
 	lateJoin         = "node joins late"
+	olderRelease     = "older release"
+	putBack          = "older release put back"
 )
 
 // Points are what a good set of seeds comes through sometimes: one that never
@@ -38,11 +40,13 @@ var Points = []string{
 	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
 	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
 	"replicas compared", "stale read", "stale read that says it is old",
+	"acted at an older protocol", "rose to a newer protocol with commands under way", "command of a newer form applied after a rise",
+	"older release stopped by what it does not know", "late copy refused",
 	"bit of a log flipped", "bit of a state block flipped", "damage refused", "unreadable disk refused", "read refused by the disk",
 }
 
 // Loads are what Without can leave out besides Kinds.
-var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience"}
+var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience", "late copies"}
 
 // begins are the kinds that stand in the plan.
 var begins = Kinds[:slices.Index(Kinds, messageLost)]
@@ -60,6 +64,8 @@ type plan struct {
 
 	patience float64       // chance that a client gives an operation up
 	joinBy   time.Duration // machines join one after the other until then; 0: at once
+	mixed    time.Duration // some begin with the previous release and are upgraded by then; 0: none
+	window   int           // requests that a shard remembers; 0: as always
 
 	loss, dup, reorder, spike float64 // of messages
 	spikeMax                  time.Duration
@@ -147,6 +153,12 @@ func drawPlan(cfg *Config) plan {
 		p.joinBy = d.between(time.Second, 4*time.Second)
 	}
 	p.schedule(d, every)
+	switch d := newDice(cfg.Seed, 0x3e1ea5e); d.IntN(3) {
+	case 0:
+		p.mixed = d.between(time.Second, 10*time.Second)
+	case 1:
+		p.window = 8 + d.IntN(56) // the older release carries late copies out again
+	}
 	p.shrink(cfg)
 	return p
 }
@@ -191,6 +203,12 @@ func (p *plan) shrink(cfg *Config) {
 	}
 	if cfg.without(lateJoin) {
 		p.joinBy = 0
+	}
+	if cfg.without(olderRelease) {
+		p.mixed = 0
+	}
+	if cfg.without("late copies") {
+		p.window = 0
 	}
 	if cfg.without("locks") {
 		p.lockers = 0

@@ -21,6 +21,7 @@ type process struct {
 	batch   *store.Batch
 	began   time.Duration
 	dead    bool
+	speaks  uint32 // of its release
 
 	in      []func(*replica.Core)
 	woken   bool
@@ -239,6 +240,9 @@ func (p *process) apply() {
 }
 
 func (p *process) applied(applies []*replica.Apply) {
+	if !p.understands(applies) {
+		return
+	}
 	if err := p.applier.Apply(applies); err != nil {
 		p.diskFailed("apply", err)
 		return

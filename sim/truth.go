@@ -75,6 +75,7 @@ func (t *truth) ackedBy(at time.Duration) banyan.Revision {
 func (t *truth) extend(events []mvcc.Event) {
 	t.revisions = append(t.revisions, events)
 	t.w.jobs.watch(t.w, events)
+	t.w.releases.watch(t.w, events)
 	t.w.locks.watch(t.w, events)
 	for i := range events {
 		key := string(events[i].Row.Key)
@@ -227,6 +228,8 @@ func (p *process) drainTaps() {
 		var err error
 		p.n.inspect(func() { err = l.drain() })
 		switch {
+		case err == nil && p.w.failure == "": // of revisions without events nobody is told
+			l.hear(nil, max(l.upTo, p.hub.Revision(l.shard)))
 		case err == nil:
 		case p.unread(err):
 		case banyan.IsKind(err, banyan.Compacted) || banyan.IsKind(err, banyan.Unavailable):
@@ -282,6 +285,9 @@ func (p *process) digest(shard banyan.ShardID, d *fnv) (applied uint64, err erro
 	err = view.Scan(nil, nil, func(k, v []byte) bool {
 		d.bytes(k)
 		d.bytes(v)
+		if p.speaks == older && len(v) > 0 && v[0] != 1 {
+			p.w.fail("%v runs the previous release and holds row %q in form %d, which that does not know", p.n.id, k, v[0])
+		}
 		return true
 	})
 	return view.AppliedIndex(), err

@@ -31,6 +31,7 @@ type world struct {
 	history   history
 	jobs      jobs
 	locks     locks
+	releases  releases
 	faults    map[string]int
 	reached   map[string]int
 	longest   map[string]int // queues, by name
@@ -83,6 +84,7 @@ func (w *world) begin() {
 	for _, s := range w.shards() {
 		w.truth[s] = newTruth(w, s)
 	}
+	w.beginReleases()
 	w.beginNodes()
 	for i := range w.plan.clients {
 		w.addClient(i)
