@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"banyan"
@@ -17,6 +19,7 @@ const (
 	patienceMin = time.Second      // with one node, before another is asked too
 	patienceMax = 15 * time.Second
 	reachMax    = 5 * time.Second // until a cluster of which no node can be reached counts as gone
+	soonestWait = 100 * time.Millisecond
 	backoffMin  = 10 * time.Millisecond
 	backoffMax  = 500 * time.Millisecond
 )
@@ -30,6 +33,47 @@ func unary[Req, Res any](ctx context.Context, c *Client, partition []byte, req *
 		return err
 	})
 	return res, err
+}
+
+// soonest makes a call that changes nothing, and matters most when nodes are
+// silent: it asks one more node after each soonestWait without an answer, and
+// takes the first one there is. If no node has one it goes on as unary does.
+func soonest[Req, Res any](ctx context.Context, c *Client, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) (*Res, error) {
+	asking, cancel := withDeadline(ctx)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer cancel()
+	type answer struct {
+		res  *Res
+		err  error
+		from *node
+	}
+	nodes := slices.Collect(c.everyone(nil))
+	answers := make(chan answer, len(nodes))
+	next := time.NewTicker(soonestWait)
+	defer next.Stop()
+	for asked, failed := 0, 0; failed < len(nodes); {
+		if asked < len(nodes) {
+			n := nodes[asked]
+			asked++
+			calls.Go(func() {
+				res, err := request(asking, n, req, method)
+				answers <- answer{res, err, n}
+			})
+		}
+		select {
+		case a := <-answers:
+			if a.err == nil {
+				c.prefer(a.from)
+			}
+			if a.err == nil || !passes(a.err) {
+				return a.res, a.err
+			}
+			failed++
+		case <-next.C:
+		}
+	}
+	return unary(ctx, c, nil, req, method)
 }
 
 // request asks one node once, by a request of its own.

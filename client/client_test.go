@@ -260,6 +260,20 @@ func TestAHungNodeIsLeftAfterAWhile(t *testing.T) {
 	}
 }
 
+// TestStatusWaitsForNoSilentNode: with patience without end it would wait for
+// ever at the first one.
+func TestStatusWaitsForNoSilentNode(t *testing.T) {
+	c := newCluster(t, 4)
+	cl := c.open(t)
+	cl.SetPatience(time.Hour)
+	for i := range 3 {
+		c.hang[i].Store(true)
+	}
+	if m, err := cl.Cluster().Status(t.Context()); err != nil || m.ClusterId != "fake" {
+		t.Errorf("status with three of four nodes silent: %v, %v", m, err)
+	}
+}
+
 func TestWhenNobodyAnswers(t *testing.T) {
 	c := newCluster(t, 2)
 	cl := c.open(t)

@@ -19,7 +19,7 @@ func (c *Client) Cluster() Cluster { return Cluster{c} }
 
 // Status says what is unhealthy and what to do about it.
 func (l Cluster) Status(ctx context.Context) (*banyanv1.StatusResponse, error) {
-	return unary(ctx, l.c, nil, &banyanv1.StatusRequest{}, clusterMethod(banyanv1connect.ClusterClient.Status))
+	return soonest(ctx, l.c, &banyanv1.StatusRequest{}, clusterMethod(banyanv1connect.ClusterClient.Status))
 }
 
 // Nodes lists the nodes.
