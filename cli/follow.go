@@ -109,6 +109,8 @@ type follower struct {
 	thenDone *banyanv1.TaskResult
 	nodes    map[uint64]string // last state of each
 	returned returned
+	idle     time.Time // since when no node takes work; zero: one does
+	toldIdle bool
 }
 
 func (a *app) newFollower(s *session, f follow) *follower {
@@ -154,6 +156,7 @@ func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 	if m.Progress != nil {
 		f.progress = m.Progress
 		f.notice(m.Progress.Nodes)
+		f.noticeIdle(m.Progress)
 	}
 	if f.on != nil {
 		if err := f.on(m); err != nil {
@@ -219,6 +222,32 @@ func (f *follower) notice(nodes []*banyanv1.NodeProgress) {
 			what = ": its tasks go to others"
 		}
 		fmt.Fprintf(f.errs, "banyan: node %v (%s) is %s%s\n", banyan.NodeID(n.Node), n.Name, n.State, what)
+	}
+}
+
+// idleAfter is for how long no node must take work before that is told: a node
+// may only just have come.
+const idleAfter = 2 * time.Second
+
+// noticeIdle tells, once, why nothing happens when every node is draining.
+func (f *follower) noticeIdle(p *banyanv1.Progress) {
+	drained := false
+	for _, n := range p.Nodes {
+		if n.State == "alive" || n.State == "suspect" || n.Running > 0 {
+			f.idle = time.Time{}
+			return
+		}
+		drained = drained || n.State == "draining"
+	}
+	now := f.app.now()
+	switch {
+	case !drained || p.Pending == 0:
+		f.idle = time.Time{}
+	case f.idle.IsZero():
+		f.idle = now
+	case !f.toldIdle && now.Sub(f.idle) >= idleAfter && f.show.progress != "none":
+		f.toldIdle = true
+		fmt.Fprintln(f.errs, "banyan: the job waits, for no node takes work: all are draining or gone: 'banyan drain --undo NODE' takes one back, or let another join")
 	}
 }
 

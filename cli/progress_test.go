@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,42 @@ func TestPlainProgressIsQuietForShortJobs(t *testing.T) {
 	line := "banyan: 20 of 40 done, 3 running, 2 failed, 2.0/s, 10s left\n"
 	if w.String() != line+line {
 		t.Errorf("a job of ten seconds says\n%s", w.String())
+	}
+}
+
+// TestAJobThatWaitsSaysWhy: once, when no node has taken work for a while.
+func TestAJobThatWaitsSaysWhy(t *testing.T) {
+	var w bytes.Buffer
+	now := time.Unix(0, 0)
+	a := &app{IO: IO{Out: io.Discard, Err: &w, Env: func(string) string { return "" }}, now: func() time.Time { return now }}
+	f := a.newFollower(&session{}, follow{})
+	f.bar = silent{}
+	see := func(pending uint32, states ...string) {
+		t.Helper()
+		p := &banyanv1.Progress{Tasks: 5, Pending: pending}
+		for i, s := range states {
+			p.Nodes = append(p.Nodes, &banyanv1.NodeProgress{Node: uint64(i + 1), State: s})
+		}
+		f.nodes = map[uint64]string{} // who drains when is not the matter here
+		if err := f.take(t.Context(), &banyanv1.FollowResponse{State: active, Progress: p}); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(idleAfter / 2)
+	}
+	for _, states := range [][]string{{}, {}, {}, {"draining"}, {"draining", "alive"}, {"draining", "draining"}, {"draining", "draining"}, {"suspect", "draining"}, {"draining", "dead"}, {"draining", "dead"}} {
+		see(5, states...)
+	}
+	see(0, "draining")
+	see(5, "draining")
+	see(5, "draining")
+	if w.Len() > 0 {
+		t.Errorf("it says too soon %q", w.String())
+	}
+	for range 5 {
+		see(5, "draining", "dead")
+	}
+	if got := w.String(); strings.Count(got, "the job waits") != 1 || !strings.Contains(got, "banyan drain --undo") {
+		t.Errorf("a job that waits says %q", got)
 	}
 }
 
