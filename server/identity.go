@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"banyan"
@@ -55,7 +56,10 @@ func readNodeFile(c Config) (*nodeFile, error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&f); err != nil {
-		return nil, banyan.Errorf(banyan.Corrupt, "%s: %w", c.nodeFile(), err)
+		if _, field, ok := strings.Cut(err.Error(), "unknown field "); ok {
+			return nil, banyan.Errorf(banyan.Invalid, "%s has the field %s, which banyan %s does not know: take it out if it was put there by hand; if a newer banyan wrote it, start that one", c.nodeFile(), field, banyan.Version)
+		}
+		return nil, banyan.Errorf(banyan.Corrupt, "%s is damaged (%w): restore it from a copy, or let this machine join anew with an empty directory", c.nodeFile(), err)
 	}
 	if f.Node == 0 || f.Shards <= 0 || f.Shards > banyan.ShardsMax {
 		return nil, banyan.Errorf(banyan.Corrupt, "%s names no node or no shards: restore it from a copy", c.nodeFile())
