@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"bytes"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -48,4 +51,46 @@ func TestMajorityLost(t *testing.T) {
 	if _, errOut, code := c.try("recover", "--dir", left.dir, "--lost", "n4,n5"); code == 0 || !strings.Contains(errOut, "in use") {
 		t.Errorf("recover beside a running node: exit %d, %s", code, errOut)
 	}
+}
+
+// TestCreateEmpty recovers a node that has nothing of one of its cluster's
+// shards: without --create-empty that shard stays away, with it it begins anew.
+func TestCreateEmpty(t *testing.T) {
+	c := emptyCluster(t)
+	n := c.up(filepath.Join(c.dir, "n1"), "--shards", "1")
+	lost := c.join(c.token())
+	c.run("kv", "put", "a/1", "kept")
+	n.kill()
+	lost.kill()
+	file := filepath.Join(n.dir, "node.json")
+	text, err := os.ReadFile(file)
+	if err == nil { // as if the second shard had been on the lost node alone
+		err = os.WriteFile(file, bytes.Replace(text, []byte(`"shards": 1`), []byte(`"shards": 2`), 1), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := []string{"recover", "--dir", n.dir, "--lost", "n2"}
+	if out := c.run(plan...); !strings.Contains(out, "nothing is left") || strings.Contains(out, "nothing: empty") {
+		t.Errorf("without --create-empty:\n%s", out)
+	}
+	plan = append(plan, "--create-empty")
+	out := c.run(plan...)
+	if !strings.Contains(out, "nothing: empty") || !strings.Contains(out, "Nothing was changed") {
+		t.Errorf("with --create-empty:\n%s", out)
+	}
+	_, id, _ := strings.Cut(out, "of cluster ")
+	id, _, _ = strings.Cut(id, ".")
+	c.run(append(plan, "--yes", id)...)
+	n.restart()
+	if got := strings.TrimSpace(c.run("kv", "get", "a/1")); got != "kept" {
+		t.Errorf("kv get: %q", got)
+	}
+	for i := range 8 { // of both shards
+		c.run("kv", "put", fmt.Sprintf("p%d/1", i), "new")
+	}
+	c.eventually("status remembers", func() bool {
+		out, _, _ := c.try("status")
+		return strings.Contains(out, "remember:") && strings.Contains(out, "created empty")
+	})
 }
