@@ -65,7 +65,7 @@ func (k KV) Read(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetRe
 		partition = nil // any node has one
 	}
 	began := time.Now()
-	res, err := call(ctx, k.c, partition, req, banyanv1connect.KVClient.Get, func(r *banyanv1.GetRequest) *banyanv1.Call {
+	res, err := call(ctx, k.c, partition, req, kvMethod(banyanv1connect.KVClient.Get), func(r *banyanv1.GetRequest) *banyanv1.Call {
 		return &banyanv1.Call{Call: &banyanv1.Call_Get{Get: r}}
 	}, (*banyanv1.Answer).GetGet)
 	if err == nil && partition != nil {
@@ -79,7 +79,7 @@ func (k KV) Put(ctx context.Context, key, value []byte) (banyan.Revision, error)
 	var res *banyanv1.PutResponse
 	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
 		req := &banyanv1.PutRequest{Key: key, Value: value, RequestId: id, KnownRevision: known}
-		res, err = call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Put, func(r *banyanv1.PutRequest) *banyanv1.Call {
+		res, err = call(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Put), func(r *banyanv1.PutRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Put{Put: r}}
 		}, (*banyanv1.Answer).GetPut)
 		return res.GetRevision(), err
@@ -103,7 +103,7 @@ func (k KV) delete(ctx context.Context, key []byte, prefix bool) (uint64, error)
 	var res *banyanv1.DeleteResponse
 	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
 		req := &banyanv1.DeleteRequest{Key: key, Prefix: prefix, RequestId: id, KnownRevision: known}
-		res, err = call(ctx, k.c, banyan.Partition(key), req, banyanv1connect.KVClient.Delete, func(r *banyanv1.DeleteRequest) *banyanv1.Call {
+		res, err = call(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Delete), func(r *banyanv1.DeleteRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Delete{Delete: r}}
 		}, (*banyanv1.Answer).GetDelete)
 		return res.GetRevision(), err
@@ -163,7 +163,7 @@ func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (res *banyanv1.Tx
 	}
 	once := func(ctx context.Context, id []byte, known *uint64) (uint64, error) {
 		own := &banyanv1.TxnRequest{Conditions: req.Conditions, Mutations: req.Mutations, RequestId: id, KnownRevision: known}
-		res, err = call(ctx, k.c, banyan.Partition(key), own, banyanv1connect.KVClient.Txn, func(r *banyanv1.TxnRequest) *banyanv1.Call {
+		res, err = call(ctx, k.c, banyan.Partition(key), own, kvMethod(banyanv1connect.KVClient.Txn), func(r *banyanv1.TxnRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Txn{Txn: r}}
 		}, (*banyanv1.Answer).GetTxn)
 		return res.GetRevision(), err

@@ -7,7 +7,6 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/api/banyan/v1/banyanv1connect"
 )
 
 // Lock is a lock that was taken.
@@ -140,7 +139,7 @@ func (k *keeper) release(ctx context.Context) {
 
 func (k *keeper) end(ctx context.Context) (bool, error) {
 	req := &banyanv1.ReleaseRequest{Partition: k.partition, Lease: k.lease}
-	res, err := unary(ctx, k.locks.c, []byte(k.partition), req, coordMethod(banyanv1connect.CoordClient.Release))
+	res, err := k.locks.release(ctx, req)
 	return res.GetReleased(), err
 }
 

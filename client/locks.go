@@ -124,7 +124,29 @@ func (l Locks) claim(ctx context.Context, name string, o LockOptions) (lock *Loc
 }
 
 func (l Locks) acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
-	return unary(ctx, l.c, banyan.Partition([]byte(req.Name)), req, coordMethod(banyanv1connect.CoordClient.Acquire))
+	method := coordMethod(banyanv1connect.CoordClient.Acquire)
+	if req.WaitMs > 0 { // it would take up room in a session
+		return unary(ctx, l.c, banyan.Partition([]byte(req.Name)), req, method)
+	}
+	return inSession(ctx, l.c, banyan.Partition([]byte(req.Name)), req, method, func(r *banyanv1.AcquireRequest) *banyanv1.Call {
+		return &banyanv1.Call{Call: &banyanv1.Call_Acquire{Acquire: r}}
+	}, (*banyanv1.Answer).GetAcquire)
+}
+
+func (l Locks) release(ctx context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
+	return inSession(ctx, l.c, []byte(req.Partition), req, coordMethod(banyanv1connect.CoordClient.Release), func(r *banyanv1.ReleaseRequest) *banyanv1.Call {
+		return &banyanv1.Call{Call: &banyanv1.Call_Release{Release: r}}
+	}, (*banyanv1.Answer).GetRelease)
+}
+
+// inSession is call for nodes some of which may be of a build whose sessions
+// know no locks, and call that Invalid.
+func inSession[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
+	res, err := call(ctx, c, partition, req, method, pack, unpack)
+	if banyan.IsKind(err, banyan.Invalid) {
+		return unary(ctx, c, partition, req, method)
+	}
+	return res, err
 }
 
 // refused says that an Acquire did nothing.
@@ -193,7 +215,7 @@ func (l Locks) Watch(ctx context.Context, name string, fn func(*banyanv1.LockSta
 func (l Locks) Break(ctx context.Context, claim *banyanv1.Claim) (bool, error) {
 	partition := banyan.Partition([]byte(claim.Name))
 	req := &banyanv1.ReleaseRequest{Lease: claim.Lease, Partition: string(partition)}
-	res, err := unary(ctx, l.c, partition, req, coordMethod(banyanv1connect.CoordClient.Release))
+	res, err := l.release(ctx, req)
 	return res.GetReleased(), err
 }
 

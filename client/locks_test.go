@@ -256,6 +256,27 @@ func TestTakenAway(t *testing.T) {
 	})
 }
 
+// TestSessionWithoutLocks: a node of an older build calls a lock in a session
+// invalid, and is asked again by a request.
+func TestSessionWithoutLocks(t *testing.T) {
+	f := &fakeCoord{token: 7}
+	f.refuse = func(n int) error {
+		if n == 1 {
+			return banyan.Errorf(banyan.Invalid, "asks nothing this node knows")
+		}
+		return nil
+	}
+	withLocks(t, f, func(t *testing.T, l client.Locks) {
+		lock, err := l.Acquire(t.Context(), "a", options)
+		if err != nil || lock.Token() != 7 || len(f.acquired) != 2 || f.acquired[0].Lease != f.acquired[1].Lease {
+			t.Fatalf("%v after %v", err, f.acquired)
+		}
+		if err := lock.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestWaiting keeps its lease alive, asks again and again under it, and gives
 // it up when its caller does.
 func TestWaiting(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/obs"
 
@@ -59,7 +58,7 @@ const (
 // call makes a call that is safe to repeat over the session with the leader of
 // partition, or with other nodes until one answers, as unary does. The first
 // try, nearly always the only one, needs no context and no timer of its own.
-func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(banyanv1connect.KVClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
+func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
 	n := c.first(partition)
 	s := c.sessionOf(n)
 	if s == nil {
@@ -80,7 +79,7 @@ func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *R
 }
 
 // callAgain goes on after a first try: tried, if not nil, has failed with err.
-func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(banyanv1connect.KVClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res, tried *node, failed error) (*Res, error) {
+func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res, tried *node, failed error) (*Res, error) {
 	var res *Res
 	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) (err error) {
 		s := c.sessionOf(n)
@@ -96,7 +95,7 @@ func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, r
 			res = unpack(answer)
 		}
 		if s == nil || banyan.IsKind(err, banyan.TooNew) {
-			res, err = request(ctx, n.kv, req, method)
+			res, err = request(ctx, n, req, method)
 		}
 		return err
 	})

@@ -33,6 +33,7 @@ func answer[Req, Res any](ctx context.Context, req *connect.Request[Req], method
 // kvDoor is banyan.v1.KV over a layer.
 type kvDoor struct {
 	KV
+	locks   Coord
 	leaders Leaders
 	edge    *edge
 	meters  *[doors]atomic.Pointer[callMeter] // of calls in sessions

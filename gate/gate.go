@@ -116,10 +116,11 @@ func New(c Config) http.Handler {
 	}
 	mux := http.NewServeMux()
 	jobs := &anywhere{finder[banyanv1connect.JobsClient]{c.Node, c.Leaders, c.JobsAt}, c.Jobs}
-	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, c.Leaders, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
+	locks := &locks{c.Coord, finder[banyanv1connect.CoordClient]{c.Node, c.Leaders, c.CoordAt}}
+	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, locks, c.Leaders, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
 	mux.Handle(banyanv1connect.NewClusterHandler(clusterDoor{c.Clusters}, options(false)))
 	mux.Handle(banyanv1connect.NewJobsHandler(jobsDoor{jobs, &logs{jobs, c.Blobs, g.tail}}, options(false)))
-	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{&locks{c.Coord, finder[banyanv1connect.CoordClient]{c.Node, c.Leaders, c.CoordAt}}}, options(false)))
+	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{locks}, options(false)))
 	mux.Handle(bounded(g.chunks)(banyanv1connect.NewBlobsHandler(blobsDoor{c.Blobs}, options(false))))
 	if c.Peer != nil {
 		path, peer := peerv1connect.NewPeerHandler(c.Peer, options(true))

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -48,11 +49,12 @@ func (l *locks) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*ban
 
 // Release answers at the lock's leader.
 func (l *locks) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
-	name := req.Name
-	if name == "" {
-		name = req.Partition
-	}
-	return lockCall(ctx, l, name, req, Coord.Release, banyanv1connect.CoordClient.Release)
+	return lockCall(ctx, l, string(releasedAt(req)), req, Coord.Release, banyanv1connect.CoordClient.Release)
+}
+
+// releasedAt names what a Release is about: a lock, or a lease's partition.
+func releasedAt(req *banyanv1.ReleaseRequest) []byte {
+	return []byte(cmp.Or(req.GetName(), req.GetPartition()))
 }
 
 // keepAliveMax is how long the leases of one node may keep those of others waiting.

@@ -83,10 +83,12 @@ const (
 	doorPut
 	doorDelete
 	doorTxn
+	doorAcquire
+	doorRelease
 	doors
 )
 
-var procedures = [doors]string{banyanv1connect.KVGetProcedure, banyanv1connect.KVPutProcedure, banyanv1connect.KVDeleteProcedure, banyanv1connect.KVTxnProcedure}
+var procedures = [doors]string{banyanv1connect.KVGetProcedure, banyanv1connect.KVPutProcedure, banyanv1connect.KVDeleteProcedure, banyanv1connect.KVTxnProcedure, banyanv1connect.CoordAcquireProcedure, banyanv1connect.CoordReleaseProcedure}
 
 // carryOut begins a call. What it waits for is bounded by the layers.
 func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
@@ -116,8 +118,20 @@ func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
 			a.Answer = &banyanv1.Answer_Delete{Delete: res}
 			return err
 		})
+	case *banyanv1.Call_Acquire:
+		s.beside(ctx, call, doorAcquire, banyan.Partition([]byte(c.Acquire.GetName())), a, func(ctx context.Context) error {
+			res, err := s.locks.Acquire(ctx, c.Acquire)
+			a.Answer = &banyanv1.Answer_Acquire{Acquire: res}
+			return err
+		})
+	case *banyanv1.Call_Release:
+		s.beside(ctx, call, doorRelease, releasedAt(c.Release), a, func(ctx context.Context) error {
+			res, err := s.locks.Release(ctx, c.Release)
+			a.Answer = &banyanv1.Answer_Release{Release: res}
+			return err
+		})
 	default:
-		err := banyan.Errorf(banyan.Invalid, "call %d of the session asks nothing this node knows: set get, put, delete or txn", call.GetId())
+		err := banyan.Errorf(banyan.TooNew, "call %d of the session asks nothing this node knows: make it a request of its own, or upgrade this node", call.GetId())
 		a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
 		s.put(a)
 		<-s.room

@@ -80,7 +80,7 @@ func TestCallsOfASessionStandAlone(t *testing.T) {
 		t.Errorf("a call that panics: %v", a)
 	}
 	send(&banyanv1.Call{Id: 4})
-	if a := next(); a.Id != 4 || wire.DecodeCall(a.GetError()).Kind != banyan.Invalid {
+	if a := next(); a.Id != 4 || wire.DecodeCall(a.GetError()).Kind != banyan.TooNew {
 		t.Errorf("a call that asks nothing: %v", a)
 	}
 	send(put(5, "four"))
@@ -151,6 +151,21 @@ func TestNoSessionWithoutACertificate(t *testing.T) {
 	wantError(t, "a session without certificate", err, banyan.Unauthenticated, "banyan join")
 	_ = s.CloseRequest()
 	_ = s.CloseResponse()
+}
+
+// Locks in a session go to their leader, too.
+func TestASessionTakesLocks(t *testing.T) {
+	n := newNet(t, 2)
+	n.lead(2, n.DataShards()...)
+	send, next := talk(t, n)
+	send(&banyanv1.Call{Id: 1, Call: &banyanv1.Call_Acquire{Acquire: &banyanv1.AcquireRequest{Name: "a/x", Lease: 3}}})
+	if a := next(); a.Id != 1 || a.GetAcquire().GetClaim().GetOwner() != "n2" || !a.Elsewhere {
+		t.Errorf("acquire: %v", a)
+	}
+	send(&banyanv1.Call{Id: 2, Call: &banyanv1.Call_Release{Release: &banyanv1.ReleaseRequest{Partition: "a", Lease: 3}}})
+	if a := next(); a.Id != 2 || !a.GetRelease().GetReleased() || !a.Elsewhere {
+		t.Errorf("release: %v", a)
+	}
 }
 
 // A server that stops ends a session, however much its caller would like to go

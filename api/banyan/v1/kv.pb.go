@@ -1240,6 +1240,8 @@ type Call struct {
 	//	*Call_Put
 	//	*Call_Delete
 	//	*Call_Txn
+	//	*Call_Acquire
+	//	*Call_Release
 	Call          isCall_Call `protobuf_oneof:"call"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1332,6 +1334,24 @@ func (x *Call) GetTxn() *TxnRequest {
 	return nil
 }
 
+func (x *Call) GetAcquire() *AcquireRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Acquire); ok {
+			return x.Acquire
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetRelease() *ReleaseRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
 type isCall_Call interface {
 	isCall_Call()
 }
@@ -1352,6 +1372,14 @@ type Call_Txn struct {
 	Txn *TxnRequest `protobuf:"bytes,6,opt,name=txn,proto3,oneof"`
 }
 
+type Call_Acquire struct {
+	Acquire *AcquireRequest `protobuf:"bytes,7,opt,name=acquire,proto3,oneof"` // one that does not wait: Coord.Acquire is for those
+}
+
+type Call_Release struct {
+	Release *ReleaseRequest `protobuf:"bytes,8,opt,name=release,proto3,oneof"`
+}
+
 func (*Call_Get) isCall_Call() {}
 
 func (*Call_Put) isCall_Call() {}
@@ -1359,6 +1387,10 @@ func (*Call_Put) isCall_Call() {}
 func (*Call_Delete) isCall_Call() {}
 
 func (*Call_Txn) isCall_Call() {}
+
+func (*Call_Acquire) isCall_Call() {}
+
+func (*Call_Release) isCall_Call() {}
 
 type SessionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1414,6 +1446,8 @@ type Answer struct {
 	//	*Answer_Put
 	//	*Answer_Delete
 	//	*Answer_Txn
+	//	*Answer_Acquire
+	//	*Answer_Release
 	Answer        isAnswer_Answer `protobuf_oneof:"answer"`
 	Elsewhere     bool            `protobuf:"varint,7,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"` // another node leads the shard: ask that one next time
 	unknownFields protoimpl.UnknownFields
@@ -1509,6 +1543,24 @@ func (x *Answer) GetTxn() *TxnResponse {
 	return nil
 }
 
+func (x *Answer) GetAcquire() *AcquireResponse {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Acquire); ok {
+			return x.Acquire
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetRelease() *ReleaseResponse {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
 func (x *Answer) GetElsewhere() bool {
 	if x != nil {
 		return x.Elsewhere
@@ -1540,6 +1592,14 @@ type Answer_Txn struct {
 	Txn *TxnResponse `protobuf:"bytes,6,opt,name=txn,proto3,oneof"`
 }
 
+type Answer_Acquire struct {
+	Acquire *AcquireResponse `protobuf:"bytes,8,opt,name=acquire,proto3,oneof"`
+}
+
+type Answer_Release struct {
+	Release *ReleaseResponse `protobuf:"bytes,9,opt,name=release,proto3,oneof"`
+}
+
 func (*Answer_Error) isAnswer_Answer() {}
 
 func (*Answer_Get) isAnswer_Answer() {}
@@ -1549,6 +1609,10 @@ func (*Answer_Put) isAnswer_Answer() {}
 func (*Answer_Delete) isAnswer_Answer() {}
 
 func (*Answer_Txn) isAnswer_Answer() {}
+
+func (*Answer_Acquire) isAnswer_Answer() {}
+
+func (*Answer_Release) isAnswer_Answer() {}
 
 type CallError struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1822,7 +1886,7 @@ var File_banyan_v1_kv_proto protoreflect.FileDescriptor
 
 const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\n" +
-	"\x12banyan/v1/kv.proto\x12\tbanyan.v1\"\xae\x01\n" +
+	"\x12banyan/v1/kv.proto\x12\tbanyan.v1\x1a\x15banyan/v1/coord.proto\"\xae\x01\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12'\n" +
@@ -1926,24 +1990,28 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\n" +
 	"\x06DELETE\x10\x02\"7\n" +
 	"\x0eSessionRequest\x12%\n" +
-	"\x05calls\x18\x01 \x03(\v2\x0f.banyan.v1.CallR\x05calls\"\xf5\x01\n" +
+	"\x05calls\x18\x01 \x03(\v2\x0f.banyan.v1.CallR\x05calls\"\xe3\x02\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
 	"\vtraceparent\x18\x02 \x01(\tR\vtraceparent\x12)\n" +
 	"\x03get\x18\x03 \x01(\v2\x15.banyan.v1.GetRequestH\x00R\x03get\x12)\n" +
 	"\x03put\x18\x04 \x01(\v2\x15.banyan.v1.PutRequestH\x00R\x03put\x122\n" +
 	"\x06delete\x18\x05 \x01(\v2\x18.banyan.v1.DeleteRequestH\x00R\x06delete\x12)\n" +
-	"\x03txn\x18\x06 \x01(\v2\x15.banyan.v1.TxnRequestH\x00R\x03txnB\x06\n" +
+	"\x03txn\x18\x06 \x01(\v2\x15.banyan.v1.TxnRequestH\x00R\x03txn\x125\n" +
+	"\aacquire\x18\a \x01(\v2\x19.banyan.v1.AcquireRequestH\x00R\aacquire\x125\n" +
+	"\arelease\x18\b \x01(\v2\x19.banyan.v1.ReleaseRequestH\x00R\areleaseB\x06\n" +
 	"\x04call\">\n" +
 	"\x0fSessionResponse\x12+\n" +
-	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\"\xa7\x02\n" +
+	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\"\x97\x03\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05error\x18\x02 \x01(\v2\x14.banyan.v1.CallErrorH\x00R\x05error\x12*\n" +
 	"\x03get\x18\x03 \x01(\v2\x16.banyan.v1.GetResponseH\x00R\x03get\x12*\n" +
 	"\x03put\x18\x04 \x01(\v2\x16.banyan.v1.PutResponseH\x00R\x03put\x123\n" +
 	"\x06delete\x18\x05 \x01(\v2\x19.banyan.v1.DeleteResponseH\x00R\x06delete\x12*\n" +
-	"\x03txn\x18\x06 \x01(\v2\x16.banyan.v1.TxnResponseH\x00R\x03txn\x12\x1c\n" +
+	"\x03txn\x18\x06 \x01(\v2\x16.banyan.v1.TxnResponseH\x00R\x03txn\x126\n" +
+	"\aacquire\x18\b \x01(\v2\x1a.banyan.v1.AcquireResponseH\x00R\aacquire\x126\n" +
+	"\arelease\x18\t \x01(\v2\x1a.banyan.v1.ReleaseResponseH\x00R\arelease\x12\x1c\n" +
 	"\telsewhere\x18\a \x01(\bR\telsewhereB\b\n" +
 	"\x06answer\"Q\n" +
 	"\tCallError\x12\x12\n" +
@@ -2000,6 +2068,10 @@ var file_banyan_v1_kv_proto_goTypes = []any{
 	(*Mutation_Put)(nil),    // 23: banyan.v1.Mutation.Put
 	(*Mutation_Del)(nil),    // 24: banyan.v1.Mutation.Del
 	(*Mutation_Append)(nil), // 25: banyan.v1.Mutation.Append
+	(*AcquireRequest)(nil),  // 26: banyan.v1.AcquireRequest
+	(*ReleaseRequest)(nil),  // 27: banyan.v1.ReleaseRequest
+	(*AcquireResponse)(nil), // 28: banyan.v1.AcquireResponse
+	(*ReleaseResponse)(nil), // 29: banyan.v1.ReleaseResponse
 }
 var file_banyan_v1_kv_proto_depIdxs = []int32{
 	1,  // 0: banyan.v1.GetResponse.kv:type_name -> banyan.v1.KeyValue
@@ -2018,31 +2090,35 @@ var file_banyan_v1_kv_proto_depIdxs = []int32{
 	4,  // 13: banyan.v1.Call.put:type_name -> banyan.v1.PutRequest
 	6,  // 14: banyan.v1.Call.delete:type_name -> banyan.v1.DeleteRequest
 	12, // 15: banyan.v1.Call.txn:type_name -> banyan.v1.TxnRequest
-	20, // 16: banyan.v1.SessionResponse.answers:type_name -> banyan.v1.Answer
-	21, // 17: banyan.v1.Answer.error:type_name -> banyan.v1.CallError
-	3,  // 18: banyan.v1.Answer.get:type_name -> banyan.v1.GetResponse
-	5,  // 19: banyan.v1.Answer.put:type_name -> banyan.v1.PutResponse
-	7,  // 20: banyan.v1.Answer.delete:type_name -> banyan.v1.DeleteResponse
-	13, // 21: banyan.v1.Answer.txn:type_name -> banyan.v1.TxnResponse
-	2,  // 22: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
-	4,  // 23: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
-	6,  // 24: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
-	8,  // 25: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
-	12, // 26: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
-	14, // 27: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
-	17, // 28: banyan.v1.KV.Session:input_type -> banyan.v1.SessionRequest
-	3,  // 29: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
-	5,  // 30: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
-	7,  // 31: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
-	9,  // 32: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
-	13, // 33: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
-	15, // 34: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
-	19, // 35: banyan.v1.KV.Session:output_type -> banyan.v1.SessionResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	26, // 16: banyan.v1.Call.acquire:type_name -> banyan.v1.AcquireRequest
+	27, // 17: banyan.v1.Call.release:type_name -> banyan.v1.ReleaseRequest
+	20, // 18: banyan.v1.SessionResponse.answers:type_name -> banyan.v1.Answer
+	21, // 19: banyan.v1.Answer.error:type_name -> banyan.v1.CallError
+	3,  // 20: banyan.v1.Answer.get:type_name -> banyan.v1.GetResponse
+	5,  // 21: banyan.v1.Answer.put:type_name -> banyan.v1.PutResponse
+	7,  // 22: banyan.v1.Answer.delete:type_name -> banyan.v1.DeleteResponse
+	13, // 23: banyan.v1.Answer.txn:type_name -> banyan.v1.TxnResponse
+	28, // 24: banyan.v1.Answer.acquire:type_name -> banyan.v1.AcquireResponse
+	29, // 25: banyan.v1.Answer.release:type_name -> banyan.v1.ReleaseResponse
+	2,  // 26: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
+	4,  // 27: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
+	6,  // 28: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
+	8,  // 29: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
+	12, // 30: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
+	14, // 31: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
+	17, // 32: banyan.v1.KV.Session:input_type -> banyan.v1.SessionRequest
+	3,  // 33: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
+	5,  // 34: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
+	7,  // 35: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
+	9,  // 36: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
+	13, // 37: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
+	15, // 38: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
+	19, // 39: banyan.v1.KV.Session:output_type -> banyan.v1.SessionResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_kv_proto_init() }
@@ -2050,6 +2126,7 @@ func file_banyan_v1_kv_proto_init() {
 	if File_banyan_v1_kv_proto != nil {
 		return
 	}
+	file_banyan_v1_coord_proto_init()
 	file_banyan_v1_kv_proto_msgTypes[3].OneofWrappers = []any{}
 	file_banyan_v1_kv_proto_msgTypes[5].OneofWrappers = []any{}
 	file_banyan_v1_kv_proto_msgTypes[9].OneofWrappers = []any{
@@ -2069,6 +2146,8 @@ func file_banyan_v1_kv_proto_init() {
 		(*Call_Put)(nil),
 		(*Call_Delete)(nil),
 		(*Call_Txn)(nil),
+		(*Call_Acquire)(nil),
+		(*Call_Release)(nil),
 	}
 	file_banyan_v1_kv_proto_msgTypes[19].OneofWrappers = []any{
 		(*Answer_Error)(nil),
@@ -2076,6 +2155,8 @@ func file_banyan_v1_kv_proto_init() {
 		(*Answer_Put)(nil),
 		(*Answer_Delete)(nil),
 		(*Answer_Txn)(nil),
+		(*Answer_Acquire)(nil),
+		(*Answer_Release)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
