@@ -204,6 +204,7 @@ func (n *Server) portHandlers() transport.Handlers {
 		OnStream:   n.members.HandleStream,
 		OnFound:    n.members.Found,
 		OnExpelled: n.refuse,
+		OnOutdated: n.expel,
 		OnLost: func(id banyan.NodeID) {
 			n.log.Warn("a node's process is gone", "node", id)
 			n.host.PeerLost(id)

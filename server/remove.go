@@ -120,7 +120,8 @@ func (n *Server) evacuate(ctx context.Context) error {
 	return nil
 }
 
-// expel ends this node once it is known to be removed from the cluster.
+// expel ends this node once it is known to be removed from the cluster, or too
+// old for it.
 func (n *Server) expel(err error) {
 	select {
 	case n.expelled <- err:

@@ -321,7 +321,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	if err := n.runner.Close(); err != nil {
 		n.log.Warn("working directories not removed; the next start does", "error", err)
 	}
-	if !banyan.IsKind(err, banyan.Removed) { // else nobody listens
+	if !banyan.IsKind(err, banyan.Removed) && !banyan.IsKind(err, banyan.TooNew) { // else nobody listens
 		n.sayGoodbye()
 	}
 	stopDoors()

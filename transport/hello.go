@@ -58,6 +58,9 @@ func decodeHello(b []byte) (h hello, err error) {
 	return h, err
 }
 
+// speaks says whether the node can be of a cluster that acts at a protocol.
+func (h hello) speaks(acts uint64) bool { return acts == 0 || h.Min <= acts && acts <= h.Max }
+
 // check says why two nodes cannot talk, or nil. The words are for the other's ears.
 func (h hello) check(other hello) error {
 	if other.Min > h.Max || h.Min > other.Max {
@@ -66,7 +69,7 @@ func (h hello) check(other hello) error {
 			h.Node, h.Version, h.Min, h.Max, other.Node, other.Version, other.Min, other.Max)
 	}
 	for _, pair := range [][2]hello{{h, other}, {other, h}} {
-		if in, out := pair[0], pair[1]; in.Acts != 0 && (in.Acts < out.Min || in.Acts > out.Max) {
+		if in, out := pair[0], pair[1]; !out.speaks(in.Acts) {
 			return banyan.Errorf(banyan.TooNew,
 				"the cluster acts at protocol %d; node %s (banyan %s) speaks %d to %d: run the release of the other nodes there (node %s runs %s)",
 				in.Acts, out.Node, out.Version, out.Min, out.Max, in.Node, in.Version)

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	"banyan"
@@ -79,5 +80,25 @@ func TestSecondProcessIsTold(t *testing.T) {
 	<-later.found
 	if two := one.peer(2).life.Load(); two != 3 {
 		t.Errorf("it listens to process %d", two)
+	}
+}
+
+// TestOutdatedNodeIsTold: a node that hears at which protocol the cluster acts,
+// and does not speak it, is told; the one that says so is not.
+func TestOutdatedNodeIsTold(t *testing.T) {
+	c := newCluster(t, "c")
+	one, two := c.listen(1, "127.0.0.1:0"), c.listen(2, "127.0.0.1:0")
+	one.config.Acts = func() uint32 { return banyan.ProtocolVersion + 1 }
+	one.own.Max = banyan.ProtocolVersion + 1
+	told, wrong := make(chan error, 100), make(chan error, 100)
+	one.Start(Handlers{OnOutdated: func(err error) { wrong <- err }})
+	two.Start(Handlers{OnOutdated: func(err error) { told <- err }})
+	two.Introduce(t.Context(), []banyan.NodeID{1})
+	one.Introduce(t.Context(), []banyan.NodeID{2})
+	if err := <-told; !banyan.IsKind(err, banyan.TooNew) || !strings.Contains(err.Error(), "run the release of the other nodes") {
+		t.Errorf("an outdated node is told %v", err)
+	}
+	if len(wrong) > 0 {
+		t.Errorf("the newer node is told %v", <-wrong)
 	}
 }

@@ -83,6 +83,9 @@ type Handlers struct {
 	// OnExpelled says that another node refused this one for good: it was removed
 	// from the cluster, or runs on a copy of its directory. It may be called often.
 	OnExpelled func(err error)
+	// OnOutdated says that the cluster acts at a protocol that this node does
+	// not speak. It may be called often.
+	OnOutdated func(err error)
 }
 
 // Transport is one node's port and its connections to others.
@@ -190,6 +193,9 @@ func (t *Transport) welcome(other hello) error {
 		return err
 	}
 	if err := t.self().check(other); err != nil {
+		if !t.own.speaks(other.Acts) && t.handlers.OnOutdated != nil {
+			t.handlers.OnOutdated(err)
+		}
 		return err
 	}
 	if t.config.Meet == nil || other.Life.Count == 0 {
