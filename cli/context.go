@@ -60,7 +60,7 @@ func (a *app) contextCommand() *cobra.Command {
 			return pki.SetCurrentContext(dir, args[0])
 		},
 	}
-	cmd.AddCommand(list, use, a.contextExportCommand())
+	cmd.AddCommand(list, use, a.contextExportCommand(), a.contextRenewCommand())
 	return cmd
 }
 

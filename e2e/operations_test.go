@@ -146,3 +146,30 @@ func (c *cluster) bundle(name string) map[string]string {
 	}
 	return files
 }
+
+// TestContextRenew: the new certificate is another one, lasts longer, and works.
+func TestContextRenew(t *testing.T) {
+	c := newCluster(t, 1)
+	export := func(name string) *x509.Certificate {
+		t.Helper()
+		dir := filepath.Join(c.dir, name)
+		c.run("context", "export", dir)
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair.Leaf
+	}
+	before := export("before")
+	if out := c.run("context", "renew"); !strings.Contains(out, "is valid until ") {
+		t.Errorf("context renew: %q", out)
+	}
+	after := export("after")
+	if before.Equal(after) || after.NotAfter.Before(before.NotAfter) || before.URIs[0].String() != after.URIs[0].String() {
+		t.Errorf("a certificate of %v until %v became one of %v until %v", before.URIs, before.NotAfter, after.URIs, after.NotAfter)
+	}
+	c.run("nodes")
+	if _, errOut, code := c.try("--local", "context", "renew"); code == 0 || !strings.Contains(errOut, "--context") {
+		t.Errorf("without a context: exit %d, %s", code, errOut)
+	}
+}

@@ -78,7 +78,7 @@ func (c *Context) TLS() (*tls.Config, error) {
 		return nil, err
 	}
 	if now := time.Now(); now.After(pair.Leaf.NotAfter) {
-		return nil, banyan.Errorf(banyan.Unauthenticated, "the certificate of context %s expired on %s (this machine's clock says %s): have an operator make a new context", c.Name, pair.Leaf.NotAfter.Format(time.DateOnly), now.Format(time.DateOnly))
+		return nil, banyan.Errorf(banyan.Unauthenticated, "the certificate of context %s expired on %s (this machine's clock says %s): have an operator make a new context; 'banyan context renew' does it while one is valid", c.Name, pair.Leaf.NotAfter.Format(time.DateOnly), now.Format(time.DateOnly))
 	}
 	return clientTLS(newAuthority(cluster, cert), func() (*tls.Certificate, error) { return pair, nil }, time.Now, []string{"h2", "http/1.1"}), nil
 }
@@ -92,6 +92,15 @@ func (c *Context) RenewDue(now time.Time) bool {
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	return err == nil && RenewDue(cert, now)
+}
+
+// Expires is until when the context's certificate is valid.
+func (c *Context) Expires() (time.Time, error) {
+	pair, err := c.pair()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return pair.Leaf.NotAfter, nil
 }
 
 // ConfigDir is BANYAN_CONFIG, or banyan in the user's configuration directory.

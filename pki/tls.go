@@ -128,7 +128,7 @@ func explainAlert(addr string, alert error) error {
 	text := alert.Error()
 	for _, a := range []struct{ alert, remedy string }{
 		{"unknown certificate authority", "it does not know our certificate's cluster: check the address, or choose that cluster's context"},
-		{"expired certificate", "our certificate has expired: renew it ('banyan join' again for a node, a new context for a user), or check the clock"},
+		{"expired certificate", "our certificate has expired: renew it ('banyan join' again for a node, 'banyan context renew' in time for a user), or check the clock"},
 		{"bad certificate", "it does not accept our certificate: check that it has not expired and that both clocks are right"},
 		{"certificate required", "it wants a certificate: use a context of its cluster"},
 		{"no application protocol", "it speaks none of our protocols: check that it is a banyan node of a version near ours"},
