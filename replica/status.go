@@ -28,6 +28,7 @@ type Status struct {
 	Stalled bool                     // its disk has finished nothing of it for an election time-out
 	Match   map[banyan.NodeID]uint64 // leader only: up to where each replica has the log
 	Pending int                      // proposals waiting here
+	Proving int                      // reads that wait for the proof under way
 	Tenure  Tenure                   // for Remove
 }
 
@@ -62,7 +63,7 @@ func (g *group) status() (Status, error) {
 		Shard: g.shard, Leader: banyan.NodeID(g.lead), Term: g.term, Leading: g.announced,
 		Voters: nodeIDs(g.conf.GetVoters()), Learners: nodeIDs(slices.Concat(g.conf.GetLearners(), g.conf.GetLearnersNext())), Joint: joint(g.conf),
 		Applied: g.applied, Commit: g.commit, Last: last, First: g.truncated + 1,
-		Pending: g.pending(), Tenure: g.heardLast(),
+		Pending: g.pending(), Proving: len(g.proving), Tenure: g.heardLast(),
 		Stalled: g.stalled >= g.core.cfg.ElectionTicks,
 	}
 	if g.leader {

@@ -50,6 +50,7 @@ var breaks = []struct {
 			"	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n	for _, m := range a.used {\n		a.batch.SetApplied(m.shard, m.applied, m.term)\n	}\n	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n"}}},
 	{"drop the hard state", 2000, []edit{{"replica/effects.go", "		if a.Hard != nil {\n			batch.", "		if false {\n			batch."}}},
 	{"ignore request ids", 2000, []edit{{"mvcc/machine.go", "if at, ok := m.window.find(cmd.Request); ok {", "if at, ok := m.window.find(cmd.Request); ok && false {"}}},
+	{"keep a proof over a change of voters", 2000, []edit{{"replica/tenure.go", "	g.proveAgain()\n", ""}}},
 	{"carry out what may be forgotten", 2000, []edit{{"mvcc/machine.go", "if e := cmd.Earliest; e > m.revision+1 || e != 0 && !m.window.reaches(e) {", "if false {"}}},
 	{"write the new format before all understand it", 1000, []edit{{"mvcc/codec.go", "	if c.Earliest != 0 && protocol < protocolEarliest {", "	if false {"}}},
 	{"put several commands into an entry before all understand it", 1000, []edit{{"replica/pack.go", "	if protocol < protocolPacks {", "	if false {"}}},

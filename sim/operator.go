@@ -300,6 +300,9 @@ func (o *operator) tidy() {
 		}
 		for _, st := range o.statuses(p) {
 			p.truncated(&st)
+			if st.Leading && len(st.Voters) == 1 && !st.Joint && st.Proving > 0 {
+				o.w.fail("%v: shard %d: %d reads wait for the only voter's proof that it leads, which nobody else can give", p.n.id, st.Shard, st.Proving)
+			}
 			p.length("log entries", int(st.Last+1-st.First)-replica.LogTailFactor*int(o.w.plan.keep))
 			lead := p.views[st.Shard].Leader
 			if lead == 0 {

@@ -2,7 +2,10 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
 	"banyan/replica"
@@ -260,8 +263,26 @@ func (p *process) applied(applies []*replica.Apply) {
 	p.applying = false
 	p.input(func(c *replica.Core) {
 		for _, a := range applies {
+			p.shrinking(a)
 			c.Applied(a)
 		}
 	})
 	p.apply()
+}
+
+// shrinking notices that a leader is left alone while it proves that it leads:
+// nobody else will answer.
+func (p *process) shrinking(a *replica.Apply) {
+	conf := p.store.Shard(a.Shard).ConfState()
+	if len(conf.GetVoters()) != 1 || len(conf.GetVotersOutgoing()) > 0 || conf.GetVoters()[0] != uint64(p.n.id) {
+		return
+	}
+	if !slices.ContainsFunc(a.Entries, func(e *raftpb.Entry) bool { return e.GetType() == raftpb.EntryConfChangeV2 }) {
+		return
+	}
+	for _, st := range p.w.operator.statuses(p) {
+		if st.Shard == a.Shard && st.Proving > 0 && (len(st.Voters) > 1 || st.Joint) {
+			p.w.reach("voters shrink to one while a read proof is under way")
+		}
+	}
 }
