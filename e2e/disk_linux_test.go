@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,13 +44,17 @@ func newDisk(t *testing.T, dir string) *disk {
 		t.Fatal(err)
 	}
 	d := &disk{t: t, in: in, out: bufio.NewScanner(out)}
+	mounted := false
 	t.Cleanup(func() {
-		_ = in.Close() // it unmounts
-		_ = cmd.Wait()
+		err := errors.Join(in.Close(), cmd.Wait()) // it unmounts, and ends
+		if mounted && err != nil {
+			t.Errorf("faultfs: %v", err)
+		}
 	})
 	if !d.out.Scan() {
 		t.Skip("cannot mount a FUSE file system here")
 	}
+	mounted = true
 	return d
 }
 

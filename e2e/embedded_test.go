@@ -44,9 +44,9 @@ func (c *cluster) interrupt(n int, sig syscall.Signal) (w *work, errOut string, 
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	ended := sync.OnceFunc(func() { _ = cmd.Wait() })
+	ended := sync.OnceFunc(func() { _ = cmd.Wait() }) // it was told to end
 	defer ended()
-	defer func() { _ = cmd.Process.Kill() }()
+	defer func() { _ = cmd.Process.Kill() }() // it may have ended
 	c.eventually("five results are printed", func() bool { return strings.Count(out.String(), "\n") >= 5 })
 	if err := cmd.Process.Signal(sig); err != nil {
 		c.t.Fatal(err)

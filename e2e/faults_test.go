@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,7 +25,7 @@ import (
 func TestKillEachNodeInTurnDuringJobs(t *testing.T) {
 	c := newCluster(t, 3, "--slots", "4")
 	for i := range c.nodes {
-		w := c.submit(60)
+		w := c.submitHeld(60, 40)
 		w.waitDone(15)
 		w.expectKept()
 		c.nodes[i].kill()
@@ -37,7 +38,7 @@ func TestKillEachNodeInTurnDuringJobs(t *testing.T) {
 func TestPausedLeaderComesBack(t *testing.T) {
 	long(t)
 	c := newCluster(t, 3, "--slots", "2")
-	w := c.submit(40)
+	w := c.submitHeld(40, 25)
 	w.waitDone(8)
 	leader := w.leader()
 	w.expectKept()
@@ -103,9 +104,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
-		text, _ := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(string(text), "banyan") {
+		text := body(t, resp)
+		if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(text, "banyan") {
 			t.Errorf("%s without a certificate: %s %q", path, resp.Status, text)
 		}
 	}
@@ -113,9 +113,8 @@ func TestStrangersAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, _ := io.ReadAll(resp.Body)
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(text), "certificate") {
+	text := body(t, resp)
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(text, "certificate") {
 		t.Errorf("plain HTTP: %s %q", resp.Status, text)
 	}
 	other := newCluster(t, 1)
@@ -154,6 +153,16 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 }
 
+// body is all of an answer.
+func body(t *testing.T, resp *http.Response) string {
+	t.Helper()
+	text, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 func replaceAddress(t *testing.T, dir, from, to string) {
 	t.Helper()
 	changed := false
@@ -186,7 +195,11 @@ func TestFullDisk(t *testing.T) {
 	if err := mountTmpfs(small, "24m"); err != nil {
 		t.Skipf("cannot mount a tmpfs here: %v", err)
 	}
-	t.Cleanup(func() { _ = unmount(small) })
+	t.Cleanup(func() {
+		if err := unmount(small); err != nil {
+			t.Error(err)
+		}
+	})
 	n := c.up(filepath.Join(small, "node"))
 	sdk := c.sdk()
 	defer sdk.Close()

@@ -34,7 +34,7 @@ var build struct {
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if build.bin != "" {
-		_ = os.RemoveAll(filepath.Dir(build.bin))
+		_ = os.RemoveAll(filepath.Dir(build.bin)) // what stays is in a directory for such things
 	}
 	os.Exit(code)
 }
@@ -115,7 +115,7 @@ func emptyCluster(t *testing.T) *cluster {
 			if t.Failed() {
 				t.Logf("log of %s:\n%s", n.id, tail(n.output(), 60))
 			}
-			_ = n.log.Close()
+			_ = n.log.Close() // the processes wrote it, not we
 		}
 	})
 	return c
@@ -187,7 +187,7 @@ func (n *node) start(args ...string) {
 	}
 	n.done = make(chan struct{})
 	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait()
+		_ = cmd.Wait() // the tests look at its state
 		close(done)
 	}(n.cmd, n.done)
 }
@@ -231,8 +231,8 @@ func (n *node) kill() {
 	if n.cmd == nil {
 		return
 	}
-	_ = n.cmd.Process.Signal(syscall.SIGCONT)
-	_ = n.cmd.Process.Kill()
+	_ = n.cmd.Process.Signal(syscall.SIGCONT) // these fail if it has ended, and then
+	_ = n.cmd.Process.Kill()                  // done is closed
 	<-n.done
 	n.cmd = nil
 }

@@ -124,7 +124,9 @@ func (h *history) end() {
 	h.stop()
 	h.running.Wait()
 	for _, sdk := range h.clients {
-		_ = sdk.Close()
+		if err := sdk.Close(); err != nil {
+			h.t.Errorf("closing a client: %v", err)
+		}
 	}
 	h.clients = nil
 }
@@ -147,7 +149,7 @@ func (h *history) run(ctx context.Context, id int, sdk *client.Client) {
 		if a.kind == get && got.known {
 			seen[a.key] = got.value
 		}
-		time.Sleep(rand.N(think))
+		time.Sleep(rand.N(think)) // else the clients are the load
 	}
 }
 

@@ -125,7 +125,7 @@ func (h *host) plugIn(own bool) (err error) {
 		err = configure(ifr.Name(), h.addr, 24)
 	}
 	if err != nil {
-		_ = unix.Close(fd)
+		_ = unix.Close(fd) // err says what went wrong
 		return err
 	}
 	h.tun = os.NewFile(uintptr(fd), "tun") // not before TUNSETIFF: only now can it be polled
@@ -249,7 +249,7 @@ func (l *lan) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, h := range l.hosts {
-		_ = h.tun.Close()
+		_ = h.tun.Close() // they end with the process anyway
 		if h.ns >= 0 {
 			_ = unix.Close(h.ns)
 		}

@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,17 +45,20 @@ func (c *cluster) lock(name, script string, flags ...string) *lockHolder {
 		close(h.ended)
 	}()
 	c.t.Cleanup(func() {
-		_ = h.cmd.Process.Signal(syscall.SIGCONT)
+		_ = h.cmd.Process.Signal(syscall.SIGCONT) // it may have ended
 		_ = h.cmd.Process.Kill()
 		<-h.ended
-		_ = h.errOut.Close()
+		_ = h.errOut.Close() // the process wrote it, not we
 	})
 	return h
 }
 
 // file reads what the script wrote, empty if nothing yet.
 func (h *lockHolder) file(ext string) string {
-	b, _ := os.ReadFile(h.name + ext)
+	b, err := os.ReadFile(h.name + ext)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.c.t.Fatal(err)
+	}
 	return strings.TrimSpace(string(b))
 }
 

@@ -30,7 +30,7 @@ func TestPartitionStorm(t *testing.T) {
 		for end := time.Now().Add(hold); time.Now().Before(end); {
 			s.spoil(l, nodes)
 			if !flaps {
-				time.Sleep(time.Until(end))
+				time.Sleep(time.Until(end)) // how long the trouble lasts
 				break
 			}
 			time.Sleep(rand.N(500 * time.Millisecond))
@@ -91,7 +91,7 @@ func TestSlowDisk(t *testing.T) {
 		c.gather(c.nodes[2])
 		h.take()
 		d.now(fault)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // this is how long it lasts
 		h.flow()
 		c.expectProblem(says)
 		t.Logf("%s: %v", fault, h.take())

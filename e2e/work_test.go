@@ -45,6 +45,9 @@ type work struct {
 	kept []int // tasks that had a result when expectKept was called
 }
 
+// gate is the file that tasks which are held wait for.
+func (w *work) gate() string { return w.file + ".gate" }
+
 // noteCommand is the command of such tasks.
 func noteCommand(file string) string { return "sleep 0.05; echo {} >>" + file + "; echo {}" }
 
@@ -59,13 +62,23 @@ func numbers(n int) []string {
 // submit starts a job of n tasks.
 func (c *cluster) submit(n int) *work {
 	c.t.Helper()
+	return c.submitHeld(n, n)
+}
+
+// submitHeld starts a job of n tasks, of which those after the first so many
+// end only when check is called.
+func (c *cluster) submitHeld(n, first int) *work {
+	c.t.Helper()
 	f, err := os.CreateTemp(c.dir, "ran-")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	_ = f.Close()
+	if err := f.Close(); err != nil {
+		c.t.Fatal(err)
+	}
 	w := &work{c: c, n: n, file: f.Name()}
-	args := append([]string{"run", "--detach", "--", noteCommand(w.file), ":::"}, numbers(n)...)
+	held := fmt.Sprintf("[ {} -lt %d ] || until [ -e %s ]; do sleep 0.05; done; ", first, w.gate())
+	args := append([]string{"run", "--detach", "--", held + noteCommand(w.file), ":::"}, numbers(n)...)
 	w.id = strings.TrimSpace(c.run(args...))
 	return w
 }
@@ -121,6 +134,9 @@ func (w *work) leader() *node {
 // result, the right one, and that no task ran again that had one before.
 func (w *work) check() {
 	w.c.t.Helper()
+	if err := os.WriteFile(w.gate(), nil, 0o600); err != nil {
+		w.c.t.Fatal(err)
+	}
 	w.c.run("wait", w.id)
 	w.checkEnded(w.c.run("logs", w.id))
 }
