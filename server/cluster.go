@@ -39,7 +39,8 @@ func (s clusterService) CreateToken(ctx context.Context, req *banyanv1.CreateTok
 // Join lets a new node in: the token is the proof, the answer its certificate.
 func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error) {
 	now := time.Now()
-	if err := checkJoin(req, now, s.n.facts.acts()); err != nil {
+	acts := s.n.facts.acts()
+	if err := checkJoin(req, now, acts); err != nil {
 		return nil, err
 	}
 	if s.n.keeper == nil {
@@ -50,7 +51,7 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	}
 	id, err := admit(ctx, s.n.router, req.Token, nodeRow{
 		Name: req.Name, Address: req.Address, Zone: req.Zone, Slots: int(req.Slots), JoinMs: now.UnixMilli(),
-	})
+	}, acts)
 	if err != nil {
 		return nil, err
 	}

@@ -99,7 +99,7 @@ func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
 	)
 	for i := range 10 {
 		wg.Go(func() {
-			id, err := admit(t.Context(), db, token, nodeRow{Name: fmt.Sprint(i), JoinMs: time.Now().UnixMilli()})
+			id, err := admit(t.Context(), db, token, nodeRow{Name: fmt.Sprint(i), JoinMs: time.Now().UnixMilli()}, banyan.ProtocolMin)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -116,11 +116,20 @@ func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
 	if len(ids) != 3 {
 		t.Errorf("%d nodes were let in with 3 uses: %v", len(ids), ids)
 	}
+	once, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 1, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, acts := range []uint32{banyan.ProtocolVersion, banyan.ProtocolMin} { // the newer one was never reached
+		if _, err := admit(t.Context(), db, once, nodeRow{JoinMs: time.Now().UnixMilli()}, acts); banyan.IsKind(err, banyan.Unavailable) != (acts != banyan.ProtocolMin) || acts == banyan.ProtocolMin && err != nil {
+			t.Errorf("joining a cluster that acts at %d as one that acts at %d: %v", banyan.ProtocolMin, acts, err)
+		}
+	}
 	short, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 1, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admit(t.Context(), db, short, nodeRow{JoinMs: time.Now().Add(2 * time.Hour).UnixMilli()}); !banyan.IsKind(err, banyan.Unauthenticated) {
+	if _, err := admit(t.Context(), db, short, nodeRow{JoinMs: time.Now().Add(2 * time.Hour).UnixMilli()}, banyan.ProtocolMin); !banyan.IsKind(err, banyan.Unauthenticated) {
 		t.Errorf("an expired token: %v", err)
 	}
 }

@@ -114,23 +114,41 @@ func (n *Server) spoken(infos map[banyan.NodeID]*nodeInfo) (most uint32, why str
 }
 
 // raiseProtocol lets the cluster act at what all members speak. It never goes
-// back: a node that does not speak it is refused from then on.
+// back: a node that does not speak it is refused from then on. Nobody joins
+// between the look at the members and the rise: see actsAt.
 func (n *Server) raiseProtocol(ctx context.Context, infos map[banyan.NodeID]*nodeInfo) {
-	most, _ := n.spoken(infos)
-	if most <= n.facts.acts() {
+	have := n.facts.acts()
+	if most, _ := n.spoken(infos); most <= have {
+		return
+	}
+	next, err := n.router.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(nextNodeKey)})
+	if err == nil {
+		_, err = n.nodes.reload(ctx, n.router, []byte(nodePrefix), mvcc.PrefixEnd([]byte(nodePrefix)))
+	}
+	if err != nil || len(next.Rows) == 0 {
+		n.log.Debug("protocol not raised, tried again", "error", err)
+		return
+	}
+	most, _ := n.spokenByAll(ctx)
+	if most <= have {
 		return
 	}
 	value := strconv.AppendUint(nil, uint64(most), 10)
-	cond := mvcc.Cond{Key: []byte(protocolKey), Test: mvcc.Missing}
-	if have := n.facts.acts(); have > banyan.ProtocolMin {
-		cond = mvcc.Cond{Key: []byte(protocolKey), Test: mvcc.ValueEquals, Value: strconv.AppendUint(nil, uint64(have), 10)}
-	}
 	out, err := n.router.Commit(ctx, banyan.RootShard, &mvcc.Command{
-		Conds: []mvcc.Cond{cond}, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: value}},
+		Conds: []mvcc.Cond{actsAt(have), {Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Mod: next.Rows[0].Mod}}, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: value}},
 	})
 	if err != nil || !out.OK {
 		n.log.Debug("protocol not raised, tried again", "protocol", most, "error", err)
 		return
 	}
 	n.log.Info("the cluster acts at a newer protocol", "protocol", most)
+}
+
+// actsAt holds while the cluster acts at a protocol. What rises is conditional
+// on it and on that nobody has joined, who joins on it.
+func actsAt(protocol uint32) mvcc.Cond {
+	if protocol == banyan.ProtocolMin {
+		return mvcc.Cond{Key: []byte(protocolKey), Test: mvcc.Missing}
+	}
+	return mvcc.Cond{Key: []byte(protocolKey), Test: mvcc.ValueEquals, Value: strconv.AppendUint(nil, uint64(protocol), 10)}
 }

@@ -90,7 +90,7 @@ func expiredTokens(ctx context.Context, db *route.Router, now time.Time) ([]mvcc
 // admit spends one use of the token and draws the new node's id, in one
 // command, so that a token is never used more often than allowed and an id is
 // never given twice.
-func admit(ctx context.Context, db *route.Router, token string, node nodeRow) (banyan.NodeID, error) {
+func admit(ctx context.Context, db *route.Router, token string, node nodeRow, acts uint32) (banyan.NodeID, error) {
 	secret, _, err := pki.ParseToken(token)
 	if err != nil {
 		return 0, err
@@ -121,6 +121,7 @@ func admit(ctx context.Context, db *route.Router, token string, node nodeRow) (b
 			Conds: []mvcc.Cond{
 				{Key: key, Test: mvcc.ModEquals, Mod: tok.Rows[0].Mod},
 				{Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Mod: next.Rows[0].Mod},
+				actsAt(acts),
 			},
 			Muts: []mvcc.Mutation{
 				spend,
@@ -130,6 +131,9 @@ func admit(ctx context.Context, db *route.Router, token string, node nodeRow) (b
 		})
 		if err != nil || out.OK {
 			return node.ID, err
+		}
+		if out.FailedCond == 2 {
+			return 0, banyan.Errorf(banyan.Unavailable, "the cluster no longer acts at protocol %d, as this node believed: join again in a moment", acts)
 		}
 	}
 }
