@@ -82,6 +82,7 @@ var breaks = []struct {
 	{"let leases end when leadership moves", 2000, []edit{{"coord/core.go", "			c.addLease(p.number, p.name, ttl)\n", "			c.addLease(p.number, p.name, ttl).ttl = 1\n			c.leases[p.number].deadline, c.leases[p.number].at = 0, 0\n"}}},
 	{"let two hold a lock", 1000, []edit{{"coord/lock.go", "	case len(l.holders) == 0:\n		return true\n", "	case len(l.holders) <= 1:\n		return true\n"}}},
 	{"forget that a lease was kept alive", 1000, []edit{{"coord/core.go", "		if le := c.leases[id]; le != nil {\n			le.deadline = c.clock + le.ttl\n", "		if le := c.leases[id]; le != nil {\n"}}},
+	{"leave a shard whose voters all leave where it is", 5000, []edit{{"placement/plan.go", "return p.moveAll(s, good, want)", "return p.moveAlone(s)"}}},
 	{"drop what one controller does not know", 5000, []edit{{"worker/core.go", "c.unwanted(keyOf(k), node)", "c.unwanted(keyOf(k), 0)"}}},
 	{"claim what was handed back", 5000, []edit{{"work/core_node.go", "	n.claimed = slices.DeleteFunc(n.claimed, func(o Key) bool { return o == k })\n", ""}}},
 	{"acknowledge before the entry is applied", 2000, []edit{{"replica/apply.go", "	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n",
