@@ -52,7 +52,7 @@ func TestFound(t *testing.T) {
 		{1723, "a shard that stays because all its voters leave (placement: TestAllVotersLeave)"},
 		{148, "reads that wait for a proof that nobody is left to give (replica: TestReadsOutliveTheirVoters)"},
 		{142, "attempts forgotten because a controller whose term is over did not know them (worker: denied.txt)"},
-		{1337, "attempts claimed that were handed back (work: handedback.txt)"},
+		{4080, "attempts claimed that were handed back (work: handedback.txt)"},
 	} {
 		if r := Run(Config{Seed: found.seed}); r.Failure != "" {
 			t.Errorf("seed %d, which once found %s: %v\nsee it again: %s", found.seed, found.what, r.Failure, r.Replay())
