@@ -181,7 +181,7 @@ func TestBadDirectories(t *testing.T) {
 	f("foreign", banyan.Invalid, func(dir string) { write(filepath.Join(dir, "thesis.tex"), "x") })
 	f("newer", banyan.TooNew, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 99, "shiny": true}`) })
 	f("torn", banyan.Corrupt, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 1, "clu`) })
-	f("unknown", banyan.Corrupt, func(dir string) {
+	f("unknown", banyan.Invalid, func(dir string) {
 		write(filepath.Join(dir, "node.json"), `{"version": 1, "cluster": "c", "node": 1, "shards": 1, "slots": 1, "extra": 1}`)
 	})
 	f("mixed", banyan.Conflict, func(dir string) {
