@@ -267,7 +267,7 @@ func TestDiskFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(kv, nil)
+	st, err := store.New(kv, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,8 +403,10 @@ func TestLeaderChange(t *testing.T) {
 		t.Error("nothing has changed yet")
 	default:
 	}
-	if err := m.at(1).TransferLeader(ctx, 0, 2); err != nil {
-		t.Fatal(err)
+	for err := banyan.Errorf(banyan.Unavailable, "not tried yet"); err != nil; {
+		if err = m.at(1).TransferLeader(ctx, 0, 2); err != nil && !banyan.IsKind(err, banyan.Unavailable) {
+			t.Fatal(err)
+		}
 	}
 	for i, change := range changes {
 		select {

@@ -42,7 +42,7 @@ func TestUnreadableLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(kv, nil)
+	st, err := store.New(kv, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func (p *peer) open() {
 	p.w.t.Helper()
 	kv, err := p.disk.Open()
 	if err == nil {
-		p.store, err = store.New(kv, nil)
+		p.store, err = store.New(kv, store.Options{})
 	}
 	if err != nil {
 		p.w.t.Fatal(err)

@@ -90,13 +90,16 @@ func (n *node) bootstrap(shards []banyan.ShardID) {
 	n.start(st)
 }
 
+// stageBytes makes most snapshots too large to be held in memory.
+const stageBytes = 512
+
 func (n *node) open() (*store.Store, error) {
 	kv, err := n.disk.Open()
 	if err != nil {
 		return nil, err
 	}
 	n.kv = kv
-	return store.New(kv, nil)
+	return store.New(kv, store.Options{StageBytes: stageBytes})
 }
 
 // restart starts a process on what the disk has.

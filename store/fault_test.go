@@ -147,7 +147,7 @@ func simOpen(d *simdisk.Disk) func() (*store.Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		return store.New(kv, nil)
+		return store.New(kv, store.Options{})
 	}
 }
 

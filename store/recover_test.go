@@ -18,7 +18,7 @@ func TestRecover(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st, err := store.New(kv, nil)
+		st, err := store.New(kv, store.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,8 @@ import (
 	"banyan"
 )
 
-// stageBytes is how much of a snapshot is held in memory at a time.
+// stageBytes is how much of a snapshot is held in memory at a time, unless
+// Options say otherwise.
 const stageBytes = 256 << 10
 
 // Stage takes in a snapshot. One goroutine uses it and ends it with Install or
@@ -47,7 +48,7 @@ func (sh *Shard) newGeneration() uint32 {
 // disk, beside what else is written.
 func (st *Stage) Put(key, value []byte) error {
 	if st.held == nil {
-		st.held = make([]byte, 0, stageBytes)
+		st.held = make([]byte, 0, st.sh.s.stageBytes)
 	}
 	prefix := statePrefix(st.sh.id, st.gen)
 	if need := len(prefix) + len(key) + len(value); len(st.held) > 0 && len(st.held)+need > cap(st.held) {

@@ -34,7 +34,8 @@ const corruptRemedy = "if its shards have replicas on other nodes, " +
 type Options struct {
 	FS         vfs.FS        // the real file system if nil
 	Logger     *slog.Logger  // silent if nil
-	CacheBytes int64         // block cache; 16 MiB if 0
+	CacheBytes int64         // block cache; 128 MiB if 0
+	StageBytes int           // of a snapshot that comes in, held in memory; 256 KiB if 0
 	Metrics    *metric.Set   // nil: none
 	HangMax    time.Duration // a write that takes longer stops the store; banyan.DiskSilenceSecondsMax if 0
 }
@@ -53,6 +54,8 @@ type Store struct {
 
 	failed chan struct{} // closed when fatal is set
 
+	stageBytes int
+
 	replicas atomic.Int32 // len(shards)
 	mu       sync.Mutex
 	shards   map[banyan.ShardID]*Shard
@@ -66,10 +69,8 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	s := &Store{log: o.Logger, failed: make(chan struct{})}
+	s := newStore(o)
+	o.Logger = s.log
 	kv, err := openPebble(dir, o, func(err error) { _ = s.fail(err) })
 	if err != nil {
 		return nil, err
@@ -77,13 +78,20 @@ func Open(dir string, o Options) (*Store, error) {
 	return s.start(kv)
 }
 
-// New opens a store over any KV and owns it, also when it returns an error. A
-// nil log is silent.
-func New(kv KV, log *slog.Logger) (*Store, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// New opens a store over any KV and owns it, also when it returns an error. Of
+// the options, Logger and StageBytes count.
+func New(kv KV, o Options) (*Store, error) {
+	return newStore(o).start(kv)
+}
+
+func newStore(o Options) *Store {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return (&Store{log: log, failed: make(chan struct{})}).start(kv)
+	if o.StageBytes == 0 {
+		o.StageBytes = stageBytes
+	}
+	return &Store{log: o.Logger, stageBytes: o.StageBytes, failed: make(chan struct{})}
 }
 
 func (s *Store) start(kv KV) (*Store, error) {

@@ -50,7 +50,7 @@ func HardState(term, vote, commit uint64) *raftpb.HardState {
 
 func open(t testing.TB, m Machine) *store.Store {
 	t.Helper()
-	s, err := store.New(m.Open(t), nil)
+	s, err := store.New(m.Open(t), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
