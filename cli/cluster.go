@@ -54,7 +54,7 @@ func (a *app) clusterShowCommand() *cobra.Command {
 
 func (a *app) clusterSetCommand() *cobra.Command {
 	var f format
-	var voters int
+	var voters uint32
 	var deadAfter time.Duration
 	cmd := &cobra.Command{
 		Use:   "set [--voters N] [--dead-after TIME]",
@@ -73,11 +73,14 @@ others.`,
 			if !cmd.Flags().Changed("voters") && !cmd.Flags().Changed("dead-after") {
 				return usage("nothing to set: give --voters or --dead-after; 'banyan cluster show' shows what is set")
 			}
-			if voters < 0 || cmd.Flags().Changed("voters") && voters == 0 || cmd.Flags().Changed("dead-after") && deadAfter < time.Millisecond {
-				return usage("bad --voters %d or --dead-after %v: give 1, 3, 5 or 7 voters, and a time", voters, deadAfter)
+			if cmd.Flags().Changed("voters") && voters == 0 {
+				return usage("--voters 0: give 1, 3, 5 or 7")
+			}
+			if cmd.Flags().Changed("dead-after") && deadAfter < time.Millisecond {
+				return usage("--dead-after %v: give a time such as 30s or 10m", deadAfter)
 			}
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
-				_, err := s.Cluster().ChangeSettings(ctx, &banyanv1.Settings{Voters: uint32(voters), DeadAfterMs: deadAfter.Milliseconds()})
+				_, err := s.Cluster().ChangeSettings(ctx, &banyanv1.Settings{Voters: voters, DeadAfterMs: deadAfter.Milliseconds()})
 				if err != nil {
 					return err
 				}
@@ -89,7 +92,7 @@ others.`,
 			})
 		},
 	}
-	cmd.Flags().IntVar(&voters, "voters", 0, "have `N` voters of each shard when there are nodes enough (1, 3, 5 or 7)")
+	cmd.Flags().Uint32Var(&voters, "voters", 0, "have `N` voters of each shard when there are nodes enough (1, 3, 5 or 7)")
 	cmd.Flags().DurationVar(&deadAfter, "dead-after", 0, "rebuild the replicas of a node that is silent for this `TIME`")
 	f.add(cmd.Flags())
 	return cmd

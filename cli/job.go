@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -82,7 +83,7 @@ func failuresFirst(ctx context.Context, s *session, id banyan.JobID, limit int, 
 	var all []*banyanv1.TaskResult
 	page := func(req *banyanv1.TasksRequest) error {
 		req.JobId = string(id)
-		req.Limit = uint32(limit)
+		req.Limit = uint32(min(limit, math.MaxUint32))
 		r, err := s.Jobs().Tasks(ctx, req)
 		all = append(all, r.GetResults()...)
 		return err

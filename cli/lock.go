@@ -65,6 +65,9 @@ after another error, 126 or 127 if COMMAND cannot be run or found.`,
 		Args:    lockArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.bounded = cmd.Flags().Changed("timeout")
+			if f.permits < 1 {
+				return usage("--permits %d: give at least 1", f.permits)
+			}
 			return a.lock(cmd.Context(), args[0], args[1:], f)
 		},
 	}

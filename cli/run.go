@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -159,7 +160,7 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 		Name:        f.name,
 		Command:     &banyanv1.Command{Args: command, Shell: isShell(command)},
 		Env:         vars,
-		AttemptsMax: uint32(max(f.retries, 1)),
+		AttemptsMax: uint32(min(max(f.retries, 1), math.MaxUint32)),
 		TimeoutMs:   timeoutMs,
 		Return:      f.returns,
 		WorkDir:     f.workdir,

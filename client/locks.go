@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -84,7 +85,7 @@ func (l Locks) Acquire(ctx context.Context, name string, o LockOptions) (*Lock, 
 func (l Locks) claim(ctx context.Context, name string, o LockOptions) (lock *Lock, again bool, err error) {
 	req := &banyanv1.AcquireRequest{
 		Name: name, Lease: 1 + rand.Uint64N(1<<63), TtlMs: o.TTL.Milliseconds(),
-		Shared: o.Shared, Permits: uint32(max(o.Permits, 0)), Owner: o.Owner, Value: o.Value, Try: o.Try,
+		Shared: o.Shared, Permits: uint32(min(max(o.Permits, 0), math.MaxUint32)), Owner: o.Owner, Value: o.Value, Try: o.Try,
 	}
 	k := &keeper{locks: l, partition: string(banyan.Partition([]byte(name))), lease: req.Lease, ttl: o.TTL, grace: o.Grace, lost: make(chan struct{})}
 	sent := time.Now()
