@@ -135,7 +135,11 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usage("%w: 'banyan help%s' lists the flags", err, strings.TrimPrefix(cmd.CommandPath(), "banyan"))
+		hint := ""
+		if strings.Contains(cmd.Use, "-- COMMAND") {
+			hint = "put -- before COMMAND, whose flags are its own; "
+		}
+		return usage("%w: %s'banyan help%s' lists the flags", err, hint, strings.TrimPrefix(cmd.CommandPath(), "banyan"))
 	})
 	root.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {

@@ -64,7 +64,7 @@ memory holds, and write it into a file for 'go tool pprof'.`,
 	node.add(cmd.Flags())
 	cmd.Flags().IntVar(&seconds, "seconds", 10, "for so many `SECONDS`")
 	cmd.Flags().BoolVar(&heap, "heap", false, "of the memory in use")
-	cmd.Flags().StringVarP(&file, "file", "f", "", "write it into this `FILE` (default NODE.cpu.pprof or NODE.heap.pprof)")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "write it into this `FILE` (default n1.cpu.pprof or n1.heap.pprof of node n1, node.… without --node)")
 	f.add(cmd.Flags())
 	return cmd
 }

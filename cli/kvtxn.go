@@ -92,7 +92,11 @@ func (a *app) txn(ctx context.Context, s *session, req *banyanv1.TxnRequest, f f
 	if err != nil || out.Succeeded {
 		return err
 	}
-	return fmt.Errorf("nothing was changed, the condition '%s' does not hold: read the key again", out.FailedCondition)
+	remedy := "read the key again"
+	if strings.Contains(out.FailedCondition, " held ") {
+		remedy = "the lock is not yours any more: take it again"
+	}
+	return fmt.Errorf("nothing was changed, the condition '%s' does not hold: %s", out.FailedCondition, remedy)
 }
 
 func parseCondition(text string) (*banyanv1.Condition, error) {

@@ -85,7 +85,7 @@ func (a *app) locksCommand() *cobra.Command {
 }
 
 func (a *app) printLocks(ctx context.Context, s *session, f format, prefix string) error {
-	t := newTable("LOCK", "STATE", "OWNER", "TOKEN", "SINCE", "VALUE").numbers(3)
+	t := newTable("LOCK", "STATE", "OWNER", "TOKEN", "ASKED", "VALUE").numbers(3)
 	add := func(state string, c *banyanv1.Claim) {
 		if c.Shared {
 			state += ", shared"
@@ -167,7 +167,7 @@ func (a *app) unlock(ctx context.Context, s *session, name string, token uint64)
 		}
 	}
 	if n == 0 {
-		return banyan.Errorf(banyan.NotFound, "nobody holds lock %q so: 'banyan locks' lists who does", name)
+		return banyan.Errorf(banyan.NotFound, "nobody holds lock %q in the way that was given: 'banyan locks' lists who holds what", name)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ type recoverFlags struct {
 	dir, survey, yes string
 	lost             []string
 	with             []string
-	create           bool
+	create           string
 }
 
 func (a *app) recoverCommand() *cobra.Command {
@@ -48,7 +49,7 @@ status' ever after.`,
 	fs.StringSliceVar(&f.lost, "lost", nil, "these `NODES` are lost for good, such as n2,n3")
 	fs.StringArrayVar(&f.with, "with", nil, "the survey of another node that is left (`FILE`, more than once if there are more)")
 	fs.StringVar(&f.survey, "survey", "", "write this node's survey to `FILE`, and change nothing")
-	fs.BoolVar(&f.create, "create-empty", false, "create empty what no node that is left has, on this one")
+	fs.StringVar(&f.create, "create-empty", "", "let shards of which nothing is left begin anew, empty, on this `NODE`; give it on all that are left")
 	fs.StringVar(&f.yes, "yes", "", "do it; the cluster's id (`CLUSTER`) says that you mean this one")
 	return cmd
 }
@@ -120,10 +121,19 @@ func (f *recoverFlags) plan(own *server.Survey, now time.Time) (*server.Recovery
 		others = append(others, s)
 	}
 	plan, err := server.PlanRecovery(own, others, lost, now)
-	if err == nil {
-		plan.Create = f.create
+	if err != nil || f.create == "" {
+		return plan, err
 	}
-	return plan, err
+	on, err := banyan.ParseNodeID(f.create)
+	if err != nil {
+		return nil, err
+	}
+	left := func(s *server.Survey) bool { return s.Node == on }
+	if !left(own) && !slices.ContainsFunc(others, left) {
+		return nil, usage("--create-empty %v: this node is not among those that are left", on)
+	}
+	plan.CreateEmpty(on)
+	return plan, nil
 }
 
 func (a *app) printRecovery(own *server.Survey, r *server.Recovery) error {
@@ -139,8 +149,8 @@ func (a *app) printRecovery(own *server.Survey, r *server.Recovery) error {
 			last = time.UnixMilli(s.LastWriteMs).UTC().Format(time.RFC3339)
 		}
 		switch {
-		case s.Keep == 0 && r.Create:
-			from = "nothing: empty"
+		case s.Keep == 0 && r.CreateOn != 0:
+			from = "nothing: empty on " + r.CreateOn.String()
 		case s.Keep == 0:
 			from = "nothing is left"
 		}
@@ -148,6 +158,9 @@ func (a *app) printRecovery(own *server.Survey, r *server.Recovery) error {
 	}
 	if err := t.print(a.Out); err != nil {
 		return err
+	}
+	if gone := r.Gone(); len(gone) > 0 && r.CreateOn == 0 {
+		fmt.Fprintf(a.Out, "\nNothing is left of shards %v. Bring back a node that has them; if none can, say with\n--create-empty NODE where they begin anew, empty.\n", gone)
 	}
 	_, err := fmt.Fprintln(a.Out, "\nEntries beyond COMMITTED may or may not have been acknowledged; they are kept. What\nonly lost nodes had after ENTRY is gone; nobody can say how much that is.")
 	return err

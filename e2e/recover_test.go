@@ -74,13 +74,16 @@ func TestCreateEmpty(t *testing.T) {
 	if out := c.run(plan...); !strings.Contains(out, "nothing is left") || strings.Contains(out, "nothing: empty") {
 		t.Errorf("without --create-empty:\n%s", out)
 	}
-	plan = append(plan, "--create-empty")
+	_, id, _ := strings.Cut(c.run(plan...), "of cluster ")
+	id, _, _ = strings.Cut(id, ".")
+	if _, errOut, code := c.try(append(plan, "--yes", id)...); code == 0 || !strings.Contains(errOut, "--create-empty n1") {
+		t.Errorf("--yes without --create-empty: exit %d, %s", code, errOut)
+	}
+	plan = append(plan, "--create-empty", "n1")
 	out := c.run(plan...)
-	if !strings.Contains(out, "nothing: empty") || !strings.Contains(out, "Nothing was changed") {
+	if !strings.Contains(out, "nothing: empty on n1") || !strings.Contains(out, "Nothing was changed") {
 		t.Errorf("with --create-empty:\n%s", out)
 	}
-	_, id, _ := strings.Cut(out, "of cluster ")
-	id, _, _ = strings.Cut(id, ".")
 	c.run(append(plan, "--yes", id)...)
 	n.restart()
 	if got := strings.TrimSpace(c.run("kv", "get", "a/1")); got != "kept" {

@@ -168,6 +168,8 @@ func shardProblem(sh *banyanv1.Shard, state map[uint64]string) (what, remedy str
 		}
 	}
 	switch {
+	case sh.Leader == 0 && len(names) == 0:
+		return "no leader, and no replica on a node that is up", "bring back the nodes that have it; if they are lost for good, docs/recovery.md says how to go on", true
 	case sh.Leader == 0 && len(down) == 0:
 		return "no leader", "wait a second: an election is under way, or its nodes do not reach each other", true
 	case sh.Leader == 0:

@@ -59,7 +59,25 @@ type Recovery struct {
 	Node    banyan.NodeID   `json:"node"` // whose directory it is for
 	Lost    []banyan.NodeID `json:"lost"`
 	Shards  []Rescue        `json:"shards"`           // that had lost their majority
-	Create  bool            `json:"create,omitempty"` // those of which nothing is left, empty
+	Create  bool            `json:"create,omitempty"` // those of which nothing is left begin anew here, empty
+
+	CreateOn banyan.NodeID `json:"create_on,omitempty"` // or on this survivor
+}
+
+// Gone lists the shards of which nothing is left.
+func (r *Recovery) Gone() (ids []banyan.ShardID) {
+	for _, s := range r.Shards {
+		if s.Keep == 0 {
+			ids = append(ids, s.Shard)
+		}
+	}
+	return ids
+}
+
+// CreateEmpty lets the shards of which nothing is left begin anew on a node
+// that is left, the same in the plans of all of them.
+func (r *Recovery) CreateEmpty(on banyan.NodeID) {
+	r.Create, r.CreateOn = on == r.Node, on
 }
 
 // SurveyNode reads the directory of a stopped node and changes nothing.
@@ -254,6 +272,10 @@ func Recover(c Config, r *Recovery) (err error) {
 	if f.Cluster != r.Cluster || f.Node != r.Node {
 		return banyan.Errorf(banyan.Conflict, "the plan is for node %v of cluster %s, %s holds node %v of cluster %s", r.Node, r.Cluster, c.Dir, f.Node, f.Cluster)
 	}
+	create, err := r.toCreate(st)
+	if err != nil {
+		return err
+	}
 	done, err := readRecoveries(c)
 	if err != nil {
 		return err
@@ -262,32 +284,35 @@ func Recover(c Config, r *Recovery) (err error) {
 		return err
 	}
 	b := st.NewBatch()
-	var create []banyan.ShardID
 	for _, sh := range r.Shards {
-		switch {
-		case sh.Keep == 0 && r.Create:
-			create = append(create, sh.Shard)
-		case sh.Keep == 0 || !slices.Contains(st.Shards(), sh.Shard):
-		default:
-			if err := b.Recover(sh.Shard, sh.Keep, sh.Keep == f.Node); err != nil {
-				return err
-			}
+		if sh.Keep == 0 || !slices.Contains(st.Shards(), sh.Shard) {
+			continue
+		}
+		if err := b.Recover(sh.Shard, sh.Keep, sh.Keep == f.Node); err != nil {
+			return err
 		}
 	}
 	if err := b.Commit(true); err != nil || len(create) == 0 {
 		return err
 	}
-	return createEmpty(st, create, f.Node)
+	return st.Bootstrap(create, f.Node)
 }
 
-// createEmpty makes anew, with nothing in them, shards of which nothing is left.
-func createEmpty(st *store.Store, ids []banyan.ShardID, voter banyan.NodeID) error {
-	for _, id := range ids {
+// toCreate lists the shards that begin anew on this node, with nothing in them.
+func (r *Recovery) toCreate(st *store.Store) ([]banyan.ShardID, error) {
+	gone := r.Gone()
+	switch {
+	case len(gone) > 0 && !r.Create && r.CreateOn == 0:
+		return nil, banyan.Errorf(banyan.Conflict, "nothing is left of shards %v: bring back a node that has them; if none can, --create-empty %v lets them begin anew there, empty. Nothing was changed", gone, r.Node)
+	case !r.Create:
+		return nil, nil
+	}
+	for _, id := range gone {
 		if slices.Contains(st.Shards(), id) || st.Tombstoned(id) {
-			return banyan.Errorf(banyan.Conflict, "shard %d was on this node once, without its data: create it on another survivor", id)
+			return nil, banyan.Errorf(banyan.Conflict, "shard %d was on node %v once, without its data: give --create-empty another node that is left. Nothing was changed", id, r.Node)
 		}
 	}
-	return st.Bootstrap(ids, voter)
+	return gone, nil
 }
 
 func recoveryFile(c Config) string { return filepath.Join(c.Dir, "recovery.json") }
@@ -371,10 +396,11 @@ func (r *Recovery) Text() string {
 	if len(elsewhere) > 0 {
 		text += "; on other survivors: " + strings.Join(elsewhere, ", ")
 	}
-	if len(gone) > 0 && r.Create {
-		text += "; created empty: " + strings.Join(gone, ", ")
-	} else if len(gone) > 0 {
-		text += "; of nothing is left: " + strings.Join(gone, ", ")
+	switch {
+	case len(gone) > 0 && r.Create:
+		text += "; created empty here: " + strings.Join(gone, ", ")
+	case len(gone) > 0:
+		text += fmt.Sprintf("; created empty on %v: %s", r.CreateOn, strings.Join(gone, ", "))
 	}
 	return text
 }

@@ -65,7 +65,7 @@ func main() {
 	})
 	flag.Parse()
 	n := o.cfg.Nodes
-	if flag.NArg() > 0 || n != 0 && (n < 3 || n > 7) || o.cfg.Shards < 0 || o.cfg.Clients < 0 || o.jobs < 1 {
+	if flag.NArg() > 0 || n != 0 && (n < 3 || n > 7) || o.cfg.Shards < 0 || o.cfg.Clients < 0 || o.jobs < 1 || o.seeds < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
