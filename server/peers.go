@@ -25,7 +25,7 @@ import (
 )
 
 // snapshotChunkBytes is about how much one message of a snapshot carries.
-const snapshotChunkBytes = 1 << 20
+const snapshotChunkBytes = 256 << 10
 
 // peers gives clients of other nodes, and of this one without a network. Calls
 // and bulk have connections of their own.
@@ -85,6 +85,40 @@ const (
 	snapshotInstall = 2 * time.Minute
 )
 
+// A snapshot of a shard that takes writes is sent at snapshotBytesPerSecond:
+// on both machines clients' calls go on meanwhile. Otherwise it is not held up.
+const (
+	snapshotBytesPerSecond = 8 << 20
+	snapshotLook           = 200 * time.Millisecond // between looks whether it does
+)
+
+// snapshotPace is the pace of one snapshot.
+type snapshotPace struct {
+	revision func() banyan.Revision
+	known    banyan.Revision // at the last look
+	looked   time.Time
+	busy     bool
+	due      time.Time // when the next message may go
+}
+
+// wait is how long to wait after a message of so many bytes.
+func (p *snapshotPace) wait(now time.Time, size int) time.Duration {
+	if now.Sub(p.looked) >= snapshotLook {
+		revision := p.revision()
+		p.busy = revision != p.known
+		p.known, p.looked = revision, now
+	}
+	if !p.busy {
+		p.due = now
+		return 0
+	}
+	if p.due.Before(now) {
+		p.due = now
+	}
+	p.due = p.due.Add(time.Duration(size) * time.Second / snapshotBytesPerSecond)
+	return p.due.Sub(now)
+}
+
 // sendSnapshot streams a shard's rows to a replica that is behind.
 func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banyan.ShardID, m *raftpb.Message, view *store.View) error {
 	c, err := n.peers.bulk(to)
@@ -98,12 +132,15 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 	ctx, moves, stop := whileMoving(ctx, snapshotStall, banyan.Errorf(banyan.Timeout, "the snapshot of shard %d to node %v stood still", shard, to))
 	defer stop()
 	stream := c.SendSnapshot(ctx)
+	var s snapshotSender
+	pace := snapshotPace{revision: func() banyan.Revision { return n.host.Revision(shard) }}
 	send := func(m *peerv1.SnapshotChunk) error {
 		err := stream.Send(m)
 		moves(snapshotStall)
+		pause(ctx, pace.wait(time.Now(), s.size))
 		return err
 	}
-	s := snapshotSender{send: send, msg: &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw}}
+	s = snapshotSender{send: send, msg: &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw}}
 	if err := s.stream(view); err != nil && !errors.Is(err, io.EOF) { // EOF: the answer says why
 		if cause := context.Cause(ctx); cause != nil {
 			return cause

@@ -126,3 +126,30 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// A snapshot is held up only while its shard takes writes.
+func TestSnapshotPace(t *testing.T) {
+	revision := banyan.Revision(5)
+	p := snapshotPace{revision: func() banyan.Revision { return revision }}
+	now := time.Unix(1000, 0)
+	const size = snapshotBytesPerSecond / 8
+	for i, c := range []struct {
+		after time.Duration
+		wrote banyan.Revision
+		want  time.Duration
+	}{
+		{0, 0, 125 * time.Millisecond}, // not known yet
+		{125 * time.Millisecond, 0, 125 * time.Millisecond},
+		{150 * time.Millisecond, 0, 0}, // no writes for a while
+		{time.Second, 1, 125 * time.Millisecond},
+		{25 * time.Millisecond, 1, 225 * time.Millisecond},
+		{175 * time.Millisecond, 0, 175 * time.Millisecond},
+		{snapshotLook, 0, 0},
+	} {
+		now = now.Add(c.after)
+		revision += c.wrote
+		if got := p.wait(now, size); got != c.want {
+			t.Errorf("message %d waits %v, want %v", i, got, c.want)
+		}
+	}
+}
