@@ -1,11 +1,13 @@
 package server
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"banyan"
+	"banyan/store"
 )
 
 func replicaOf(shard banyan.ShardID, term, index uint64, voters ...banyan.NodeID) Found {
@@ -75,7 +77,26 @@ func TestRecoverySaysWhatIsGone(t *testing.T) {
 	if err != nil || len(r.Shards) != 2 || r.Shards[1].Shard != 1 || r.Shards[1].Keep != 0 {
 		t.Fatalf("%+v, %v: shard 1 is on no node that is left", r, err)
 	}
-	if !strings.Contains(r.Text(), "of nothing is left: 1") {
-		t.Error(r.Text())
+	st, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	if _, err := r.toCreate(st); !banyan.IsKind(err, banyan.Conflict) || !strings.Contains(err.Error(), "--create-empty n1") {
+		t.Errorf("without a word about it: %v", err)
+	}
+	r.CreateEmpty(2)
+	if ids, err := r.toCreate(st); err != nil || ids != nil || !strings.Contains(r.Text(), "created empty on n2: 1") {
+		t.Errorf("on another node: %v, %v, %s", ids, err, r.Text())
+	}
+	r.CreateEmpty(1)
+	if ids, err := r.toCreate(st); err != nil || !slices.Equal(ids, []banyan.ShardID{1}) || !strings.Contains(r.Text(), "created empty here: 1") {
+		t.Errorf("on this node: %v, %v, %s", ids, err, r.Text())
+	}
+	if err := st.Bootstrap([]banyan.ShardID{1}, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.toCreate(st); !banyan.IsKind(err, banyan.Conflict) {
+		t.Errorf("where it was once: %v", err)
 	}
 }
