@@ -298,7 +298,8 @@ func keysOf(batch int) (keys []string, values [][]byte) {
 	return keys, values
 }
 
-// diskOf sums the files under a directory.
+// diskOf sums the files under a directory; one that goes meanwhile does not
+// count, so that there are no errors.
 func diskOf(dir string) (sum int64) {
 	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os/exec"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,49 +22,24 @@ type locker interface {
 // benchLocks takes and releases locks of three Banyan nodes and three etcd
 // nodes in turn: each client one of its own, then all the same.
 func benchLocks(ctx context.Context, args []string) error {
-	clients, rounds, lasting := "1,16,64,256", 3, 5*time.Second
 	const rivals = 16
-	if err := parse("locks", args, func(fs *flag.FlagSet) {
-		fs.StringVar(&clients, "clients", clients, "numbers of clients")
-		fs.IntVar(&rounds, "rounds", rounds, "rounds; medians are taken over them")
-		fs.DurationVar(&lasting, "for", lasting, "length of one measurement")
-	}); err != nil {
-		return err
-	}
-	own, err := startKeys(ctx)
+	t, err := startContest(ctx, "locks", "1,16,64,256", args)
 	if err != nil {
 		return err
 	}
-	defer own.Close()
-	etcd, err := startEtcd(ctx, own.dir, 3)
-	if err != nil {
-		return err
-	}
-	defer etcd.Close()
-	a, b := ownLocks{own}, &etcdLocks{etcdCluster: etcd, sessions: map[int]*concurrency.Session{}}
-	fmt.Printf("a lock of its own taken and released by each client, three nodes on loopback, fsync on, %d connections, medians of %d interleaved rounds of %v\n\n", connections, rounds, lasting)
-	fmt.Println("| clients | banyan pairs/s | etcd pairs/s | ratio | banyan p50 / p99 ms | etcd p50 / p99 ms | banyan CPU µs: nodes + client | etcd CPU µs |\n|--:|--:|--:|--:|--:|--:|--:|--:|")
-	for field := range strings.SplitSeq(clients, ",") {
-		n, err := strconv.Atoi(field)
-		if err != nil || n < 1 {
-			return fmt.Errorf("-clients %q: give numbers such as 1,64,256", clients)
-		}
-		var pa, pb []point
-		pairs(ctx, a, n, lasting/5)
-		pairs(ctx, b, n, lasting/5)
-		for range rounds {
-			pa = append(pa, pairs(ctx, a, n, lasting))
-			pb = append(pb, pairs(ctx, b, n, lasting))
-		}
-		printPoints(n, pa, pb)
-	}
+	defer t.Close()
+	a, b := ownLocks{t.own}, &etcdLocks{etcdCluster: t.etcd, sessions: map[int]*concurrency.Session{}}
+	fmt.Printf("a lock of its own taken and released by each client, three nodes on loopback, fsync on, %d connections, medians of %d interleaved rounds of %v\n\n", connections, t.rounds, t.lasting)
+	t.print("pairs",
+		func(n int, lasting time.Duration) point { return pairs(ctx, a, n, lasting) },
+		func(n int, lasting time.Duration) point { return pairs(ctx, b, n, lasting) })
 	var ha, hb []time.Duration
-	for range rounds {
+	for range t.rounds {
 		for _, one := range []struct {
 			l    locker
 			into *[]time.Duration
 		}{{a, &ha}, {b, &hb}} {
-			took, err := handOvers(ctx, one.l, rivals, lasting)
+			took, err := handOvers(ctx, one.l, rivals, t.lasting)
 			if err != nil {
 				return err
 			}

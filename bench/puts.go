@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -26,26 +23,13 @@ func benchGets(ctx context.Context, args []string) error {
 }
 
 func benchRates(ctx context.Context, what string, read bool, args []string) error {
-	clients, rounds, lasting := "1,16,64,256,1024", 3, 5*time.Second
-	if err := parse(what, args, func(fs *flag.FlagSet) {
-		fs.StringVar(&clients, "clients", clients, "numbers of clients")
-		fs.IntVar(&rounds, "rounds", rounds, "rounds; medians are taken over them")
-		fs.DurationVar(&lasting, "for", lasting, "length of one measurement")
-	}); err != nil {
-		return err
-	}
-	own, err := startKeys(ctx)
+	t, err := startContest(ctx, what, "1,16,64,256,1024", args)
 	if err != nil {
 		return err
 	}
-	defer own.Close()
-	etcd, err := startEtcd(ctx, own.dir, 3)
-	if err != nil {
-		return err
-	}
-	defer etcd.Close()
-	fmt.Printf("linearizable %s of 256 bytes, three nodes on loopback, fsync on, %d connections, medians of %d interleaved rounds of %v\n\n", what, connections, rounds, lasting)
-	if err := printDisk(own.dir); err != nil {
+	defer t.Close()
+	fmt.Printf("linearizable %s of 256 bytes, three nodes on loopback, fsync on, %d connections, medians of %d interleaved rounds of %v\n\n", what, connections, t.rounds, t.lasting)
+	if err := printDisk(t.own.dir); err != nil {
 		return err
 	}
 	for i := range readKeys {
@@ -53,25 +37,13 @@ func benchRates(ctx context.Context, what string, read bool, args []string) erro
 			break
 		}
 		key := fmt.Sprintf("k%015d", i)
-		if err := errors.Join(own.Put(ctx, key, make([]byte, 256)), etcd.Put(ctx, key, make([]byte, 256))); err != nil {
+		if err := errors.Join(t.own.Put(ctx, key, make([]byte, 256)), t.etcd.Put(ctx, key, make([]byte, 256))); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("| clients | banyan %[1]s/s | etcd %[1]s/s | ratio | banyan p50 / p99 ms | etcd p50 / p99 ms | banyan CPU µs: nodes + client | etcd CPU µs |\n|--:|--:|--:|--:|--:|--:|--:|--:|\n", what)
-	for field := range strings.SplitSeq(clients, ",") {
-		n, err := strconv.Atoi(field)
-		if err != nil || n < 1 {
-			return fmt.Errorf("-clients %q: give numbers such as 1,64,256", clients)
-		}
-		var a, b []point
-		load(ctx, own, read, n, lasting/5) // connections, caches
-		load(ctx, etcd, read, n, lasting/5)
-		for range rounds {
-			a = append(a, load(ctx, own, read, n, lasting))
-			b = append(b, load(ctx, etcd, read, n, lasting))
-		}
-		printPoints(n, a, b)
-	}
+	t.print(what,
+		func(n int, lasting time.Duration) point { return load(ctx, t.own, read, n, lasting) },
+		func(n int, lasting time.Duration) point { return load(ctx, t.etcd, read, n, lasting) })
 	return nil
 }
 
