@@ -56,20 +56,19 @@ func (b *inbox) put(add func(*intake)) {
 
 // propose queues a proposal; not ok: the loop has ended.
 func (b *inbox) propose(shard banyan.ShardID, p *Proposal) (ok bool) {
-	b.mu.Lock()
-	if ok = !b.over; ok {
-		b.in.proposed = append(b.in.proposed, proposed{shard, p})
-	}
-	b.mu.Unlock()
-	b.signal()
-	return ok
+	return b.offer(func(in *intake) { in.proposed = append(in.proposed, proposed{shard, p}) })
 }
 
 // read queues a read; not ok: the loop has ended.
 func (b *inbox) read(shard banyan.ShardID, done func(error)) (ok bool) {
+	return b.offer(func(in *intake) { in.reads = append(in.reads, read{shard, done}) })
+}
+
+// offer is put for what must be answered, which the loop does until it ends.
+func (b *inbox) offer(add func(*intake)) (ok bool) {
 	b.mu.Lock()
 	if ok = !b.over; ok {
-		b.in.reads = append(b.in.reads, read{shard, done})
+		add(&b.in)
 	}
 	b.mu.Unlock()
 	b.signal()

@@ -359,25 +359,21 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // rest waits, but no longer than until the replica here hears of a leader.
 func (r *Router) rest(ctx context.Context, shard banyan.ShardID, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-r.cfg.Host.LeaderChange(shard):
-		return nil
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleepUntil(ctx, d, r.cfg.Host.LeaderChange(shard))
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration) error { return sleepUntil(ctx, d, nil) }
+
+// sleepUntil sleeps for d, or until early is closed.
+func sleepUntil(ctx context.Context, d time.Duration, early <-chan struct{}) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-early:
+		return nil
 	case <-t.C:
 		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
