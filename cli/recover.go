@@ -132,7 +132,7 @@ func (f *recoverFlags) plan(own *server.Survey, now time.Time) (*server.Recovery
 	if !left(own) && !slices.ContainsFunc(others, left) {
 		return nil, usage("--create-empty %v: this node is not among those that are left", on)
 	}
-	plan.CreateEmpty(on)
+	plan.CreateOn = on
 	return plan, nil
 }
 

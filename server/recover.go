@@ -58,10 +58,11 @@ type Recovery struct {
 	Cluster string          `json:"cluster"`
 	Node    banyan.NodeID   `json:"node"` // whose directory it is for
 	Lost    []banyan.NodeID `json:"lost"`
-	Shards  []Rescue        `json:"shards"`           // that had lost their majority
-	Create  bool            `json:"create,omitempty"` // those of which nothing is left begin anew here, empty
+	Shards  []Rescue        `json:"shards"` // that had lost their majority
 
-	CreateOn banyan.NodeID `json:"create_on,omitempty"` // or on this survivor
+	// CreateOn is where shards of which nothing is left begin anew, empty: the
+	// same in the plans of all that are left. 0: nobody said.
+	CreateOn banyan.NodeID `json:"create_on,omitempty"`
 }
 
 // Gone lists the shards of which nothing is left.
@@ -72,12 +73,6 @@ func (r *Recovery) Gone() (ids []banyan.ShardID) {
 		}
 	}
 	return ids
-}
-
-// CreateEmpty lets the shards of which nothing is left begin anew on a node
-// that is left, the same in the plans of all of them.
-func (r *Recovery) CreateEmpty(on banyan.NodeID) {
-	r.Create, r.CreateOn = on == r.Node, on
 }
 
 // SurveyNode reads the directory of a stopped node and changes nothing.
@@ -302,9 +297,9 @@ func Recover(c Config, r *Recovery) (err error) {
 func (r *Recovery) toCreate(st *store.Store) ([]banyan.ShardID, error) {
 	gone := r.Gone()
 	switch {
-	case len(gone) > 0 && !r.Create && r.CreateOn == 0:
+	case len(gone) > 0 && r.CreateOn == 0:
 		return nil, banyan.Errorf(banyan.Conflict, "nothing is left of shards %v: bring back a node that has them; if none can, --create-empty %v lets them begin anew there, empty. Nothing was changed", gone, r.Node)
-	case !r.Create:
+	case r.CreateOn != r.Node:
 		return nil, nil
 	}
 	for _, id := range gone {
@@ -397,7 +392,7 @@ func (r *Recovery) Text() string {
 		text += "; on other survivors: " + strings.Join(elsewhere, ", ")
 	}
 	switch {
-	case len(gone) > 0 && r.Create:
+	case len(gone) > 0 && r.CreateOn == r.Node:
 		text += "; created empty here: " + strings.Join(gone, ", ")
 	case len(gone) > 0:
 		text += fmt.Sprintf("; created empty on %v: %s", r.CreateOn, strings.Join(gone, ", "))

@@ -85,11 +85,11 @@ func TestRecoverySaysWhatIsGone(t *testing.T) {
 	if _, err := r.toCreate(st); !banyan.IsKind(err, banyan.Conflict) || !strings.Contains(err.Error(), "--create-empty n1") {
 		t.Errorf("without a word about it: %v", err)
 	}
-	r.CreateEmpty(2)
+	r.CreateOn = 2
 	if ids, err := r.toCreate(st); err != nil || ids != nil || !strings.Contains(r.Text(), "created empty on n2: 1") {
 		t.Errorf("on another node: %v, %v, %s", ids, err, r.Text())
 	}
-	r.CreateEmpty(1)
+	r.CreateOn = 1
 	if ids, err := r.toCreate(st); err != nil || !slices.Equal(ids, []banyan.ShardID{1}) || !strings.Contains(r.Text(), "created empty here: 1") {
 		t.Errorf("on this node: %v, %v, %s", ids, err, r.Text())
 	}
