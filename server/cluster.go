@@ -39,8 +39,7 @@ func (s clusterService) CreateToken(ctx context.Context, req *banyanv1.CreateTok
 // Join lets a new node in: the token is the proof, the answer its certificate.
 func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error) {
 	now := time.Now()
-	acts := s.n.facts.acts()
-	if err := checkJoin(req, now, acts); err != nil {
+	if err := checkJoin(req, now); err != nil {
 		return nil, err
 	}
 	if s.n.keeper == nil {
@@ -51,7 +50,7 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	}
 	id, err := admit(ctx, s.n.router, req.Token, nodeRow{
 		Name: req.Name, Address: req.Address, Zone: req.Zone, Slots: int(req.Slots), JoinMs: now.UnixMilli(),
-	}, acts)
+	}, func(acts uint32) error { return checkProtocols(req, acts) })
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +73,7 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	return out, nil
 }
 
-func checkJoin(req *banyanv1.JoinRequest, now time.Time, acts uint32) error {
+func checkProtocols(req *banyanv1.JoinRequest, acts uint32) error {
 	least := req.ProtocolMin
 	if least == 0 {
 		least = req.Protocol
@@ -82,6 +81,10 @@ func checkJoin(req *banyanv1.JoinRequest, now time.Time, acts uint32) error {
 	if req.Protocol < acts || least > acts {
 		return banyan.Errorf(banyan.TooNew, "the new node (banyan %s) speaks protocols %d to %d, this cluster acts at %d: install the release that its nodes run (here %s)", req.Version, least, req.Protocol, acts, banyan.Version)
 	}
+	return nil
+}
+
+func checkJoin(req *banyanv1.JoinRequest, now time.Time) error {
 	if skew := time.UnixMilli(req.NowMs).Sub(now); skew.Abs() > clockSkewMax {
 		return banyan.Errorf(banyan.Invalid, "the clock of the joining machine is %v off from this cluster's: set it (NTP), then join again", skew.Round(time.Second))
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -99,7 +100,7 @@ func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
 	)
 	for i := range 10 {
 		wg.Go(func() {
-			id, err := admit(t.Context(), db, token, nodeRow{Name: fmt.Sprint(i), JoinMs: time.Now().UnixMilli()}, banyan.ProtocolMin)
+			id, err := admit(t.Context(), db, token, nodeRow{Name: fmt.Sprint(i), JoinMs: time.Now().UnixMilli()}, anyProtocol)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -120,27 +121,43 @@ func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, acts := range []uint32{banyan.ProtocolVersion, banyan.ProtocolMin} { // the newer one was never reached
-		if _, err := admit(t.Context(), db, once, nodeRow{JoinMs: time.Now().UnixMilli()}, acts); banyan.IsKind(err, banyan.Unavailable) != (acts != banyan.ProtocolMin) || acts == banyan.ProtocolMin && err != nil {
-			t.Errorf("joining a cluster that acts at %d as one that acts at %d: %v", banyan.ProtocolMin, acts, err)
+	refused := errors.New("speaks another")
+	if _, err := admit(t.Context(), db, once, nodeRow{JoinMs: time.Now().UnixMilli()}, func(uint32) error { return refused }); !errors.Is(err, refused) {
+		t.Errorf("a node that does not fit: %v", err)
+	}
+	var looks []uint32
+	if _, err := admit(t.Context(), db, once, nodeRow{JoinMs: time.Now().UnixMilli()}, func(acts uint32) error {
+		if looks = append(looks, acts); len(looks) > 1 {
+			return nil
 		}
+		_, err := db.Commit(t.Context(), banyan.RootShard, &mvcc.Command{ // the cluster rises behind the look
+			Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: strconv.AppendUint(nil, banyan.ProtocolVersion, 10)}},
+		})
+		return err
+	}); err != nil || !slices.Equal(looks, []uint32{banyan.ProtocolMin, banyan.ProtocolVersion}) {
+		t.Errorf("joining while the protocol rises: %v, looked at %v", err, looks)
 	}
 	short, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 1, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admit(t.Context(), db, short, nodeRow{JoinMs: time.Now().Add(2 * time.Hour).UnixMilli()}, banyan.ProtocolMin); !banyan.IsKind(err, banyan.Unauthenticated) {
+	if _, err := admit(t.Context(), db, short, nodeRow{JoinMs: time.Now().Add(2 * time.Hour).UnixMilli()}, anyProtocol); !banyan.IsKind(err, banyan.Unauthenticated) {
 		t.Errorf("an expired token: %v", err)
 	}
 }
+
+func anyProtocol(uint32) error { return nil }
 
 func TestJoinChecksTheCaller(t *testing.T) {
 	now := time.Now()
 	good := func() *banyanv1.JoinRequest {
 		return &banyanv1.JoinRequest{Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, NowMs: now.UnixMilli(), Address: "127.0.0.1:1"}
 	}
+	check := func(r *banyanv1.JoinRequest, acts uint32) error {
+		return errors.Join(checkJoin(r, now), checkProtocols(r, acts))
+	}
 	for acts := uint32(banyan.ProtocolMin); acts <= banyan.ProtocolVersion; acts++ {
-		if err := checkJoin(good(), now, acts); err != nil {
+		if err := check(good(), acts); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,7 +172,7 @@ func TestJoinChecksTheCaller(t *testing.T) {
 	} {
 		r := good()
 		spoil(r)
-		if err := checkJoin(r, now, banyan.ProtocolVersion); err == nil {
+		if err := check(r, banyan.ProtocolVersion); err == nil {
 			t.Errorf("a join with a bad %s was taken", name)
 		}
 	}

@@ -144,6 +144,20 @@ func (n *Server) raiseProtocol(ctx context.Context, infos map[banyan.NodeID]*nod
 	n.log.Info("the cluster acts at a newer protocol", "protocol", most)
 }
 
+// readActs is the protocol that the cluster acts at, from the root shard:
+// facts may be a moment behind it.
+func readActs(ctx context.Context, db *route.Router) (uint32, error) {
+	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(protocolKey)})
+	if err != nil || len(res.Rows) == 0 {
+		return banyan.ProtocolMin, err
+	}
+	v, err := strconv.ParseUint(string(res.Rows[0].Value), 10, 32)
+	if err != nil {
+		return 0, banyan.Errorf(banyan.Corrupt, "row %s: %w", protocolKey, err)
+	}
+	return uint32(v), nil
+}
+
 // actsAt holds while the cluster acts at a protocol. What rises is conditional
 // on it and on that nobody has joined, who joins on it.
 func actsAt(protocol uint32) mvcc.Cond {

@@ -89,8 +89,9 @@ func expiredTokens(ctx context.Context, db *route.Router, now time.Time) ([]mvcc
 
 // admit spends one use of the token and draws the new node's id, in one
 // command, so that a token is never used more often than allowed and an id is
-// never given twice.
-func admit(ctx context.Context, db *route.Router, token string, node nodeRow, acts uint32) (banyan.NodeID, error) {
+// never given twice. fits says whether the node speaks what the cluster acts
+// at, in that very command.
+func admit(ctx context.Context, db *route.Router, token string, node nodeRow, fits func(acts uint32) error) (banyan.NodeID, error) {
 	secret, _, err := pki.ParseToken(token)
 	if err != nil {
 		return 0, err
@@ -112,6 +113,13 @@ func admit(ctx context.Context, db *route.Router, token string, node nodeRow, ac
 		if len(next.Rows) == 0 {
 			return 0, banyan.Errorf(banyan.Unavailable, "the cluster is still being created: try again in a second")
 		}
+		acts, err := readActs(ctx, db)
+		if err == nil {
+			err = fits(acts)
+		}
+		if err != nil {
+			return 0, err
+		}
 		id, err := strconv.ParseUint(string(next.Rows[0].Value), 10, 64)
 		if err != nil {
 			return 0, banyan.Errorf(banyan.Corrupt, "row %s: %w", nextNodeKey, err)
@@ -131,9 +139,6 @@ func admit(ctx context.Context, db *route.Router, token string, node nodeRow, ac
 		})
 		if err != nil || out.OK {
 			return node.ID, err
-		}
-		if out.FailedCond == 2 {
-			return 0, banyan.Errorf(banyan.Unavailable, "the cluster no longer acts at protocol %d, as this node believed: join again in a moment", acts)
 		}
 	}
 }
