@@ -1,13 +1,42 @@
 package cli
 
 import (
+	archive "archive/zip"
 	"bytes"
+	"encoding/json"
+	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"testing"
 
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/server"
 )
+
+// TestFilesGoToStandardOutput: there is nothing beside them then.
+func TestFilesGoToStandardOutput(t *testing.T) {
+	t.Chdir(t.TempDir()) // where a mistake leaves a file called "-"
+	if out, errs, code := do(t, fakeDebug{data: "a profile"}.session(t), "debug", "profile", "-f", "-"); code != 0 || out != "a profile" {
+		t.Errorf("profile: exit %d, %q: %s", code, out, errs)
+	}
+	out, errs, code := do(t, fakeDebug{}.session(t), "debug", "bundle", "-f", "-")
+	if _, err := archive.NewReader(strings.NewReader(out), int64(len(out))); code != 0 || err != nil {
+		t.Errorf("bundle: exit %d, %v, %q: %s", code, err, out, errs)
+	}
+	dir := filepath.Join(t.TempDir(), "node")
+	n, err := server.New(server.Config{Dir: dir, Embedded: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var survey server.Survey
+	out, errs, code = do(t, nil, "recover", "--dir", dir, "--survey", "-")
+	if err := json.Unmarshal([]byte(out), &survey); code != 0 || err != nil || survey.Node != 1 {
+		t.Errorf("survey: exit %d, %v, %q: %s", code, err, out, errs)
+	}
+}
 
 func TestParseGoroutines(t *testing.T) {
 	var text bytes.Buffer

@@ -54,6 +54,9 @@ through it before you publish it.`,
 				if err := b.collect(ctx); err != nil {
 					return err
 				}
+				if file == "-" {
+					return b.pack(a.Out)
+				}
 				if err := b.write(file); err != nil {
 					return err
 				}
@@ -61,7 +64,7 @@ through it before you publish it.`,
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "write it into this `FILE` (default banyan-debug-TIME.zip)")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "write it into this `FILE`, '-': to standard output (default banyan-debug-TIME.zip)")
 	cmd.Flags().IntVar(&seconds, "seconds", 0, "with a profile of each node's CPU over so many `SECONDS`")
 	f.add(cmd.Flags())
 	return cmd
@@ -213,17 +216,21 @@ func (b *bundle) write(file string) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(b.pack(out), out.Close())
+}
+
+func (b *bundle) pack(out io.Writer) error {
 	z := archive.NewWriter(out)
 	for _, f := range b.files {
-		var w io.Writer
-		if w, err = z.CreateHeader(&archive.FileHeader{Name: f.name, Method: archive.Deflate, Modified: b.a.now()}); err == nil {
+		w, err := z.CreateHeader(&archive.FileHeader{Name: f.name, Method: archive.Deflate, Modified: b.a.now()})
+		if err == nil {
 			_, err = w.Write(f.data)
 		}
 		if err != nil {
-			break
+			return err
 		}
 	}
-	return errors.Join(err, z.Close(), out.Close())
+	return z.Close()
 }
 
 func (b *bundle) print(f format, file string) error {

@@ -43,6 +43,10 @@ memory holds, and write it into a file for 'go tool pprof'.`,
 				if err != nil {
 					return err
 				}
+				if file == "-" {
+					_, err = a.Out.Write(data)
+					return err
+				}
 				if file == "" {
 					name := "node"
 					if node.id != 0 {
@@ -64,7 +68,7 @@ memory holds, and write it into a file for 'go tool pprof'.`,
 	node.add(cmd.Flags())
 	cmd.Flags().IntVar(&seconds, "seconds", 10, "for so many `SECONDS`")
 	cmd.Flags().BoolVar(&heap, "heap", false, "of the memory in use")
-	cmd.Flags().StringVarP(&file, "file", "f", "", "write it into this `FILE` (default n1.cpu.pprof or n1.heap.pprof of node n1, node.… without --node)")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "write it into this `FILE`, '-': to standard output (default n1.cpu.pprof or n1.heap.pprof of node n1, node.… without --node)")
 	f.add(cmd.Flags())
 	return cmd
 }

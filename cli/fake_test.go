@@ -53,15 +53,55 @@ func (f *fakeCluster) Drain(_ context.Context, req *connect.Request[banyanv1.Dra
 	return connect.NewResponse(&banyanv1.DrainResponse{Node: &banyanv1.Node{Id: req.Msg.Node, State: "draining"}}), nil
 }
 
+func (f *fakeCluster) Status(context.Context, *connect.Request[banyanv1.StatusRequest]) (*connect.Response[banyanv1.StatusResponse], error) {
+	return connect.NewResponse(&banyanv1.StatusResponse{Nodes: f.nodes[0]}), nil
+}
+
 func (f *fakeCluster) session(t testing.TB) *session {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle(banyanv1connect.NewClusterHandler(f, connect.WithInterceptors(wireErrors{})))
-	c, err := client.Open(client.Config{Transport: client.InProcess(mux)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &session{Client: c, stop: c.Close}
+	return sessionAt(t, mux)
+}
+
+// fakeKV keeps what was put.
+type fakeKV struct {
+	banyanv1connect.UnimplementedKVHandler
+	values map[string]string
+}
+
+func (f *fakeKV) Put(_ context.Context, req *connect.Request[banyanv1.PutRequest]) (*connect.Response[banyanv1.PutResponse], error) {
+	f.values[string(req.Msg.Key)] = string(req.Msg.Value)
+	return connect.NewResponse(&banyanv1.PutResponse{Revision: uint64(len(f.values))}), nil
+}
+
+func (*fakeKV) Get(context.Context, *connect.Request[banyanv1.GetRequest]) (*connect.Response[banyanv1.GetResponse], error) {
+	return connect.NewResponse(&banyanv1.GetResponse{Revision: 1}), nil
+}
+
+func (f *fakeKV) session(t testing.TB) *session {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(banyanv1connect.NewKVHandler(f, connect.WithInterceptors(wireErrors{})))
+	return sessionAt(t, mux)
+}
+
+// fakeDebug tells the same of every node.
+type fakeDebug struct {
+	banyanv1connect.UnimplementedDebugHandler
+	data string
+}
+
+func (f fakeDebug) Dump(_ context.Context, _ *connect.Request[banyanv1.DumpRequest], st *connect.ServerStream[banyanv1.DumpResponse]) error {
+	return st.Send(&banyanv1.DumpResponse{Data: []byte(f.data)})
+}
+
+func (f fakeDebug) session(t testing.TB) *session {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.Handle(banyanv1connect.NewDebugHandler(f, connect.WithInterceptors(wireErrors{})))
+	mux.Handle(banyanv1connect.NewClusterHandler(&fakeCluster{nodes: [][]*banyanv1.Node{{}}}, connect.WithInterceptors(wireErrors{})))
+	return sessionAt(t, mux)
 }
 
 // session serves f in process.
@@ -72,11 +112,18 @@ func (f *fakeJobs) session(t testing.TB) *session {
 	encode := connect.WithInterceptors(wireErrors{})
 	mux.Handle(banyanv1connect.NewJobsHandler(f, encode))
 	mux.Handle(banyanv1connect.NewBlobsHandler(fakeBlobs{f}, encode))
+	s := sessionAt(t, mux)
+	s.local = true
+	return s
+}
+
+func sessionAt(t testing.TB, mux *http.ServeMux) *session {
+	t.Helper()
 	c, err := client.Open(client.Config{Transport: client.InProcess(mux)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &session{Client: c, local: true, stop: c.Close}
+	return &session{Client: c, stop: c.Close}
 }
 
 // wireErrors puts kinds of errors on the wire, as the gate does.

@@ -109,13 +109,17 @@ func (a *app) kvPutCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put KEY [VALUE]",
 		Short: "Set a key; the value is VALUE, or standard input",
-		Args:  atMost(1, "KEY", "VALUE"),
+		Long: `Set a key. The value is VALUE; without one, or with "-", it is standard input,
+byte for byte. 'printf %s - | banyan kv put KEY' sets a key to "-" itself, and
+'banyan kv put KEY -- -1' to what would be taken for a flag.`,
+		Example: "  banyan kv put app/color green\n  banyan kv put app/config - < config.json",
+		Args:    atMost(1, "KEY", "VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
 			}
 			var value []byte
-			if len(args) == 2 {
+			if len(args) == 2 && args[1] != "-" {
 				value = []byte(args[1])
 			} else {
 				var err error

@@ -48,7 +48,7 @@ status' ever after.`,
 	fs.StringVar(&f.dir, "dir", "", "the `DIR` of a stopped node that is left (default as of 'banyan up')")
 	fs.StringSliceVar(&f.lost, "lost", nil, "these `NODES` are lost for good, such as n2,n3")
 	fs.StringArrayVar(&f.with, "with", nil, "the survey of another node that is left (`FILE`, more than once if there are more)")
-	fs.StringVar(&f.survey, "survey", "", "write this node's survey to `FILE`, and change nothing")
+	fs.StringVar(&f.survey, "survey", "", "write this node's survey to `FILE` ('-': standard output), and change nothing")
 	fs.StringVar(&f.create, "create-empty", "", "let shards of which nothing is left begin anew, empty, on this `NODE`; give it on all that are left")
 	fs.StringVar(&f.yes, "yes", "", "do it; the cluster's id (`CLUSTER`) says that you mean this one")
 	return cmd
@@ -68,7 +68,12 @@ func (a *app) recover(f *recoverFlags) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(f.survey, append(text, '\n'), 0o600); err != nil {
+		text = append(text, '\n')
+		if f.survey == "-" {
+			_, err = a.Out.Write(text)
+			return err
+		}
+		if err := os.WriteFile(f.survey, text, 0o600); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(a.Out, "the survey of %v is in %s\n", own.Node, f.survey)
