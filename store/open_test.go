@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -47,6 +48,31 @@ func TestOpenInUse(t *testing.T) {
 		t.Fatalf("after the other has closed it: %v", err)
 	}
 	s.Close()
+}
+
+// lockFS is a file system whose locks fail.
+type lockFS struct {
+	vfs.FS
+	err error
+}
+
+func (l lockFS) Lock(string) (io.Closer, error) { return nil, l.err }
+
+// TestOpenSaysWhyItCannotLock: only what means that another has the lock is
+// taken for that, and then the system's word for it is left out.
+func TestOpenSaysWhyItCannotLock(t *testing.T) {
+	_, err := store.Open(dir, store.Options{FS: lockFS{vfs.NewMem(), syscall.EAGAIN}})
+	says(t, err, banyan.Unavailable, dir+" is in use by another banyan process")
+	if !strings.HasSuffix(err.Error(), "--dir") {
+		t.Errorf("there is more behind the remedy: %v", err)
+	}
+	for _, why := range []error{syscall.ENOLCK, &os.PathError{Op: "open", Path: "LOCK", Err: syscall.EROFS}} {
+		_, err := store.Open(dir, store.Options{FS: lockFS{vfs.NewMem(), why}})
+		says(t, err, banyan.Internal, dir, why.Error())
+		if strings.Contains(err.Error(), "another") {
+			t.Errorf("%v: %v", why, err)
+		}
+	}
 }
 
 func TestOpenForeignDirectory(t *testing.T) {

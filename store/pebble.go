@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -66,11 +67,11 @@ func openPebble(dir string, o Options, fail func(error)) (_ *pebbleKV, err error
 		return nil, err
 	}
 	if k.lock, err = pebble.LockDirectory(dir, o.FS); err != nil {
-		if vfs.IsNoSpaceError(err) || errors.Is(err, fs.ErrPermission) {
+		if fromOS(err) || vfs.IsNoSpaceError(err) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOLCK) {
 			return nil, k.explain("lock", err)
 		}
 		return nil, banyan.Errorf(banyan.Unavailable,
-			"%s is in use by another banyan process: stop that one, or give another directory with --dir: %w", dir, err)
+			"%s is in use by another banyan process: stop that one, or give another directory with --dir", dir)
 	}
 	k.dog = watch(o.HangMax, func(what string, err error) { _ = k.stop(what, err) })
 	k.options = k.engineOptions(o)
