@@ -53,6 +53,7 @@ type nodeTable struct {
 	removed atomic.Pointer[map[banyan.NodeID]int64] // since when
 
 	mu      sync.Mutex
+	at      banyan.Revision           // what rows are as of, at least
 	rows    map[banyan.NodeID]nodeRow // of members
 	changed chan struct{}             // closed and replaced at every change
 }
@@ -74,7 +75,7 @@ func (t *nodeTable) load(st *store.Store) error {
 	if err != nil {
 		return err
 	}
-	return t.replace(rows)
+	return t.replace(rows, 0)
 }
 
 // rootRows gives the rows under a prefix that a replica of the root shard on
@@ -163,13 +164,12 @@ func (t *nodeTable) admit(id banyan.NodeID) error {
 
 // follow keeps the table equal to the root shard's rows until ctx ends.
 func (t *nodeTable) follow(ctx context.Context, db *route.Router) error {
-	lo, hi := []byte(nodePrefix), mvcc.PrefixEnd([]byte(nodePrefix))
 	for ctx.Err() == nil {
-		at, err := t.reload(ctx, db, lo, hi)
+		at, err := t.reload(ctx, db)
 		if err == nil {
-			err = db.Watch(ctx, banyan.RootShard, lo, hi, at, func(evs []mvcc.Event, _ banyan.Revision) error {
+			err = db.Watch(ctx, banyan.RootShard, []byte(nodePrefix), mvcc.PrefixEnd([]byte(nodePrefix)), at, func(evs []mvcc.Event, upTo banyan.Revision) error {
 				if len(evs) > 0 {
-					t.apply(evs)
+					t.apply(evs, upTo)
 				}
 				return nil
 			})
@@ -181,16 +181,18 @@ func (t *nodeTable) follow(ctx context.Context, db *route.Router) error {
 	return nil
 }
 
-func (t *nodeTable) reload(ctx context.Context, db *route.Router, lo, hi []byte) (banyan.Revision, error) {
-	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: lo, End: hi})
+// reload takes over the rows as they are now.
+func (t *nodeTable) reload(ctx context.Context, db *route.Router) (banyan.Revision, error) {
+	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(nodePrefix), End: mvcc.PrefixEnd([]byte(nodePrefix))})
 	if err != nil {
 		return 0, err
 	}
-	return res.Revision, t.replace(res.Rows)
+	return res.Revision, t.replace(res.Rows, res.Revision)
 }
 
-// replace makes the table what rows say, unless there are none yet.
-func (t *nodeTable) replace(rows []mvcc.Row) error {
+// replace makes the table what rows were at a revision, unless there are none
+// yet or a watch has told what is newer meanwhile.
+func (t *nodeTable) replace(rows []mvcc.Row, at banyan.Revision) error {
 	fresh := map[banyan.NodeID]nodeRow{}
 	for i := range rows {
 		var n nodeRow
@@ -201,21 +203,25 @@ func (t *nodeTable) replace(rows []mvcc.Row) error {
 	}
 	if len(fresh) > 0 {
 		t.update(func(rows map[banyan.NodeID]nodeRow) {
-			clear(rows)
-			maps.Copy(rows, fresh)
+			if at >= t.at {
+				t.at = at
+				clear(rows)
+				maps.Copy(rows, fresh)
+			}
 		})
 	}
 	return nil
 }
 
-func (t *nodeTable) apply(evs []mvcc.Event) {
+func (t *nodeTable) apply(evs []mvcc.Event, upTo banyan.Revision) {
 	t.update(func(rows map[banyan.NodeID]nodeRow) {
 		for i := range evs {
 			var n nodeRow
-			if !evs[i].Deleted && json.Unmarshal(evs[i].Row.Value, &n) == nil {
+			if !evs[i].Deleted && evs[i].Row.Mod > t.at && json.Unmarshal(evs[i].Row.Value, &n) == nil {
 				rows[n.ID] = n
 			}
 		}
+		t.at = max(t.at, upTo)
 	})
 }
 

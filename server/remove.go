@@ -27,8 +27,13 @@ func (s clusterService) RemoveNode(ctx context.Context, req *banyanv1.RemoveNode
 	if err := s.n.needs(ctx, protocolSettings, "removed nodes"); err != nil {
 		return nil, err
 	}
-	if err := s.n.canSpare(id); err != nil {
-		return nil, err
+	if s.n.canSpare(id) != nil { // unless one has joined that this node has not heard of
+		if _, err := s.n.nodes.reload(ctx, s.n.router); err != nil {
+			return nil, err
+		}
+		if err := s.n.canSpare(id); err != nil {
+			return nil, err
+		}
 	}
 	row, err := editNode(ctx, s.n.router, id, func(row *nodeRow) bool {
 		if row.LeavingMs != 0 && row.Draining {

@@ -340,3 +340,26 @@ func TestNodeRowsOnDiskAreNewerThanNodeJSON(t *testing.T) {
 		t.Errorf("node n2 is at %q, %v", addr, ok)
 	}
 }
+
+// TestANodeIsNotForgotten: what was read before a node joined must not replace
+// what the watch has told since, and the other way round.
+func TestANodeIsNotForgotten(t *testing.T) {
+	row := func(id banyan.NodeID, zone string, mod banyan.Revision) mvcc.Row {
+		return mvcc.Row{Key: nodeKey(id), Value: nodeRow{ID: id, Zone: zone}.encode(), Mod: mod}
+	}
+	table := newNodeTable(&nodeFile{Node: 1})
+	table.apply([]mvcc.Event{{Row: row(1, "new", 5)}, {Row: row(2, "", 6)}}, 6)
+	if err := table.replace([]mvcc.Row{row(1, "old", 4)}, 5); err != nil {
+		t.Fatal(err)
+	}
+	if n1, _ := table.get(1); n1.Zone != "new" || len(table.list()) != 2 {
+		t.Errorf("after an older reading: %+v", table.list())
+	}
+	if err := table.replace([]mvcc.Row{row(1, "newer", 8), row(2, "", 6)}, 8); err != nil {
+		t.Fatal(err)
+	}
+	table.apply([]mvcc.Event{{Row: row(1, "", 7)}, {Row: row(3, "", 9)}}, 9)
+	if n1, _ := table.get(1); n1.Zone != "newer" || len(table.list()) != 3 {
+		t.Errorf("after older events: %+v", table.list())
+	}
+}

@@ -123,7 +123,7 @@ func (n *Server) raiseProtocol(ctx context.Context, infos map[banyan.NodeID]*nod
 	}
 	next, err := n.router.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(nextNodeKey)})
 	if err == nil {
-		_, err = n.nodes.reload(ctx, n.router, []byte(nodePrefix), mvcc.PrefixEnd([]byte(nodePrefix)))
+		_, err = n.nodes.reload(ctx, n.router)
 	}
 	if err != nil || len(next.Rows) == 0 {
 		n.log.Debug("protocol not raised, tried again", "error", err)
