@@ -61,41 +61,30 @@ leaves the node draining. With --undo the node takes leaders and work again.`,
 
 const (
 	drainPoll = 200 * time.Millisecond // between two questions how far a node is
-	drainLate = 25                     // questions whose answers may be from before the mark
+	drainLate = 25                     // answers in a row that may be of a moment: a node asked has not heard, or does not hear
 )
 
 // waitDrained waits until a node leads and runs nothing, and says on standard
 // error what is waited for whenever that changes.
 func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, quiet bool) (*banyanv1.Node, error) {
 	said := ""
-	for late := drainLate; ; late-- { // a node that answers may not have heard of the mark yet
+	for late := drainLate; ; {
 		nodes, err := s.Cluster().Nodes(ctx)
 		if err != nil {
 			return nil, err
 		}
-		others := 0
-		var n *banyanv1.Node
-		for _, o := range nodes {
-			if banyan.NodeID(o.Id) == id {
-				n = o
-			} else if o.State == "alive" {
-				others++
-			}
-		}
-		if n.GetState() == "draining" || n.GetState() == "leaving" {
-			late = 0
-		}
+		n, passes, err := draining(nodes, id)
 		switch {
-		case late > 0 && n.GetState() == "alive":
-		case n.GetState() != "draining" && n.GetState() != "leaving":
-			// Dead, removed or taken back by somebody else meanwhile.
-			return nil, banyan.Errorf(banyan.Conflict, "node %v is no longer draining, it is %s: 'banyan nodes' shows the nodes", id, cmp.Or(n.GetState(), "gone"))
-		case n.Leaders == 0 && n.Running == 0 && n.Version != "": // it has said so itself
+		case err == nil && n.Leaders == 0 && n.Running == 0 && n.Version != "": // it has said so itself
 			return n, nil
-		case n.Leaders > 0 && others == 0:
-			return nil, banyan.Errorf(banyan.Unavailable, "node %v is draining, but there is no other node to take over the %s it leads: let another one join, or keep this one with 'banyan drain --undo %v'", id, count(n.Leaders, "shard"), id)
+		case err == nil:
+			late = drainLate
+		case !passes || late == 0:
+			return nil, err
+		default:
+			late--
 		}
-		if what := fmt.Sprintf("it leads %s and runs %s", count(n.Leaders, "shard"), count(n.Running, "task")); what != said && !quiet {
+		if what := fmt.Sprintf("it leads %s and runs %s", count(n.GetLeaders(), "shard"), count(n.GetRunning(), "task")); err == nil && what != said && !quiet {
 			said = what
 			fmt.Fprintf(a.Err, "%v is draining: %s\n", id, what)
 		}
@@ -105,6 +94,29 @@ func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, qui
 		case <-time.After(drainPoll):
 		}
 	}
+}
+
+// draining gives a node that drains, or why it does not and whether that may pass.
+func draining(nodes []*banyanv1.Node, id banyan.NodeID) (n *banyanv1.Node, passes bool, err error) {
+	others, silent := 0, 0
+	for _, o := range nodes {
+		switch {
+		case banyan.NodeID(o.Id) == id:
+			n = o
+		case o.State == "alive":
+			others++
+		case o.State == "suspect" || o.State == "dead":
+			silent++
+		}
+	}
+	switch {
+	case n.GetState() != "draining" && n.GetState() != "leaving":
+		// Dead, removed or taken back by somebody else meanwhile.
+		return n, true, banyan.Errorf(banyan.Conflict, "node %v is no longer draining, it is %s: 'banyan nodes' shows the nodes", id, cmp.Or(n.GetState(), "gone"))
+	case n.Leaders > 0 && others == 0:
+		return n, silent > 0, banyan.Errorf(banyan.Unavailable, "node %v is draining, but there is no other node to take over the %s it leads: let another one join, or keep this one with 'banyan drain --undo %v'", id, count(n.Leaders, "shard"), id)
+	}
+	return n, false, nil
 }
 
 // findNode finds a node by its id, or by a name that only one has.
@@ -125,6 +137,9 @@ func findNode(ctx context.Context, s *session, text string) (banyan.NodeID, erro
 	case 1:
 		return named[0], nil
 	case 0:
+		if id, err := banyan.ParseNodeID(text); err == nil { // the node that answered may not have heard of it
+			return id, nil
+		}
 		return 0, banyan.Errorf(banyan.NotFound, "there is no node %q: 'banyan nodes' lists those there are", text)
 	}
 	return 0, banyan.Errorf(banyan.Invalid, "%d nodes are called %q: give the id, such as %v", len(named), text, named[0])

@@ -15,7 +15,11 @@ func TestDrainWaits(t *testing.T) {
 	}
 	late := at(3, 1) // from a node that has not heard of the mark
 	late[1].State = "alive"
-	f := &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 1), late, at(3, 1), at(0, 1), at(0, 0)}}
+	deaf := at(3, 1) // from one that does not hear the others
+	deaf[0], deaf[1].State = &banyanv1.Node{Id: 1, State: "suspect"}, "dead"
+	alone := at(3, 1)
+	alone[0] = deaf[0]
+	f := &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 1), late, at(3, 1), late, deaf, alone, at(0, 1), deaf[:1], at(0, 0)}}
 	out, errs, code := do(t, f.session(t), "drain", "n2")
 	if code != 0 || out != "n2 (rack7) leads no shard and runs no task: it can be stopped\n" {
 		t.Errorf("exit %d, %q", code, out)
