@@ -398,7 +398,7 @@ func (g *group) truncate(eff *Effects) {
 		return
 	}
 	to := g.applied - keep
-	if floor := g.slowest(); floor < to && n < LogTailFactor*cfg.LogEntriesKept && g.logBytes < LogTailBytesMax {
+	if floor := g.slowest(); floor < to && g.tail() < 1 {
 		to = floor
 	}
 	if to < g.truncated+max(keep/8, 1) {
@@ -409,6 +409,13 @@ func (g *group) truncate(eff *Effects) {
 	g.truncated = to
 	g.appends++
 	eff.Appends = append(eff.Appends, &Append{Shard: g.shard, truncate: to, group: g})
+}
+
+// tail is how full the log's tail is that is kept for a replica in need: 1 is
+// the most.
+func (g *group) tail() float64 {
+	entries := float64(g.applied-g.truncated) / float64(LogTailFactor*g.core.cfg.LogEntriesKept)
+	return max(entries, float64(g.logBytes)/LogTailBytesMax)
 }
 
 // slowest is the index up to which every other replica has what it needs, as

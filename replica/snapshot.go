@@ -83,6 +83,23 @@ func SnapshotMessage(m *raftpb.Message, view *store.View) (*raftpb.Message, erro
 	}, nil
 }
 
+// Tail is how full the tail of the shard's log is that is kept for replicas in
+// need: at 1 it is truncated, and who has not caught up needs a snapshot. It is
+// 0 if ctx has ended or there is no replica.
+func (h *Host) Tail(ctx context.Context, shard banyan.ShardID) float64 {
+	var full float64
+	err := h.call(ctx, "looking at a log", func(c *Core, done func(error)) {
+		if g := c.groups[shard]; g != nil {
+			full = g.tail()
+		}
+		done(nil)
+	})
+	if err != nil {
+		return 0 // full may still be written
+	}
+	return full
+}
+
 // ReceiveSnapshot takes a shard's state from another node: m, and rows until
 // it gives io.EOF. It returns when the state is installed on the disk, or was
 // not needed (nil both); then it may not have read all rows.

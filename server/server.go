@@ -65,6 +65,8 @@ type Server struct {
 	handler http.Handler
 	peers   *peers
 
+	sending, receiving pace // of snapshots
+
 	recovered []*Recovery // by an operator, on this node, ever
 	evacuated atomic.Bool // this node is leaving, and others have its blobs
 	expelled  chan error  // it was removed from the cluster

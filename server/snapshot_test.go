@@ -31,9 +31,9 @@ func (r rowsOf) Scan(_, _ []byte, fn func(k, v []byte) bool) error {
 }
 
 // sent gives the messages that carry rows.
-func sent(t *testing.T, rows rowsOf) (msgs []*peerv1.SnapshotChunk) {
+func sent(t *testing.T, rows rowsOf, packed bool) (msgs []*peerv1.SnapshotChunk) {
 	t.Helper()
-	s := snapshotSender{msg: &peerv1.SnapshotChunk{Shard: 3}, send: func(m *peerv1.SnapshotChunk) error {
+	s := snapshotSender{packed: packed, msg: &peerv1.SnapshotChunk{Shard: 3}, send: func(m *peerv1.SnapshotChunk, _ int) error {
 		msgs = append(msgs, proto.Clone(m).(*peerv1.SnapshotChunk))
 		return nil
 	}}
@@ -46,7 +46,7 @@ func sent(t *testing.T, rows rowsOf) (msgs []*peerv1.SnapshotChunk) {
 // received reads messages to the end.
 func received(msgs []*peerv1.SnapshotChunk) (rows rowsOf, err error) {
 	i := 0
-	r := snapshotReceiver{msg: msgs[0], receive: func() (*peerv1.SnapshotChunk, error) {
+	r := snapshotReceiver{msg: msgs[0], packed: msgs[0].PackedRows, receive: func() (*peerv1.SnapshotChunk, error) {
 		if i++; i >= len(msgs) {
 			return nil, io.ErrUnexpectedEOF
 		}
@@ -73,38 +73,70 @@ func someRows(n, size int) (rows rowsOf) {
 
 func TestSnapshotArrivesWhole(t *testing.T) {
 	for _, rows := range []rowsOf{nil, someRows(1, 0), someRows(10, 300<<10), someRows(3000, 100)} {
-		got, err := received(sent(t, rows))
-		if err != nil || len(got) != len(rows) {
-			t.Fatalf("%d of %d rows: %v", len(got), len(rows), err)
-		}
-		for i := range rows {
-			if !bytes.Equal(got[i][0], rows[i][0]) || !bytes.Equal(got[i][1], rows[i][1]) {
-				t.Fatalf("row %d differs", i)
+		for _, packed := range []bool{false, true} {
+			got, err := received(sent(t, rows, packed))
+			if err != nil || len(got) != len(rows) {
+				t.Fatalf("%d of %d rows, packed %v: %v", len(got), len(rows), packed, err)
+			}
+			for i := range rows {
+				if !bytes.Equal(got[i][0], rows[i][0]) || !bytes.Equal(got[i][1], rows[i][1]) {
+					t.Fatalf("row %d differs, packed %v", i, packed)
+				}
 			}
 		}
 	}
 }
 
 func TestSnapshotDamageIsSeen(t *testing.T) {
-	rows := someRows(40, 100<<10)
-	msgs := sent(t, rows)
-	if len(msgs) < 3 {
-		t.Fatalf("%d messages, want several", len(msgs))
+	for _, c := range []struct {
+		name   string
+		packed bool
+		want   banyan.Kind
+		damage func(msgs []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk
+	}{
+		{"cut off", true, banyan.Unavailable, func(m []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk { return m[:len(m)-1] }},
+		{"a message missing", true, banyan.Corrupt, func(m []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk { return append(m[:1], m[2:]...) }},
+		{"a flipped bit", true, banyan.Corrupt, func(m []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk {
+			m[1].PackedRows[1000] ^= 1
+			return m
+		}},
+		{"a row cut off", true, banyan.Invalid, func(m []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk {
+			m[1].PackedRows = m[1].PackedRows[:len(m[1].PackedRows)-1]
+			return m
+		}},
+		{"a flipped bit in a value", false, banyan.Corrupt, func(m []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk {
+			m[1].Values[2][7] ^= 1
+			return m
+		}},
+		{"a key without a value", false, banyan.Invalid, func(m []*peerv1.SnapshotChunk) []*peerv1.SnapshotChunk {
+			m[1].Values = m[1].Values[1:]
+			return m
+		}},
+	} {
+		msgs := sent(t, someRows(40, 100<<10), c.packed)
+		if len(msgs) < 3 {
+			t.Fatalf("%d messages, want several", len(msgs))
+		}
+		if _, err := received(c.damage(msgs)); !banyan.IsKind(err, c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
-	if _, err := received(msgs[:len(msgs)-1]); !banyan.IsKind(err, banyan.Unavailable) {
-		t.Errorf("cut off: %v", err)
-	}
-	if _, err := received(append(append([]*peerv1.SnapshotChunk{}, msgs[:1]...), msgs[2:]...)); !banyan.IsKind(err, banyan.Corrupt) {
-		t.Errorf("a message missing: %v", err)
-	}
-	msgs[1].Values[2][7] ^= 1
-	if _, err := received(msgs); !banyan.IsKind(err, banyan.Corrupt) {
-		t.Errorf("a flipped bit: %v", err)
-	}
-	msgs[1].Values = msgs[1].Values[1:]
-	if _, err := received(msgs); !banyan.IsKind(err, banyan.Invalid) {
-		t.Errorf("a key without a value: %v", err)
-	}
+}
+
+// Whatever another node sends as packed rows, nothing is read beyond it.
+func FuzzPackedRows(f *testing.F) {
+	f.Add([]byte{1, 'k', 2, 'v', 'w', 0, 0})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		rows, err := received([]*peerv1.SnapshotChunk{{PackedRows: packed, Done: true}})
+		size := 0
+		for _, row := range rows {
+			size += len(row[0]) + len(row[1])
+		}
+		if size > len(packed) || err == nil && len(packed) > 0 {
+			t.Errorf("%d bytes of rows out of %d, %v", size, len(packed), err)
+		}
+	})
 }
 
 func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
@@ -127,29 +159,54 @@ func TestASnapshotThatStandsStillIsGivenUp(t *testing.T) {
 	})
 }
 
-// A snapshot is held up only while its shard takes writes.
-func TestSnapshotPace(t *testing.T) {
-	revision := banyan.Revision(5)
-	p := snapshotPace{revision: func() banyan.Revision { return revision }}
+// All snapshots together are let through at a rate, and none waits for ever.
+func TestPace(t *testing.T) {
+	var p pace
 	now := time.Unix(1000, 0)
 	const size = snapshotBytesPerSecond / 8
 	for i, c := range []struct {
 		after time.Duration
-		wrote banyan.Revision
+		size  int
 		want  time.Duration
 	}{
-		{0, 0, 125 * time.Millisecond}, // not known yet
-		{125 * time.Millisecond, 0, 125 * time.Millisecond},
-		{150 * time.Millisecond, 0, 0}, // no writes for a while
-		{time.Second, 1, 125 * time.Millisecond},
-		{25 * time.Millisecond, 1, 225 * time.Millisecond},
-		{175 * time.Millisecond, 0, 175 * time.Millisecond},
-		{snapshotLook, 0, 0},
+		{0, size, 125 * time.Millisecond},
+		{25 * time.Millisecond, size, 225 * time.Millisecond},
+		{225 * time.Millisecond, 0, 0},
+		{time.Second, size, 125 * time.Millisecond},
+		{0, 100 * size, paceWaitMax},
+		{paceWaitMax, size, 125 * time.Millisecond},
 	} {
 		now = now.Add(c.after)
-		revision += c.wrote
-		if got := p.wait(now, size); got != c.want {
+		if got := p.wait(now, c.size); got != c.want {
 			t.Errorf("message %d waits %v, want %v", i, got, c.want)
+		}
+	}
+}
+
+// A snapshot is held up only while its shard takes writes, and not if its
+// receiver's log would be truncated meanwhile.
+func TestTempo(t *testing.T) {
+	revision, full := banyan.Revision(5), 0.0
+	p := tempo{revision: func() banyan.Revision { return revision }, tail: func() float64 { return full }}
+	now := time.Unix(1000, 0)
+	for i, c := range []struct {
+		after time.Duration
+		wrote banyan.Revision
+		full  float64
+		want  int
+	}{
+		{0, 0, 0, 1 << 20},                      // not known yet
+		{snapshotLook / 2, 0, 0, 1 << 20},       // not looked again
+		{snapshotLook / 2, 0, 0, 0},             // no writes since
+		{snapshotLook, 1, 0, 1 << 20},           // writes
+		{snapshotLook, 1, 4.0 / haste, 1 << 16}, // and a log that grows
+		{snapshotLook, 1, 1, 1 << 4},
+		{snapshotLook, 0, 1, 0},
+	} {
+		now = now.Add(c.after)
+		revision, full = revision+c.wrote, c.full
+		if got := p.counted(now, 1<<20); got != c.want {
+			t.Errorf("of message %d %d bytes count, want %d", i, got, c.want)
 		}
 	}
 }
