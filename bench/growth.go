@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 )
 
@@ -157,7 +158,7 @@ func (g *growth) measure(ctx context.Context, name string, do func(context.Conte
 
 // grow adds nodes until there are n, and waits for the voters.
 func (g *growth) grow(ctx context.Context, n, voters int) error {
-	if _, err := g.own.output(ctx, "cluster", "set", "--voters", fmt.Sprint(voters), "--dead-after", "5s"); err != nil {
+	if _, err := g.c.Cluster().ChangeSettings(ctx, &banyanv1.Settings{Voters: uint32(voters), DeadAfterMs: 5000}); err != nil {
 		return err
 	}
 	for len(g.own.procs) < n {

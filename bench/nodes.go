@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -68,15 +67,15 @@ func (n *nodes) join(ctx context.Context) error {
 	}
 	args := []string{"up"}
 	if i > 0 {
-		token, err := n.output(ctx, "token")
+		c, err := n.operator()
 		if err != nil {
 			return err
 		}
-		seed, err := n.address(ctx)
+		token, err := c.Cluster().CreateToken(ctx, time.Minute, 1)
 		if err != nil {
 			return err
 		}
-		args = []string{"join", seed, "--token", strings.TrimSpace(token)}
+		args = []string{"join", token.Address, "--token", token.Token}
 	}
 	n.addresses = append(n.addresses, fmt.Sprintf("127.0.0.1:%d", ports[0]))
 	n.dirs = append(n.dirs, filepath.Join(n.dir, id))
@@ -141,14 +140,13 @@ func (n *nodes) output(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-// address is where a live node listens.
-func (n *nodes) address(ctx context.Context) (string, error) {
-	for _, node := range n.status(ctx).Nodes {
-		if node.State == "alive" {
-			return node.Address, nil
-		}
+// operator is one of the clients. Those ask for what a benchmark needs while
+// it measures: starting a command would be a load of its own.
+func (n *nodes) operator() (*client.Client, error) {
+	if len(n.clients) > 0 {
+		return n.clients[0], nil
 	}
-	return "", fmt.Errorf("no node of the cluster in %s is alive", n.dir)
+	return n.client()
 }
 
 // status is what 'banyan status -o json' prints, as far as it matters here.
@@ -200,8 +198,7 @@ func (n *nodes) waitVoters(ctx context.Context, voters int) error {
 	})
 }
 
-// settle waits until every shard has its voters, without one node. It asks the
-// SDK: starting a command ten times a second would be half of a load.
+// settle waits until every shard has its voters, without one node.
 func (n *nodes) settle(ctx context.Context, c *client.Client, voters int, without string, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

@@ -46,6 +46,7 @@ func (m *Machine) readWindow(r Reader) error {
 	if m.unread == (place{}) {
 		return nil
 	}
+	m.window.expect(uint64(m.revision-m.unread.rev) + 1) // most make a revision each
 	var err error
 	scanErr := r.Scan(appendPlaceKey(nil, m.unread), []byte{recordPrefix + 1}, func(k, v []byte) bool {
 		err = m.recollect(k, v)

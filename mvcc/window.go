@@ -20,6 +20,12 @@ type remembered struct {
 	at place
 }
 
+// expect makes room for n requests, or as many as it takes.
+func (w *window) expect(n uint64) {
+	n = min(n, uint64(w.max))
+	w.ring, w.slot = make([]remembered, 0, n), make(map[banyan.RequestID]int32, n)
+}
+
 func (w *window) find(id banyan.RequestID) (place, bool) {
 	i, ok := w.slot[id]
 	if !ok {
