@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -61,6 +62,9 @@ func TestTokens(t *testing.T) {
 		_, errOut, code := c.try("join", c.nodes[0].addr, "--token", token, "--dir", dir, "--listen", freeAddr(t))
 		if code == 0 || !strings.Contains(errOut, want) {
 			t.Errorf("join with a %s token: exit %d, %q; want %q", name, code, errOut, want)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("join with a %s token left %s behind: %v", name, dir, err)
 		}
 	}
 	good := c.token()

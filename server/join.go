@@ -2,8 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"banyan"
@@ -38,8 +41,12 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 	if err := c.checkFirstListen(); err != nil {
 		return err // and the token is as good as before
 	}
+	_, statErr := os.Stat(c.Dir)
 	if err := prepareDir(c); err != nil {
 		return err
+	}
+	if errors.Is(statErr, fs.ErrNotExist) {
+		defer func() { _ = os.Remove(c.Dir) }() // refused if anything is in it
 	}
 	if f, err := readNodeFile(c); err != nil {
 		return err
