@@ -23,16 +23,20 @@ type pace struct {
 	due time.Time // when what came so far has had its time
 }
 
-// wait takes n bytes in and says how long whoever brought them is to wait.
-func (p *pace) wait(now time.Time, n int) time.Duration {
+// wait takes in a message of which so many bytes count and says how long
+// whoever brought it is to wait: of what all are behind, the share that counts.
+func (p *pace) wait(now time.Time, counted, size int) time.Duration {
+	if counted <= 0 || size <= 0 {
+		return 0
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.due.Before(now) {
 		p.due = now
 	}
-	wait := min(p.due.Sub(now)+time.Duration(n)*time.Second/snapshotBytesPerSecond, paceWaitMax)
-	p.due = now.Add(wait)
-	return wait
+	behind := min(p.due.Sub(now)+time.Duration(counted)*time.Second/snapshotBytesPerSecond, paceWaitMax)
+	p.due = now.Add(behind)
+	return time.Duration(float64(behind) * min(float64(counted)/float64(size), 1))
 }
 
 // tempo says how much of a snapshot counts against the paces: nothing while

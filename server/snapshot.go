@@ -56,7 +56,7 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 			m.PacedBytes = uint32(counted)
 			err := stream.Send(m)
 			moves(snapshotStall)
-			pause(ctx, n.sending.wait(time.Now(), counted))
+			pause(ctx, n.sending.wait(time.Now(), counted, size))
 			return err
 		},
 	}
@@ -164,7 +164,7 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 			return nil, errOr(stream.Err(), io.ErrUnexpectedEOF)
 		}
 		m := stream.Msg()
-		pause(ctx, n.receiving.wait(time.Now(), int(min(m.PacedBytes, snapshotBytesPerSecond))))
+		pause(ctx, n.receiving.wait(time.Now(), int(min(m.PacedBytes, snapshotBytesPerSecond)), proto.Size(m)))
 		return m, nil
 	}
 	r := snapshotReceiver{msg: head, packed: head.PackedRows, receive: receive}

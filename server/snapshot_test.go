@@ -165,19 +165,21 @@ func TestPace(t *testing.T) {
 	now := time.Unix(1000, 0)
 	const size = snapshotBytesPerSecond / 8
 	for i, c := range []struct {
-		after time.Duration
-		size  int
-		want  time.Duration
+		after         time.Duration
+		counted, size int
+		want          time.Duration
 	}{
-		{0, size, 125 * time.Millisecond},
-		{25 * time.Millisecond, size, 225 * time.Millisecond},
-		{225 * time.Millisecond, 0, 0},
-		{time.Second, size, 125 * time.Millisecond},
-		{0, 100 * size, paceWaitMax},
-		{paceWaitMax, size, 125 * time.Millisecond},
+		{0, size, size, 125 * time.Millisecond},
+		{25 * time.Millisecond, size, size, 225 * time.Millisecond},
+		{0, 0, size, 0}, // not held up, though others are
+		{225 * time.Millisecond, 0, size, 0},
+		{time.Second, size, size, 125 * time.Millisecond},
+		{0, 100 * size, 100 * size, paceWaitMax},
+		{0, size / 16, size, paceWaitMax / 16}, // in haste: not behind the others
+		{paceWaitMax, size, size, 125 * time.Millisecond},
 	} {
 		now = now.Add(c.after)
-		if got := p.wait(now, c.size); got != c.want {
+		if got := p.wait(now, c.counted, c.size); got != c.want {
 			t.Errorf("message %d waits %v, want %v", i, got, c.want)
 		}
 	}
