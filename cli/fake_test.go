@@ -59,9 +59,8 @@ func (f *fakeCluster) Status(context.Context, *connect.Request[banyanv1.StatusRe
 
 func (f *fakeCluster) session(t testing.TB) *session {
 	t.Helper()
-	mux := http.NewServeMux()
-	mux.Handle(banyanv1connect.NewClusterHandler(f, connect.WithInterceptors(wireErrors{})))
-	return sessionAt(t, mux)
+	_, h := banyanv1connect.NewClusterHandler(f, connect.WithInterceptors(wireErrors{}))
+	return sessionAt(t, h)
 }
 
 // fakeKV keeps what was put.
@@ -81,9 +80,8 @@ func (*fakeKV) Get(context.Context, *connect.Request[banyanv1.GetRequest]) (*con
 
 func (f *fakeKV) session(t testing.TB) *session {
 	t.Helper()
-	mux := http.NewServeMux()
-	mux.Handle(banyanv1connect.NewKVHandler(f, connect.WithInterceptors(wireErrors{})))
-	return sessionAt(t, mux)
+	_, h := banyanv1connect.NewKVHandler(f, connect.WithInterceptors(wireErrors{}))
+	return sessionAt(t, h)
 }
 
 // fakeDebug tells the same of every node.
@@ -117,9 +115,9 @@ func (f *fakeJobs) session(t testing.TB) *session {
 	return s
 }
 
-func sessionAt(t testing.TB, mux *http.ServeMux) *session {
+func sessionAt(t testing.TB, h http.Handler) *session {
 	t.Helper()
-	c, err := client.Open(client.Config{Transport: client.InProcess(mux)})
+	c, err := client.Open(client.Config{Transport: client.InProcess(h)})
 	if err != nil {
 		t.Fatal(err)
 	}
