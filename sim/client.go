@@ -206,7 +206,7 @@ func (c *client) receive(o *op, n int, a answer) {
 			w.reach("read refused by the disk")
 			delete(c.guess, o.shard)
 		default:
-			w.fail("client %d: %s %s: %v", o.client, kindNames[o.kind], o.key, a.err)
+			w.fail("client %d: %s %q: %v", o.client, kindNames[o.kind], o.key, a.err)
 			return
 		}
 		w.after(w.between(time.Millisecond, 50*time.Millisecond), func() { c.again(o, n, "client tried again", leaderOf(a.err)) })
@@ -314,7 +314,7 @@ func (p *process) look(o *op, a answer, reply func(answer)) {
 	if err == nil && o.kind == getPair {
 		var other *mvcc.Row
 		if other, err = mvcc.Get(view, []byte(pairB), 0); err == nil && (other == nil) != (row == nil) || other != nil && string(other.Value) != string(row.Value) {
-			p.w.fail("%v: shard %d: half of a command is visible: %s and %s differ", p.n.id, o.shard, pairA, pairB)
+			p.w.fail("%v: shard %d: half of a command is visible: %q and %q differ", p.n.id, o.shard, pairA, pairB)
 		}
 	}
 	if err == nil {
@@ -325,16 +325,16 @@ func (p *process) look(o *op, a answer, reply func(answer)) {
 		return
 	}
 	if err != nil {
-		p.w.fail("%v: shard %d: read %s: %v", p.n.id, o.shard, o.key, err)
+		p.w.fail("%v: shard %d: read %q: %v", p.n.id, o.shard, o.key, err)
 		return
 	}
 	if row != nil {
 		a.found, a.value = true, string(row.Value)
 	}
 	if t := p.w.truth[o.shard]; a.revision > t.revision() {
-		p.w.fail("%v: shard %d: %s was read at revision %d, and nobody has applied more than %d", p.n.id, o.shard, o.key, a.revision, t.revision())
+		p.w.fail("%v: shard %d: %q was read at revision %d, and nobody has applied more than %d", p.n.id, o.shard, o.key, a.revision, t.revision())
 	} else if want := t.value(o.key, a.revision); a.value != want {
-		p.w.fail("%v: shard %d: %s was read as %q at revision %d, but it was %q", p.n.id, o.shard, o.key, a.value, a.revision, want)
+		p.w.fail("%v: shard %d: %q was read as %q at revision %d, but it was %q", p.n.id, o.shard, o.key, a.value, a.revision, want)
 	}
 	a.ok = true
 	reply(a)

@@ -41,7 +41,7 @@ func (h *history) took(w *world, o *op) {
 			return
 		}
 	}
-	w.fail("%s of %s to shard %d was acknowledged at revision %d, but that was %v", kindNames[o.kind], key, o.shard, o.answer.revision, showEvents(t.revisions[o.answer.revision-1]))
+	w.fail("%s of %q to shard %d was acknowledged at revision %d, but that was %v", kindNames[o.kind], key, o.shard, o.answer.revision, showEvents(t.revisions[o.answer.revision-1]))
 }
 
 // checkAge holds a stale read to the age it says. Messages are taken to travel
@@ -125,7 +125,7 @@ func (w *world) checkOnce(shard banyan.ShardID, key string) {
 	for _, e := range w.truth[shard].values[key] {
 		value := string(e.Row.Value)
 		if !e.Deleted && written[value] {
-			w.fail("shard %d: %s was written to %s twice", shard, value, key)
+			w.fail("shard %d: %q was written to %q twice", shard, value, key)
 		}
 		written[value] = true
 	}
@@ -143,11 +143,11 @@ func (w *world) checkLists(shard banyan.ShardID, ops []*op) {
 			}
 			n++
 			if want := mvcc.SequenceKey([]byte(listPrefix), n); string(e.Row.Key) != string(want) {
-				w.fail("shard %d: append %d went to %s", shard, n, e.Row.Key)
+				w.fail("shard %d: append %d went to %q", shard, n, e.Row.Key)
 				return
 			}
 			if values[string(e.Row.Value)] {
-				w.fail("shard %d: %s was appended twice", shard, e.Row.Value)
+				w.fail("shard %d: %q was appended twice", shard, e.Row.Value)
 			}
 			bySequence[n], values[string(e.Row.Value)] = string(e.Row.Value), true
 		}
@@ -177,7 +177,7 @@ func (w *world) checkKey(shard banyan.ShardID, key string, ops []*op) {
 	}
 	switch porcupine.CheckOperationsTimeout(register, history, porcupineTime) {
 	case porcupine.Illegal:
-		w.fail("shard %d: the history of %s is not linearizable:\n%s", shard, key, showOps(ops))
+		w.fail("shard %d: the history of %q is not linearizable:\n%s", shard, key, showOps(ops))
 	case porcupine.Unknown:
 		w.history.unsure++
 	}
@@ -209,9 +209,9 @@ var register = porcupine.Model{
 
 // String shows an operation in a failure.
 func (o *op) String() string {
-	s := fmt.Sprintf("client %d %s %s %s", o.client, kindNames[o.kind], o.key, o.value)
+	s := fmt.Sprintf("client %d %s %q %q", o.client, kindNames[o.kind], o.key, o.value)
 	if o.kind == cas {
-		s += " if " + o.expect
+		s += fmt.Sprintf(" if %q", o.expect)
 	}
 	if !o.done {
 		return s + fmt.Sprintf(" [%v, unknown]", o.call)

@@ -151,14 +151,14 @@ func (k *locker) acquired(c *held, sent time.Duration, a coord.Answer, err error
 	switch {
 	case err != nil:
 		if !retried(err) && !w.lossy {
-			w.fail("locker %d: lock %s: %v", k.id, c.name, err)
+			w.fail("locker %d: lock %q: %v", k.id, c.name, err)
 		}
 		again()
 	case banyan.IsKind(a.Err, banyan.NotFound):
 		w.reach("lease ended while it waited")
 		k.finish(c)
 	case a.Err != nil:
-		w.fail("locker %d: lock %s: %v", k.id, c.name, a.Err)
+		w.fail("locker %d: lock %q: %v", k.id, c.name, a.Err)
 	case a.Claim.Token == 0:
 		c.sent = max(c.sent, sent)
 		w.reach("lock waited for")

@@ -66,7 +66,7 @@ func (l *locks) change(w *world, e *mvcc.Event) {
 		return
 	}
 	if other := l.holders[name][row]; e.Row.Create != e.Row.Mod { // else the same command has ended the other
-		w.fail("lock %s: lease %x holds %s at revision %d, and lease %x did still", name, e.Row.Lease, row, e.Row.Mod, other.lease)
+		w.fail("lock %q: lease %x holds %q at revision %d, and lease %x did still", name, e.Row.Lease, row, e.Row.Mod, other.lease)
 	}
 	l.holders[name][row] = holder{e.Row.Lease, e.Row.Mod}
 	l.granted(w, name, e.Row.Lease)
@@ -77,7 +77,7 @@ func (l *locks) change(w *world, e *mvcc.Event) {
 func (l *locks) granted(w *world, name string, lease uint64) {
 	c := l.claims[lease]
 	if c == nil {
-		w.fail("lock %s is held by lease %x, which nobody has", name, lease)
+		w.fail("lock %q is held by lease %x, which nobody has", name, lease)
 		return
 	}
 	together := 0
@@ -87,7 +87,7 @@ func (l *locks) granted(w *world, name string, lease uint64) {
 		}
 	}
 	if together >= int(c.permits) {
-		w.fail("lock %s is held by %d at once", name, together+1)
+		w.fail("lock %q is held by %d at once", name, together+1)
 	}
 	believe := 0
 	for _, k := range w.lockers {
@@ -97,7 +97,7 @@ func (l *locks) granted(w *world, name string, lease uint64) {
 		}
 	}
 	if believe >= int(c.permits) {
-		w.fail("lock %s was given to lease %x while %d others had reason to rely on it", name, lease, believe)
+		w.fail("lock %q was given to lease %x while %d others had reason to rely on it", name, lease, believe)
 	}
 }
 
@@ -112,7 +112,7 @@ func (l *locks) told(w *world, k *locker, c *held) {
 			}
 		}
 	}
-	w.fail("locker %d was told that it holds permit %d of lock %s with token %d, but nobody got it at that revision", k.id, c.permit, c.name, c.token)
+	w.fail("locker %d was told that it holds permit %d of lock %q with token %d, but nobody got it at that revision", k.id, c.permit, c.name, c.token)
 }
 
 // protect checks a write under a lock: its token is that of a holder.
@@ -124,7 +124,7 @@ func (l *locks) protect(w *world, name string, row *mvcc.Row) {
 			return
 		}
 	}
-	w.fail("lock %s: a write with token %s was accepted at revision %d, and nobody holds the lock with that", name, row.Value, row.Mod)
+	w.fail("lock %q: a write with token %q was accepted at revision %d, and nobody holds the lock with that", name, row.Value, row.Mod)
 }
 
 // done says whether everybody has what they want, and what was left behind is

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"sort"
 	"strconv"
 	"time"
@@ -83,7 +84,7 @@ func (t *truth) extend(events []mvcc.Event) {
 		if e := &events[i]; string(e.Row.Key) == tallyKey {
 			t.tally++
 			if got := string(e.Row.Value); got != strconv.Itoa(t.tally) {
-				t.w.fail("shard %d, revision %d: a controller wrote tally %s over %d: it did not know what was committed before its term", t.shard, e.Row.Mod, got, t.tally-1)
+				t.w.fail("shard %d, revision %d: a controller wrote tally %q over %d: it did not know what was committed before its term", t.shard, e.Row.Mod, got, t.tally-1)
 			}
 		}
 	}
@@ -184,11 +185,11 @@ func sameEvents(a, b []mvcc.Event) bool {
 func showEvents(events []mvcc.Event) []string {
 	out := []string{}
 	for _, e := range events {
-		s := string(e.Row.Key) + "=" + string(e.Row.Value)
 		if e.Deleted {
-			s = string(e.Row.Key) + " deleted"
+			out = append(out, fmt.Sprintf("%q deleted at %d", e.Row.Key, e.Row.Mod))
+		} else {
+			out = append(out, fmt.Sprintf("%q=%q at %d", e.Row.Key, e.Row.Value, e.Row.Mod))
 		}
-		out = append(out, s+" at "+strconv.FormatUint(uint64(e.Row.Mod), 10))
 	}
 	return out
 }
