@@ -41,7 +41,8 @@ type notice struct {
 type facts struct {
 	mu       sync.Mutex
 	settings settings
-	protocol uint32 // at which the cluster acts
+	chosenAt banyan.Revision // the settings, at which revision
+	protocol uint32          // at which the cluster acts
 	notices  map[string]notice
 	rose     func(protocol uint32) // called when it rises, if not nil; does not block
 }
@@ -56,7 +57,7 @@ func (f *facts) load(st *store.Store) error {
 		return err
 	}
 	for i := range rows {
-		if err := f.take(rows[i].Key, rows[i].Value); err != nil {
+		if err := f.take(&rows[i]); err != nil {
 			return err
 		}
 	}
@@ -67,14 +68,18 @@ func (f *facts) load(st *store.Store) error {
 	return nil
 }
 
-// take reads one row.
-func (f *facts) take(key, value []byte) error {
+// take reads one row, unless it is older than what is known.
+func (f *facts) take(row *mvcc.Row) error {
+	key, value := row.Key, row.Value
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var err error
 	switch {
 	case string(key) == settingsKey:
-		err = json.Unmarshal(value, &f.settings)
+		if row.Mod > f.chosenAt {
+			f.chosenAt, f.settings = row.Mod, settings{}
+			err = json.Unmarshal(value, &f.settings)
+		}
 	case string(key) == protocolKey:
 		var v uint64
 		v, err = strconv.ParseUint(string(value), 10, 32)
@@ -101,7 +106,7 @@ func (f *facts) follow(ctx context.Context, db *route.Router) error {
 	for ctx.Err() == nil {
 		res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: lo, End: hi})
 		for i := range res.Rows {
-			if terr := f.take(res.Rows[i].Key, res.Rows[i].Value); terr != nil {
+			if terr := f.take(&res.Rows[i]); terr != nil {
 				return terr
 			}
 		}
@@ -111,7 +116,7 @@ func (f *facts) follow(ctx context.Context, db *route.Router) error {
 					if evs[i].Deleted {
 						continue
 					}
-					if err := f.take(evs[i].Row.Key, evs[i].Row.Value); err != nil {
+					if err := f.take(&evs[i].Row); err != nil {
 						return err
 					}
 				}

@@ -363,3 +363,26 @@ func TestANodeIsNotForgotten(t *testing.T) {
 		t.Errorf("after older events: %+v", table.list())
 	}
 }
+
+// TestTheNewestSettingsStay: what another has changed meanwhile may be told
+// before what was changed here.
+func TestTheNewestSettingsStay(t *testing.T) {
+	f := newFacts()
+	for _, step := range []struct {
+		value string
+		mod   banyan.Revision
+		want  settings
+	}{
+		{`{"voters":3,"dead_after_ms":9000}`, 5, settings{3, 9000}},
+		{`{"voters":5}`, 7, settings{5, 0}},
+		{`{"voters":1}`, 6, settings{5, 0}},
+		{`{"voters":7}`, 8, settings{7, 0}},
+	} {
+		if err := f.take(&mvcc.Row{Key: []byte(settingsKey), Value: []byte(step.value), Mod: step.mod}); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.chosen(); got != step.want {
+			t.Errorf("after %s at revision %d: %+v, want %+v", step.value, step.mod, got, step.want)
+		}
+	}
+}

@@ -72,7 +72,7 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 			return nil, err
 		}
 		if out.OK {
-			if err := s.n.facts.take([]byte(settingsKey), value); err != nil { // before the watch tells
+			if err := s.n.facts.take(&mvcc.Row{Key: []byte(settingsKey), Value: value, Mod: out.Revision}); err != nil { // before the watch tells
 				return nil, err
 			}
 			s.n.log.Info("settings changed", "voters", have.Voters, "dead_after_ms", have.DeadAfterMs)
