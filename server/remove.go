@@ -27,13 +27,11 @@ func (s clusterService) RemoveNode(ctx context.Context, req *banyanv1.RemoveNode
 	if err := s.n.needs(ctx, protocolSettings, "removed nodes"); err != nil {
 		return nil, err
 	}
-	if s.n.canSpare(id) != nil { // unless one has joined that this node has not heard of
-		if _, err := s.n.nodes.reload(ctx, s.n.router); err != nil {
-			return nil, err
-		}
-		if err := s.n.canSpare(id); err != nil {
-			return nil, err
-		}
+	if _, err := s.n.nodes.reload(ctx, s.n.router); err != nil { // one may have joined, or be leaving, unheard of
+		return nil, err
+	}
+	if err := s.n.canSpare(id); err != nil {
+		return nil, err
 	}
 	row, err := editNode(ctx, s.n.router, id, func(row *nodeRow) bool {
 		if row.LeavingMs != 0 && row.Draining {
