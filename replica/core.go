@@ -63,6 +63,8 @@ type Core struct {
 	order  []*group // by shard
 	dirty  []*group // with work for Process, in the order they got it
 	drops  []*Apply // for the applier, of groups that are gone
+
+	waiting int // groups that want to hear of Appended and Applied at once
 }
 
 // NewCore opens every replica that is on the disk. A replica that is its
@@ -114,7 +116,7 @@ func (c *Core) open(shard banyan.ShardID) (_ *group, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &group{core: c, shard: shard, rn: rn, applied: applied, truncated: first - 1, conf: st.ConfState()}
+	g := &group{core: c, shard: shard, rn: rn, applied: applied, handed: applied, truncated: first - 1, conf: st.ConfState()}
 	c.groups[shard] = g
 	at, _ := slices.BinarySearchFunc(c.order, shard, func(o *group, s banyan.ShardID) int { return int(o.shard) - int(s) })
 	c.order = slices.Insert(c.order, at, g)
@@ -247,10 +249,15 @@ func (c *Core) Process(eff *Effects) {
 		g := c.dirty[i]
 		g.isDirty = false
 		g.process(eff)
+		g.count()
 	}
 	clear(c.dirty)
 	c.dirty = c.dirty[:0]
 }
+
+// Waiting says whether anything can go on only with the next Appended or
+// Applied. Otherwise they are as welcome later, with whatever comes next.
+func (c *Core) Waiting() bool { return c.waiting > 0 }
 
 // Appended says that a and everything written before it is as durable as it
 // asked to be, and that a.After has been sent.

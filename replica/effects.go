@@ -102,6 +102,11 @@ type Append struct {
 	self  []*raftpb.Message // raft's notes to itself, stepped by Appended
 }
 
+// empty says whether there is nothing to write.
+func (a *Append) empty() bool {
+	return len(a.Entries) == 0 && a.Hard == nil && !a.Sync && a.truncate == 0 && a.install == nil && !a.destroy
+}
+
 // Persist writes appends (WriteAppends) and only then gives send what had to
 // wait for the disk. An error is final: the process must end.
 func Persist(batch *store.Batch, appends []*Append, send func(Envelope)) error {

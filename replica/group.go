@@ -29,6 +29,7 @@ type group struct {
 	conf        *raftpb.ConfState
 	applied     uint64
 	appliedTerm uint64
+	handed      uint64 // to the applier, up to here
 	appends     int // handed out, not yet acknowledged
 	applies     int
 	stalled     int // ticks since the disk last finished something of this shard, if it has any
@@ -59,8 +60,39 @@ type group struct {
 	campaigns    int // left
 
 	age       age
+	acked     ack
+	waits     bool // wants is counted in Core.waiting
 	tenure    tenure
 	published View
+}
+
+// wants says whether the group can go on only when it hears that the disk or
+// the applier is done with something: a leader or candidate with its own write,
+// anyone with what is committed and was not handed out for what is before it.
+func (g *group) wants() bool {
+	switch {
+	case g.appends == 0 && g.applies == 0:
+		return false
+	case g.incoming != nil, g.removal != nil, g.change != nil, g.transfer != nil:
+		return true
+	case g.leader && (!g.announced || len(g.proved) > 0):
+		return true
+	case g.appends > 0 && g.rn.BasicStatus().RaftState != raft.StateFollower:
+		return true
+	}
+	return g.commit > g.handed
+}
+
+// count keeps Core.waiting.
+func (g *group) count() {
+	was := g.waits
+	g.waits = g.wants()
+	switch {
+	case g.waits && !was:
+		g.core.waiting++
+	case was && !g.waits:
+		g.core.waiting--
+	}
 }
 
 // provedReads may be answered when index is applied.
@@ -262,7 +294,7 @@ func (g *group) ready(eff *Effects, rd raft.Ready, stepped []pack) {
 			a := g.append(&rd, m, stepped)
 			a.After = append(votes, a.After...)
 			votes = nil
-			eff.Appends = append(eff.Appends, a)
+			g.hand(eff, a)
 		case raftpb.MsgStorageApply:
 			g.apply(eff, g.take(m))
 		case raftpb.MsgSnap:
@@ -290,7 +322,7 @@ func (g *group) envelope(m *raftpb.Message) Envelope {
 
 func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []pack) *Append {
 	a := &Append{Shard: g.shard, Entries: m.Entries, Sync: rd.MustSync, group: g}
-	if !raft.IsEmptyHardState(rd.HardState) {
+	if !raft.IsEmptyHardState(rd.HardState) && rd.MustSync { // else only the commit index moved: what is applied says as much
 		a.Hard = rd.HardState
 	}
 	if s := m.GetSnapshot(); s != nil {
@@ -300,7 +332,7 @@ func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []pack) *Appen
 	for _, r := range m.Responses {
 		if r.GetTo() == uint64(g.core.cfg.Node) {
 			a.self = append(a.self, r)
-		} else {
+		} else if !g.told(r) {
 			a.After = append(a.After, g.envelope(r))
 		}
 	}
@@ -308,8 +340,44 @@ func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []pack) *Appen
 		g.logBytes += uint64(len(e.GetData())) + entryOverhead
 	}
 	g.launch(m.Entries, stepped)
-	g.appends++
 	return a
+}
+
+// hand gives an Append to the disk, or carries it out at once if there is
+// nothing to write and nothing to wait for.
+func (g *group) hand(eff *Effects, a *Append) {
+	if g.appends == 0 && a.empty() {
+		eff.Send = append(eff.Send, a.After...)
+		g.stepSelf(a.self)
+		return
+	}
+	g.appends++
+	eff.Appends = append(eff.Appends, a)
+}
+
+// ack is what a leader was told last: that this replica has the log up to index.
+type ack struct {
+	to, term, index uint64
+	at              time.Duration
+}
+
+// ackAgain is when a leader is told again what it was told.
+const ackAgain = 50 * time.Millisecond
+
+// told says whether m only repeats what its leader was told a moment ago, as
+// the answer to a message does that brings a commit index and no entries. Such
+// an m is not sent, as if it had been lost: if the first was, the answer to
+// the leader's next heartbeat makes it ask again.
+func (g *group) told(m *raftpb.Message) bool {
+	if m.GetType() != raftpb.MsgAppResp || m.GetReject() {
+		return false
+	}
+	a := ack{m.GetTo(), m.GetTerm(), m.GetIndex(), g.core.now}
+	if last := g.acked; last.to == a.to && last.term == a.term && last.index == a.index && a.at < last.at+ackAgain {
+		return true
+	}
+	g.acked = a
+	return false
 }
 
 // entryOverhead is about what an entry takes in the log besides its data.
@@ -336,6 +404,7 @@ func (g *group) launch(entries []*raftpb.Entry, stepped []pack) {
 func (g *group) take(m *raftpb.Message) *Apply {
 	a := &Apply{Shard: g.shard, Entries: m.Entries, self: m.Responses, group: g}
 	last := m.Entries[len(m.Entries)-1].GetIndex()
+	g.handed = last
 	if len(g.flight) == 0 || g.flightAt > last {
 		return a
 	}

@@ -259,6 +259,39 @@ func TestNoRequestIDNoRetry(t *testing.T) {
 
 func (n *meshNode) waiting() int64 { return n.slot(0).proposals.Load() }
 
+// A host does without its ticks: what is waited for is heard of at once.
+func TestWithoutTicks(t *testing.T) {
+	st := memStore(t)
+	if err := st.Bootstrap([]banyan.ShardID{0, 1}, 1); err != nil {
+		t.Fatal(err)
+	}
+	h, err := New(Config{Node: 1, Store: st, TickMs: 1e9, Send: func(banyan.NodeID, banyan.ShardID, *raftpb.Message) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(deadline(t))
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }()
+	awaitLeaders(t, h, 2)
+	for i := range 100 {
+		for shard := range banyan.ShardID(2) {
+			if _, err := h.Propose(ctx, shard, put("a", fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.ReadIndex(ctx, shard); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := h.Reconfigure(ctx, 0, []banyan.NodeID{1}, []banyan.NodeID{2}); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A disk that fails ends the host with its error, and nothing it could not
 // write is acknowledged.
 func TestDiskFailure(t *testing.T) {

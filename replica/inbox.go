@@ -15,6 +15,7 @@ type inbox struct {
 	in    intake
 	bytes int // of messages
 	wake  chan struct{}
+	wants bool // the loop waits for what is finished
 	over  bool // the loop has ended
 }
 
@@ -52,6 +53,34 @@ func (b *inbox) put(add func(*intake)) {
 	add(&b.in)
 	b.mu.Unlock()
 	b.signal()
+}
+
+// finishedMax is how much finished work may lie here before it wakes the loop,
+// wanted or not.
+const finishedMax = 64
+
+// finished takes in what the disk or the applier has done. It wakes the loop
+// only if that waits for it: to wake somebody costs more than most of what
+// there is to do.
+func (b *inbox) finished(add func(*intake)) {
+	b.mu.Lock()
+	add(&b.in)
+	wake := b.wants || len(b.in.appended)+len(b.in.applied) > finishedMax
+	b.mu.Unlock()
+	if wake {
+		b.signal()
+	}
+}
+
+// want says whether the loop waits for what is finished.
+func (b *inbox) want(wants bool) {
+	b.mu.Lock()
+	b.wants = wants
+	wake := wants && len(b.in.appended)+len(b.in.applied) > 0
+	b.mu.Unlock()
+	if wake {
+		b.signal()
+	}
 }
 
 // propose queues a proposal; not ok: the loop has ended.

@@ -72,7 +72,7 @@ func (g *group) installed(m *raftpb.SnapshotMetadata) {
 	in := g.incoming
 	g.incoming = nil
 	g.applied, g.appliedTerm = m.GetIndex(), m.GetTerm()
-	g.truncated, g.logBytes = m.GetIndex(), 0
+	g.handed, g.truncated, g.logBytes = m.GetIndex(), m.GetIndex(), 0
 	g.conf = m.GetConfState()
 	g.reload = true
 	in.done(nil)

@@ -226,6 +226,7 @@ func (h *Host) loop(ctx context.Context) (err error) {
 		in.feed(h.core)
 		h.core.Process(&eff)
 		h.carryOut(&eff)
+		h.in.want(h.core.Waiting())
 		if at, ok := h.core.NextTimer(); ok {
 			timer.Reset(at - h.clock())
 		}
@@ -270,7 +271,7 @@ func (h *Host) write(context.Context) error {
 		if err := Persist(batch, appends, send); err != nil {
 			return err
 		}
-		h.in.put(func(in *intake) { in.appended = append(in.appended, appends) })
+		h.in.finished(func(in *intake) { in.appended = append(in.appended, appends) })
 	}
 }
 
@@ -286,6 +287,6 @@ func (h *Host) apply(context.Context) error {
 			return err
 		}
 		h.meter.appliedBatch(applies, h.clock()-began)
-		h.in.put(func(in *intake) { in.applied = append(in.applied, applies) })
+		h.in.finished(func(in *intake) { in.applied = append(in.applied, applies) })
 	}
 }

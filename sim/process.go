@@ -95,6 +95,15 @@ func (p *process) input(f func(*replica.Core)) {
 	p.wake()
 }
 
+// finished hands in what the disk or the applier has done. As in Host, that
+// wakes nobody who does not wait for it.
+func (p *process) finished(f func(*replica.Core)) {
+	p.in = append(p.in, f)
+	if p.core.Waiting() {
+		p.wake()
+	}
+}
+
 func (p *process) wake() {
 	if !p.woken {
 		p.woken = true
@@ -195,7 +204,7 @@ func (p *process) written(appends []*replica.Append) {
 		return
 	}
 	p.writing = false
-	p.input(func(c *replica.Core) {
+	p.finished(func(c *replica.Core) {
 		for _, a := range appends {
 			c.Appended(a)
 		}
@@ -261,7 +270,7 @@ func (p *process) applied(applies []*replica.Apply) {
 		return
 	}
 	p.applying = false
-	p.input(func(c *replica.Core) {
+	p.finished(func(c *replica.Core) {
 		for _, a := range applies {
 			p.shrinking(a)
 			c.Applied(a)

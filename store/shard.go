@@ -42,7 +42,7 @@ var _ raft.Storage = (*Shard)(nil)
 
 // meta is what is known of a replica, as far as it is committed:
 // trunc ≤ applied ≤ last and commit ≤ last. What is applied was committed, but
-// replica writes logs and state side by side: commit may be written after it.
+// replica writes commit only with entries or a new term: it may be behind.
 type meta struct {
 	exists    bool // there is a descriptor row
 	tombstone bool
