@@ -16,7 +16,8 @@ func (a *app) cancelCommand() *cobra.Command {
 		Short: "End a job for good: kill what runs, start nothing more",
 		Long: `End a job for good: what runs is killed, what waits is never started. Recorded
 results stay. A canceled job cannot be resumed; Ctrl-C of 'run' only holds it.`,
-		Args: exactly("JOB"),
+		Args:              exactly("JOB"),
+		ValidArgsFunction: arguments(a.jobs(unended)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err

@@ -163,6 +163,8 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	a.add(root, "cluster", a.metricsCommand(), a.debugCommand())
 	a.add(root, "more", a.demoCommand(), a.versionCommand())
 	root.AddCommand(a.filmCommand(), exitCodesTopic(), outputTopic())
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	a.completeFlags(root)
 	return root
 }
 

@@ -42,9 +42,10 @@ func (a *app) contextCommand() *cobra.Command {
 	}
 	f.add(list.Flags())
 	use := &cobra.Command{
-		Use:   "use NAME",
-		Short: "Use this cluster from now on",
-		Args:  exactly("NAME"),
+		Use:               "use NAME",
+		Short:             "Use this cluster from now on",
+		Args:              exactly("NAME"),
+		ValidArgsFunction: arguments(a.contexts()),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := a.configDir()
 			if err != nil {
@@ -74,8 +75,9 @@ need be. Whoever has them can do what you can. Nodes answer to the name "banyan"
   curl --cacert DIR/ca.crt --cert DIR/client.crt --key DIR/client.key \
     --connect-to banyan:443:HOST:PORT https://banyan/banyan.v1.Cluster/Status \
     -H 'Content-Type: application/json' -d '{}'`,
-		Args: exactly("DIR"),
-		RunE: func(_ *cobra.Command, args []string) error { return a.exportContext(args[0]) },
+		Args:              exactly("DIR"),
+		ValidArgsFunction: arguments(dirs),
+		RunE:              func(_ *cobra.Command, args []string) error { return a.exportContext(args[0]) },
 	}
 }
 

@@ -79,7 +79,8 @@ func (a *app) debugShardCommand() *cobra.Command {
 each log is written, committed and applied, how old at most what it would answer
 to a stale read is, and what the leader knows of the others. Shard 0 is the root
 shard; 'banyan status -o json' lists all.`,
-		Args: exactly("ID"),
+		Args:              exactly("ID"),
+		ValidArgsFunction: arguments(a.shards()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseUint(args[0], 10, 32)
 			if err != nil {

@@ -23,6 +23,12 @@ it runs and takes no more. The command waits until that is done; interrupted, it
 leaves the node draining. With --undo the node takes leaders and work again.`,
 		Example: "  banyan drain n2\n  banyan drain --undo n2",
 		Args:    exactly("NODE"),
+		ValidArgsFunction: arguments(a.nodes(func() []string {
+			if undo {
+				return []string{"draining", "leaving"}
+			}
+			return []string{"alive", "suspect"}
+		})),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err

@@ -24,6 +24,7 @@ type fakeJobs struct {
 	pause   chan struct{}              // when not nil: waited for before the last message
 	results []*banyanv1.TaskResult     // what Tasks knows
 	job     *banyanv1.Job
+	list    []*banyanv1.Job // what List knows
 
 	mu      sync.Mutex
 	spec    *banyanv1.JobSpec
@@ -38,7 +39,12 @@ type fakeJobs struct {
 // listing again and again.
 type fakeCluster struct {
 	banyanv1connect.UnimplementedClusterHandler
-	nodes [][]*banyanv1.Node
+	nodes  [][]*banyanv1.Node
+	shards []*banyanv1.Shard
+}
+
+func (f *fakeCluster) Map(context.Context, *connect.Request[banyanv1.MapRequest]) (*connect.Response[banyanv1.MapResponse], error) {
+	return connect.NewResponse(&banyanv1.MapResponse{Nodes: f.nodes[0], Shards: f.shards}), nil
 }
 
 func (f *fakeCluster) Nodes(context.Context, *connect.Request[banyanv1.NodesRequest]) (*connect.Response[banyanv1.NodesResponse], error) {
@@ -167,6 +173,10 @@ func (f *fakeJobs) Get(context.Context, *connect.Request[banyanv1.GetJobRequest]
 		return nil, banyan.Errorf(banyan.NotFound, "there is no such job")
 	}
 	return connect.NewResponse(&banyanv1.GetJobResponse{Job: f.job}), nil
+}
+
+func (f *fakeJobs) List(context.Context, *connect.Request[banyanv1.ListJobsRequest]) (*connect.Response[banyanv1.ListJobsResponse], error) {
+	return connect.NewResponse(&banyanv1.ListJobsResponse{Jobs: f.list}), nil
 }
 
 func (f *fakeJobs) Tasks(_ context.Context, req *connect.Request[banyanv1.TasksRequest]) (*connect.Response[banyanv1.TasksResponse], error) {

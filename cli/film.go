@@ -63,9 +63,10 @@ func (a *app) filmJoinCommand() *cobra.Command {
 	var out string
 	var perSecond int
 	cmd := &cobra.Command{
-		Use:   "join DIR",
-		Short: "Join the frames in a directory to one animation, if each is there once",
-		Args:  exactly("DIR"),
+		Use:               "join DIR",
+		Short:             "Join the frames in a directory to one animation, if each is there once",
+		Args:              exactly("DIR"),
+		ValidArgsFunction: arguments(dirs),
 		RunE: func(_ *cobra.Command, args []string) error {
 			paths, err := filepath.Glob(filepath.Join(args[0], "*.png"))
 			if err != nil {

@@ -37,9 +37,10 @@ func (a *app) jobShowCommand() *cobra.Command {
 	var limit int
 	var failed bool
 	cmd := &cobra.Command{
-		Use:   "show JOB",
-		Short: "Show a job: counts, rate, nodes, and its tasks, failures first",
-		Args:  exactly("JOB"),
+		Use:               "show JOB",
+		Short:             "Show a job: counts, rate, nodes, and its tasks, failures first",
+		Args:              exactly("JOB"),
+		ValidArgsFunction: arguments(a.jobs(anyState)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err

@@ -70,9 +70,10 @@ func (a *app) kvGetCommand() *cobra.Command {
 	var stale, raw bool
 	var revision uint64
 	cmd := &cobra.Command{
-		Use:   "get KEY",
-		Short: "Print the value of a key",
-		Args:  exactly("KEY"),
+		Use:               "get KEY",
+		Short:             "Print the value of a key",
+		Args:              exactly("KEY"),
+		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -112,8 +113,9 @@ func (a *app) kvPutCommand() *cobra.Command {
 		Long: `Set a key. The value is VALUE; without one, or with "-", it is standard input,
 byte for byte. 'printf %s - | banyan kv put KEY' sets a key to "-" itself, and
 'banyan kv put KEY -- -1' to what would be taken for a flag.`,
-		Example: "  banyan kv put app/color green\n  banyan kv put app/config - < config.json",
-		Args:    atMost(1, "KEY", "VALUE"),
+		Example:           "  banyan kv put app/color green\n  banyan kv put app/config - < config.json",
+		Args:              atMost(1, "KEY", "VALUE"),
+		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -151,9 +153,10 @@ func (a *app) kvDelCommand() *cobra.Command {
 	var f format
 	var prefix bool
 	cmd := &cobra.Command{
-		Use:   "del KEY",
-		Short: "Delete a key, or all keys with a prefix",
-		Args:  exactly("KEY"),
+		Use:               "del KEY",
+		Short:             "Delete a key, or all keys with a prefix",
+		Args:              exactly("KEY"),
+		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -189,9 +192,10 @@ func (a *app) kvListCommand() *cobra.Command {
 	var keys, stale bool
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "list [PREFIX]",
-		Short: "List keys and values",
-		Args:  atMost(0, "PREFIX"),
+		Use:               "list [PREFIX]",
+		Short:             "List keys and values",
+		Args:              atMost(0, "PREFIX"),
+		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -259,9 +263,10 @@ func (a *app) kvWatchCommand() *cobra.Command {
 	var prefix bool
 	var from uint64
 	cmd := &cobra.Command{
-		Use:   "watch KEY",
-		Short: "Print changes of a key, or of all keys with a prefix, as they happen",
-		Args:  exactly("KEY"),
+		Use:               "watch KEY",
+		Short:             "Print changes of a key, or of all keys with a prefix, as they happen",
+		Args:              exactly("KEY"),
+		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err

@@ -54,7 +54,8 @@ func (a *app) stateDir() string {
 }
 
 func (l lanes) path(n int) string             { return filepath.Join(l.dir, "lane-"+strconv.Itoa(n)) }
-func (l lanes) marker(id banyan.JobID) string { return filepath.Join(l.dir, "jobs", string(id)) }
+func (l lanes) jobs() string                  { return filepath.Join(l.dir, "jobs") }
+func (l lanes) marker(id banyan.JobID) string { return filepath.Join(l.jobs(), string(id)) }
 
 // knows says whether a job was run here, by a node inside a command.
 func (l lanes) knows(id banyan.JobID) bool {
@@ -87,7 +88,7 @@ var errBusy = errors.New("in use")
 
 // take locks lane n.
 func (l lanes) take(n int) (*lane, error) {
-	if err := os.MkdirAll(filepath.Join(l.dir, "jobs"), 0o700); err != nil {
+	if err := os.MkdirAll(l.jobs(), 0o700); err != nil {
 		return nil, banyan.Errorf(banyan.Invalid, "the directory %s cannot be made: %w: set XDG_STATE_HOME to one that can", l.dir, unwrapPath(err))
 	}
 	f, err := lockFile(l.path(n) + ".lock")

@@ -61,8 +61,9 @@ stopped, or a machine that slept, is too late: hence the token.)
 
 Exits with 124 if the lock was not to be had in time, 125 if it was lost or
 after another error, 126 or 127 if COMMAND cannot be run or found.`,
-		Example: "  banyan lock nightly --timeout 0s -- ./backup\n  banyan lock shop/stock -- sh -c 'echo token $BANYAN_LOCK_TOKEN'\n  banyan lock gpu --permits 4 -- ./train",
-		Args:    lockArgs,
+		Example:           "  banyan lock nightly --timeout 0s -- ./backup\n  banyan lock shop/stock -- sh -c 'echo token $BANYAN_LOCK_TOKEN'\n  banyan lock gpu --permits 4 -- ./train",
+		Args:              lockArgs,
+		ValidArgsFunction: inTurn(cobra.ShellCompDirectiveDefault, a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.bounded = cmd.Flags().Changed("timeout")
 			if f.permits < 1 {
@@ -90,8 +91,9 @@ COMMAND is stopped as 'banyan lock' does, and this candidate stands again.
 
 COMMAND finds its fencing token in BANYAN_LOCK_TOKEN. 'banyan locks NAME' shows
 who leads and who stands by. The exit codes are those of 'banyan lock'.`,
-		Example: "  banyan elect scheduler --value \"$(hostname):8080\" -- ./scheduler",
-		Args:    lockArgs,
+		Example:           "  banyan elect scheduler --value \"$(hostname):8080\" -- ./scheduler",
+		Args:              lockArgs,
+		ValidArgsFunction: inTurn(cobra.ShellCompDirectiveDefault, a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.elect(cmd.Context(), args[0], args[1:], f)
 		},

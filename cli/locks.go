@@ -64,9 +64,10 @@ func newClaimJSON(c *banyanv1.Claim) claimJSON {
 func (a *app) locksCommand() *cobra.Command {
 	var f format
 	cmd := &cobra.Command{
-		Use:   "locks [PREFIX]",
-		Short: "List locks: who holds them, who waits",
-		Args:  atMost(0, "PREFIX"),
+		Use:               "locks [PREFIX]",
+		Short:             "List locks: who holds them, who waits",
+		Args:              atMost(0, "PREFIX"),
+		ValidArgsFunction: arguments(a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -132,7 +133,8 @@ func (a *app) unlockCommand() *cobra.Command {
 loses it by itself. The holder is told within a quarter of its TTL and stopped; the
 next in the queue has the lock at once, so the two may overlap: where tokens are
 checked, that of the former holder is refused from now on.`,
-		Args: exactly("NAME"),
+		Args:              exactly("NAME"),
+		ValidArgsFunction: arguments(a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
 				return a.unlock(ctx, s, args[0], token)

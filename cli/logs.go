@@ -29,7 +29,8 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Show what tasks printed: of one TASK (its number from 1, or then for the --then
 step), finished or running, or of all finished tasks in the order of their
 inputs. With -f the output of a running task is shown as it comes.`,
-		Args: atMost(1, "JOB", "TASK"),
+		Args:              atMost(1, "JOB", "TASK"),
+		ValidArgsFunction: arguments(a.jobs(anyState), a.tasks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.format.check(); err != nil {
 				return err

@@ -45,8 +45,9 @@ already is removed in the same way once its replicas are rebuilt elsewhere.
 
 The command waits; interrupted, it can be given again and goes on. Until the node
 is removed, 'banyan drain --undo NODE' keeps it.`,
-		Example: "  banyan node remove n4",
-		Args:    exactly("NODE"),
+		Example:           "  banyan node remove n4",
+		Args:              exactly("NODE"),
+		ValidArgsFunction: arguments(a.nodes(nil)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err

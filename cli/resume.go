@@ -19,9 +19,10 @@ func (a *app) resumeCommand() *cobra.Command {
 
 Prints the results of what runs now ('banyan logs JOB' shows the others), and
 brings back the returned files that are not there yet.`,
-		Example:     "  banyan resume j06f8m2k1q7zs4\n  banyan resume --retry-failed j06f8m2k1q7zs4",
-		Args:        exactly("JOB"),
-		Annotations: map[string]string{countsFailures: ""},
+		Example:           "  banyan resume j06f8m2k1q7zs4\n  banyan resume --retry-failed j06f8m2k1q7zs4",
+		Args:              exactly("JOB"),
+		ValidArgsFunction: arguments(a.jobs(unsucceeded)),
+		Annotations:       map[string]string{countsFailures: ""},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := show.check(); err != nil {
 				return err

@@ -67,12 +67,13 @@ type runFlags struct {
 func (a *app) runCommand() *cobra.Command {
 	f := &runFlags{}
 	cmd := &cobra.Command{
-		Use:         "run [flags] [--] COMMAND [ARG …] [::: INPUT …]",
-		Short:       "Run a command over many inputs",
-		Long:        runHelp,
-		Example:     runExamples,
-		Annotations: map[string]string{countsFailures: ""},
-		RunE:        func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
+		Use:               "run [flags] [--] COMMAND [ARG …] [::: INPUT …]",
+		Short:             "Run a command over many inputs",
+		Long:              runHelp,
+		Example:           runExamples,
+		Annotations:       map[string]string{countsFailures: ""},
+		ValidArgsFunction: files,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
 	}
 	fs := cmd.Flags()
 	fs.SetInterspersed(false)

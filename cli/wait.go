@@ -15,8 +15,9 @@ func (a *app) waitCommand() *cobra.Command {
 		Short: "Wait until a job has ended; exit as 'run' would",
 		Long: `Wait until a job has ended, showing its progress but not its output, and exit
 with the code that 'banyan run' would. A signal ends the waiting, not the job.`,
-		Args:        exactly("JOB"),
-		Annotations: map[string]string{countsFailures: ""},
+		Args:              exactly("JOB"),
+		ValidArgsFunction: arguments(a.jobs(unended)),
+		Annotations:       map[string]string{countsFailures: ""},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := show.check(); err != nil {
 				return err
