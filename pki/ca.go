@@ -111,15 +111,9 @@ func (ca *CA) Sign(csrDER []byte, s Subject, now time.Time, ttl time.Duration) (
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	csr, err := x509.ParseCertificateRequest(csrDER)
-	if err == nil {
-		err = csr.CheckSignature()
-	}
+	csr, err := parseRequest(csrDER)
 	if err != nil {
-		return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request for %s %s: %w", s.Kind, s.Name, err)
-	}
-	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
-		return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request for %s %s: the key must be ECDSA, it is %T", s.Kind, s.Name, csr.PublicKey)
+		return nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),
@@ -139,6 +133,30 @@ func (ca *CA) Sign(csrDER []byte, s Subject, now time.Time, ttl time.Duration) (
 		return nil, banyan.Errorf(banyan.Internal, "signing the certificate of %s %s: %w", s.Kind, s.Name, err)
 	}
 	return der, nil
+}
+
+// RequestKey names the key that a signing request is for and was made with, by
+// the hash of its public half.
+func RequestKey(csrDER []byte) (string, error) {
+	csr, err := parseRequest(csrDER)
+	if err != nil {
+		return "", err
+	}
+	return fingerprint(csr.RawSubjectPublicKeyInfo), nil
+}
+
+func parseRequest(csrDER []byte) (*x509.CertificateRequest, error) {
+	csr, err := x509.ParseCertificateRequest(csrDER)
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request: %w", err)
+	}
+	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
+		return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request: the key must be ECDSA, it is %T", csr.PublicKey)
+	}
+	return csr, nil
 }
 
 // NewRequest makes a fresh key and a signing request for it: PKCS #10 and PKCS #8.

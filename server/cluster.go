@@ -45,17 +45,21 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	if s.n.keeper == nil {
 		return nil, banyan.Errorf(banyan.Invalid, "an embedded node lets nobody join")
 	}
-	if len(s.n.nodes.list()) >= banyan.NodesMax {
-		return nil, banyan.Errorf(banyan.Exhausted, "the cluster has %d nodes, the most there may be", banyan.NodesMax)
+	who, err := readNewcomer(req, now)
+	if err != nil {
+		return nil, err
 	}
-	id, err := admit(ctx, s.n.router, req.Token, nodeRow{
-		Name: req.Name, Address: req.Address, Zone: req.Zone, Slots: int(req.Slots), JoinMs: now.UnixMilli(),
-	}, func(acts uint32) error { return checkProtocols(req, acts) })
+	node, err := admit(ctx, s.n.router, who, func(acts uint32) error {
+		if len(s.n.nodes.list()) >= banyan.NodesMax {
+			return banyan.Errorf(banyan.Exhausted, "the cluster has %d nodes, the most there may be", banyan.NodesMax)
+		}
+		return checkProtocols(req, acts)
+	})
 	if err != nil {
 		return nil, err
 	}
 	ca := s.n.keeper.CA()
-	cert, err := ca.Sign(req.Csr, pki.Subject{Kind: pki.Node, Name: req.Name, Node: id}, now, pki.NodeTTL)
+	cert, err := ca.Sign(req.Csr, pki.Subject{Kind: pki.Node, Name: node.Name, Node: node.ID}, now, pki.NodeTTL)
 	if err != nil {
 		return nil, err
 	}
@@ -63,14 +67,27 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	s.n.log.Info("node admitted", "node", id, "name", req.Name, "address", req.Address)
+	s.n.log.Info("node admitted", "node", node.ID, "name", node.Name, "address", node.Address)
 	out := &banyanv1.JoinResponse{
-		Node: uint64(id), ClusterId: ca.Cluster(), Certificate: cert, Ca: ca.CertDER(), CaKey: key, Shards: uint32(s.n.file.Shards),
+		Node: uint64(node.ID), ClusterId: ca.Cluster(), Certificate: cert, Ca: ca.CertDER(), CaKey: key, Shards: uint32(s.n.file.Shards),
 	}
 	for _, n := range s.n.nodes.list() {
 		out.Nodes = append(out.Nodes, &banyanv1.Node{Id: uint64(n.ID), Address: n.Address})
 	}
 	return out, nil
+}
+
+func readNewcomer(req *banyanv1.JoinRequest, now time.Time) (who newcomer, err error) {
+	if n := len(req.RequestId); n != 0 && n != len(who.request) {
+		return who, banyan.Errorf(banyan.Invalid, "request_id has %d bytes: give 16 random ones, the same with each try of one join, or none", n)
+	}
+	if copy(who.request[:], req.RequestId); who.request == (banyan.RequestID{}) {
+		who.request = banyan.NewRequestID() // it cannot be repeated
+	}
+	who.token = req.Token
+	who.row = nodeRow{Name: req.Name, Address: req.Address, Zone: req.Zone, Slots: int(req.Slots), JoinMs: now.UnixMilli()}
+	who.key, err = pki.RequestKey(req.Csr)
+	return who, err
 }
 
 func checkProtocols(req *banyanv1.JoinRequest, acts uint32) error {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"banyan"
@@ -19,8 +22,11 @@ import (
 	"connectrpc.com/connect"
 )
 
-// joinTimeout bounds the one call that lets a node in.
-const joinTimeout = 30 * time.Second
+const (
+	joinTimeout  = 30 * time.Second // bounds the one call that lets a node in, with all its tries
+	joinTryMax   = 10 * time.Second // each of them
+	joinPauseMax = 2 * time.Second
+)
 
 // Join lets this machine into the cluster that answers at addr: it asks for a
 // certificate over a connection pinned to the token's fingerprint and fills
@@ -64,16 +70,45 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 		return err
 	}
 	id := banyan.NewRequestID()
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	reply, err := joinClient(addr, fingerprint).Join(ctx, connect.NewRequest(&banyanv1.JoinRequest{
+	reply, err := askToJoin(ctx, c.Logger, addr, fingerprint, &banyanv1.JoinRequest{
 		Token: token, Csr: csr, Name: c.Name, Address: c.Advertise, Zone: c.Zone, Slots: uint32(c.Slots),
-		Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, Version: banyan.Version, NowMs: time.Now().UnixMilli(), RequestId: id[:],
-	}))
+		Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, Version: banyan.Version, RequestId: id[:],
+	})
 	if err != nil {
 		return banyan.Errorf(banyan.KindOf(err), "joining at %s: %w", addr, err)
 	}
-	return settle(c, reply.Msg, key)
+	return settle(c, reply, key)
+}
+
+// askToJoin repeats a request that a member may have got, until it is answered:
+// its token may be spent. One that nobody can have got is not repeated.
+func askToJoin(ctx context.Context, log *slog.Logger, addr, fingerprint string, req *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error) {
+	var reached atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reached.Store(true) }})
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	member := joinClient(addr, fingerprint)
+	try := func() (*connect.Response[banyanv1.JoinResponse], error) {
+		ctx, cancel := context.WithTimeout(ctx, joinTryMax)
+		defer cancel()
+		req.NowMs = time.Now().UnixMilli()
+		return member.Join(ctx, connect.NewRequest(req))
+	}
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, joinPauseMax) {
+		reply, err := try()
+		if err == nil {
+			return reply.Msg, nil
+		}
+		unclear := banyan.IsKind(err, banyan.Unavailable) || banyan.IsKind(err, banyan.Timeout)
+		if !unclear || !reached.Load() {
+			return nil, err
+		}
+		pause(ctx, wait)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		log.Warn("no answer to the join, trying again", "at", addr, "error", err)
+	}
 }
 
 // settle writes what a member answered; node.json comes last.
@@ -109,12 +144,11 @@ func settle(c Config, m *banyanv1.JoinResponse, key []byte) error {
 
 func joinClient(addr, fingerprint string) banyanv1connect.ClusterClient {
 	tr := &http.Transport{
-		TLSClientConfig:       pki.PinnedTLS(fingerprint),
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   5 * time.Second,
-		ResponseHeaderTimeout: joinTimeout,
-		DisableKeepAlives:     true,
-		ForceAttemptHTTP2:     true, // what the pinned ALPN asks for
+		TLSClientConfig:     pki.PinnedTLS(fingerprint),
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second,
+		DisableKeepAlives:   true,
+		ForceAttemptHTTP2:   true, // what the pinned ALPN asks for
 	}
 	return banyanv1connect.NewClusterClient(explained{tr}, "https://"+addr, connect.WithInterceptors(wire.ClientInterceptor()))
 }

@@ -3,18 +3,14 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"banyan"
-	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/mvcc"
 	"banyan/pki"
@@ -24,7 +20,12 @@ import (
 // start runs an embedded node in dir until the test, or the returned func, ends it.
 func start(t *testing.T, dir string) (*Server, func()) {
 	t.Helper()
-	n, err := New(Config{Dir: dir, Embedded: true, Slots: 1})
+	return run(t, Config{Dir: dir, Embedded: true, Slots: 1})
+}
+
+func run(t *testing.T, c Config) (*Server, func()) {
+	t.Helper()
+	n, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,105 +77,6 @@ func TestTwoNodesOnOneDirectory(t *testing.T) {
 	_, err := New(Config{Dir: dir, Embedded: true})
 	if !banyan.IsKind(err, banyan.Unavailable) {
 		t.Fatalf("second node on %s: %v", dir, err)
-	}
-}
-
-func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
-	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
-	db := n.router
-	if err := found(t.Context(), db, clusterRow{ID: "c"}, nodeRow{ID: 1}); err != nil {
-		t.Fatal(err)
-	}
-	ca, err := pki.NewCA("c", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 3, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var (
-		wg  sync.WaitGroup
-		mu  sync.Mutex
-		ids = map[banyan.NodeID]bool{}
-	)
-	for i := range 10 {
-		wg.Go(func() {
-			id, err := admit(t.Context(), db, token, nodeRow{Name: fmt.Sprint(i), JoinMs: time.Now().UnixMilli()}, anyProtocol)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err == nil && ids[id]:
-				t.Errorf("node id %v was given twice", id)
-			case err == nil:
-				ids[id] = true
-			case !banyan.IsKind(err, banyan.Unauthenticated):
-				t.Errorf("admit: %v", err)
-			}
-		})
-	}
-	wg.Wait()
-	if len(ids) != 3 {
-		t.Errorf("%d nodes were let in with 3 uses: %v", len(ids), ids)
-	}
-	once, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 1, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := errors.New("speaks another")
-	if _, err := admit(t.Context(), db, once, nodeRow{JoinMs: time.Now().UnixMilli()}, func(uint32) error { return refused }); !errors.Is(err, refused) {
-		t.Errorf("a node that does not fit: %v", err)
-	}
-	var looks []uint32
-	if _, err := admit(t.Context(), db, once, nodeRow{JoinMs: time.Now().UnixMilli()}, func(acts uint32) error {
-		if looks = append(looks, acts); len(looks) > 1 {
-			return nil
-		}
-		_, err := db.Commit(t.Context(), banyan.RootShard, &mvcc.Command{ // the cluster rises behind the look
-			Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: strconv.AppendUint(nil, banyan.ProtocolVersion, 10)}},
-		})
-		return err
-	}); err != nil || !slices.Equal(looks, []uint32{banyan.ProtocolMin, banyan.ProtocolVersion}) {
-		t.Errorf("joining while the protocol rises: %v, looked at %v", err, looks)
-	}
-	short, _, err := createToken(t.Context(), db, ca.Fingerprint(), time.Hour, 1, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := admit(t.Context(), db, short, nodeRow{JoinMs: time.Now().Add(2 * time.Hour).UnixMilli()}, anyProtocol); !banyan.IsKind(err, banyan.Unauthenticated) {
-		t.Errorf("an expired token: %v", err)
-	}
-}
-
-func anyProtocol(uint32) error { return nil }
-
-func TestJoinChecksTheCaller(t *testing.T) {
-	now := time.Now()
-	good := func() *banyanv1.JoinRequest {
-		return &banyanv1.JoinRequest{Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, NowMs: now.UnixMilli(), Address: "127.0.0.1:1"}
-	}
-	check := func(r *banyanv1.JoinRequest, acts uint32) error {
-		return errors.Join(checkJoin(r, now), checkProtocols(r, acts))
-	}
-	for acts := uint32(banyan.ProtocolMin); acts <= banyan.ProtocolVersion; acts++ {
-		if err := check(good(), acts); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, spoil := range map[string]func(*banyanv1.JoinRequest){
-		"clock":   func(r *banyanv1.JoinRequest) { r.NowMs += clockSkewMax.Milliseconds() + 1 },
-		"old one": func(r *banyanv1.JoinRequest) { r.Protocol, r.ProtocolMin = banyan.ProtocolVersion-1, 0 },
-		"new one": func(r *banyanv1.JoinRequest) {
-			r.Protocol, r.ProtocolMin = banyan.ProtocolVersion+1, banyan.ProtocolVersion+1
-		},
-		"address": func(r *banyanv1.JoinRequest) { r.Address = "nowhere" },
-		"name":    func(r *banyanv1.JoinRequest) { r.Name = strings.Repeat("x", banyan.NameBytesMax+1) },
-	} {
-		r := good()
-		spoil(r)
-		if err := check(r, banyan.ProtocolVersion); err == nil {
-			t.Errorf("a join with a bad %s was taken", name)
-		}
 	}
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -19,6 +20,14 @@ type tokenRow struct {
 	Uses     int   `json:"uses"` // left
 }
 
+// admissionRow is the root shard's row t/<hash of the secret>/<request id>: who
+// was let in by a join whose answer may be lost.
+type admissionRow struct {
+	ExpireMs int64         `json:"expire_ms"` // named as a token's: it is swept like one
+	Node     banyan.NodeID `json:"node"`
+	Key      string        `json:"key"` // pki.RequestKey
+}
+
 const (
 	tokenPrefix = "t/"
 	clusterKey  = "c/cluster"
@@ -29,9 +38,17 @@ const (
 
 	// clockSkewMax is how far a joining machine's clock may be off.
 	clockSkewMax = 30 * time.Second
+
+	// repeatMax is how long a join can be repeated: as long as a node tries, by
+	// the clocks of two members.
+	repeatMax = joinTimeout + clockSkewMax
 )
 
 func tokenKey(hash string) []byte { return []byte(tokenPrefix + hash) }
+
+func admissionKey(token []byte, id banyan.RequestID) []byte {
+	return fmt.Appendf(nil, "%s/%v", token, id)
+}
 
 // createToken stores a new token's hash and gives the token. Expired ones are
 // swept on the way.
@@ -87,60 +104,100 @@ func expiredTokens(ctx context.Context, db *route.Router, now time.Time) ([]mvcc
 	return muts, nil
 }
 
+// newcomer is who asks to be let in.
+type newcomer struct {
+	token   string
+	request banyan.RequestID // of all tries of one join
+	key     string           // pki.RequestKey
+	row     nodeRow          // without an id
+}
+
 // admit spends one use of the token and draws the new node's id, in one
 // command, so that a token is never used more often than allowed and an id is
-// never given twice. fits says whether the node speaks what the cluster acts
-// at, in that very command.
-func admit(ctx context.Context, db *route.Router, token string, node nodeRow, fits func(acts uint32) error) (banyan.NodeID, error) {
-	secret, _, err := pki.ParseToken(token)
+// never given twice. A join that is repeated spends nothing and gets the same.
+// fits says whether the node may come in at what the cluster acts at, in that
+// very command.
+func admit(ctx context.Context, db *route.Router, who newcomer, fits func(acts uint32) error) (nodeRow, error) {
+	secret, _, err := pki.ParseToken(who.token)
 	if err != nil {
-		return 0, err
+		return nodeRow{}, err
 	}
 	key := tokenKey(pki.HashToken(secret))
+	again := admissionKey(key, who.request)
 	for {
+		if row, err := admitted(ctx, db, again, who); err != nil || row.ID != 0 {
+			return row, err
+		}
 		tok, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: key})
 		if err != nil {
-			return 0, err
+			return nodeRow{}, err
 		}
-		spend, err := spendToken(key, tok.Rows, node.JoinMs)
+		spend, err := spendToken(key, tok.Rows, who.row.JoinMs)
 		if err != nil {
-			return 0, err
+			return nodeRow{}, err
 		}
 		next, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(nextNodeKey)})
 		if err != nil {
-			return 0, err
+			return nodeRow{}, err
 		}
 		if len(next.Rows) == 0 {
-			return 0, banyan.Errorf(banyan.Unavailable, "the cluster is still being created: try again in a second")
+			return nodeRow{}, banyan.Errorf(banyan.Unavailable, "the cluster is still being created: try again in a second")
 		}
 		acts, err := readActs(ctx, db)
 		if err == nil {
 			err = fits(acts)
 		}
 		if err != nil {
-			return 0, err
+			return nodeRow{}, err
 		}
 		id, err := strconv.ParseUint(string(next.Rows[0].Value), 10, 64)
 		if err != nil {
-			return 0, banyan.Errorf(banyan.Corrupt, "row %s: %w", nextNodeKey, err)
+			return nodeRow{}, banyan.Errorf(banyan.Corrupt, "row %s: %w", nextNodeKey, err)
 		}
+		node := who.row
 		node.ID = banyan.NodeID(id)
+		admission, err := json.Marshal(admissionRow{ExpireMs: node.JoinMs + repeatMax.Milliseconds(), Node: node.ID, Key: who.key})
+		if err != nil {
+			return nodeRow{}, err
+		}
 		out, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{
 			Conds: []mvcc.Cond{
+				{Key: again, Test: mvcc.Missing},
 				{Key: key, Test: mvcc.ModEquals, Mod: tok.Rows[0].Mod},
 				{Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Mod: next.Rows[0].Mod},
 				actsAt(acts),
 			},
 			Muts: []mvcc.Mutation{
 				spend,
+				{Op: mvcc.Put, Key: again, Value: admission},
 				{Op: mvcc.Put, Key: []byte(nextNodeKey), Value: strconv.AppendUint(nil, id+1, 10)},
 				{Op: mvcc.Put, Key: nodeKey(node.ID), Value: node.encode()},
 			},
 		})
 		if err != nil || out.OK {
-			return node.ID, err
+			return node, err
 		}
 	}
+}
+
+// admitted gives the row of the node that a join has let in before, none if it
+// has not.
+func admitted(ctx context.Context, db *route.Router, key []byte, who newcomer) (nodeRow, error) {
+	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: key})
+	if err != nil || len(res.Rows) == 0 {
+		return nodeRow{}, err
+	}
+	var was admissionRow
+	if err := json.Unmarshal(res.Rows[0].Value, &was); err != nil {
+		return nodeRow{}, banyan.Errorf(banyan.Corrupt, "row %s: %w", key, err)
+	}
+	if was.Key != who.key {
+		return nodeRow{}, banyan.Errorf(banyan.Unauthenticated, "request_id has let in the holder of another key: draw one for each join")
+	}
+	if was.ExpireMs <= who.row.JoinMs {
+		return nodeRow{}, banyan.Errorf(banyan.Unauthenticated, "this join has let node %v in, too long ago to be repeated: make a new token with 'banyan token' on a member", was.Node)
+	}
+	return editNode(ctx, db, was.Node, func(*nodeRow) bool { return false })
 }
 
 // spendToken gives the mutation that takes one use off a token, or says why it

@@ -1235,8 +1235,8 @@ type JoinRequest struct {
 	Slots         uint32                 `protobuf:"varint,6,opt,name=slots,proto3" json:"slots,omitempty"`
 	Protocol      uint32                 `protobuf:"varint,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Version       string                 `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
-	NowMs         int64                  `protobuf:"varint,9,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"` // the caller's clock; one that is far off is refused
-	RequestId     []byte                 `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	NowMs         int64                  `protobuf:"varint,9,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`                    // the caller's clock; one that is far off is refused
+	RequestId     []byte                 `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`        // 16 random bytes: a repeat with the same and a csr of the same key, within a minute, gets the same node
 	ProtocolMin   uint32                 `protobuf:"varint,11,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // oldest protocol it speaks; protocol is the newest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
