@@ -3,9 +3,12 @@ package server
 import (
 	"bytes"
 	"io"
+	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -63,6 +66,21 @@ func TestADumpIsBounded(t *testing.T) {
 	}
 	if err := p.flush(); err != nil || got.String() != want[:3*dumpPieceBytes+5] {
 		t.Errorf("%d bytes came through: %v", got.Len(), err)
+	}
+}
+
+// TestANodeKnowsThatItWasPaused: it beats, so a beat of a minute from now is late.
+func TestANodeKnowsThatItWasPaused(t *testing.T) {
+	n, c := alone(t)
+	for n.metrics.Beat(time.Now().Add(time.Minute)) == 0 {
+		if t.Context().Err() != nil || time.Since(n.start) > 20*time.Second {
+			t.Fatal("it does not beat")
+		}
+		runtime.Gosched()
+	}
+	slow, err := c.Debug().Slow(t.Context(), 0)
+	if err != nil || !slices.ContainsFunc(slow.Operations, func(op *banyanv1.SlowOperation) bool { return op.What == "pause" && len(op.Waits) == 1 }) {
+		t.Errorf("the slow log: %v, %v", slow, err)
 	}
 }
 

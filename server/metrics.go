@@ -16,7 +16,30 @@ const (
 	readTimeout = time.Second            // for the replicas to say how they are
 	clockAsks   = 3                      // nodes whose clocks are compared with this one's
 	clockWait   = 300 * time.Millisecond // for all of them
+	pauseLong   = time.Second            // of this process: worth a line in the log
 )
+
+// watchPauses notes when this process was paused, or had no CPU. The one that
+// beats does not log: it would be late where the log is slow.
+func (n *Server) watchPauses(ctx context.Context) error {
+	long := make(chan time.Duration, 1)
+	go func() {
+		defer close(long)
+		for ctx.Err() == nil {
+			if paused := n.metrics.Beat(time.Now()); paused >= pauseLong {
+				select {
+				case long <- paused:
+				default: // a line about an earlier one is not written yet
+				}
+			}
+			pause(ctx, metric.BeatEvery)
+		}
+	}()
+	for paused := range long {
+		n.log.Warn("this process was paused, or had no CPU", "for", paused.Round(time.Millisecond))
+	}
+	return nil
+}
 
 // readMetrics tells what is the case on this node when the metrics are read.
 // Each is said by one node: of a shard by its leader.

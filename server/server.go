@@ -302,6 +302,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	}
 	start(&engineGroup, engine, n.host.Run)
 	start(&engineGroup, engine, n.watchDisk)
+	start(&engineGroup, engine, n.watchPauses)
 	start(&doorGroup, doors, n.work.Run)
 	start(&doorGroup, doors, n.coord.Run)
 	start(&doorGroup, doors, n.background)

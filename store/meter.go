@@ -18,14 +18,15 @@ type meter struct {
 func newMeter(s *metric.Set) meter {
 	return meter{
 		set:    s,
-		fsync:  s.Timer("banyan_fsync_seconds", "Writing one batch to the store and waiting for the disk."),
+		fsync:  s.Timer("banyan_fsync_seconds", "Writing one batch to the store and waiting for the disk, pauses of the process apart."),
 		stalls: s.Counter("banyan_store_stalls_total", "Times the store held writes back until it had flushed or compacted."),
 	}
 }
 
-// synced times a write that waited for the disk.
+// synced times a write that waited for the disk. A pause of the process is not
+// the disk's.
 func (m *meter) synced(took time.Duration) {
-	m.fsync.Observe(took)
+	m.fsync.Observe(took - m.set.Paused(took))
 	if took >= metric.SlowAfter {
 		m.set.Slow(metric.Slow{What: "fsync", Shard: -1, Took: took, Waits: []metric.Wait{{For: "this node's disk", Took: took}}})
 	}

@@ -23,19 +23,23 @@ import (
 // ContentType is of what WriteText writes.
 const ContentType = string("text/plain; version=0.0.4; charset=utf-8")
 
-// Set is the metrics of one node, and its slow log. A nil Set counts for nobody.
+// Set is the metrics of one node, its slow log and its pulse. A nil Set counts
+// for nobody.
 type Set struct {
 	registry *prometheus.Registry
 	slow     *obs.Ring[Slow]
+	pulse    pulse
+	paused   Timer
 }
 
 // NewSet gives a set that holds what the process and Go's runtime tell.
 func NewSet() *Set {
-	s := &Set{registry: prometheus.NewRegistry(), slow: obs.NewRing[Slow](banyan.SlowOpsMax)}
+	s := &Set{registry: prometheus.NewRegistry(), slow: obs.NewRing[Slow](banyan.SlowOpsMax), pulse: pulse{pauses: obs.NewRing[pause](pausesKept)}}
 	s.registry.MustRegister(
 		prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}), //nolint:staticcheck // its new home pulls in database/sql
 		prometheus.NewGoCollector(),                                       //nolint:staticcheck // as above
 	)
+	s.paused = s.Timer("banyan_pause_seconds", "Times in which this process did not run: it was paused, or had no CPU.")
 	return s
 }
 

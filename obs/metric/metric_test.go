@@ -39,12 +39,15 @@ func TestWhatIsCountedIsShown(t *testing.T) {
 	}
 }
 
-func TestWithoutASetNothingIsKept(*testing.T) {
+func TestWithoutASetNothingIsKept(t *testing.T) {
 	var s *Set
 	s.Counter("a_total", "A.").Inc()
 	s.Timer("b_seconds", "B.").Observe(time.Second)
 	s.Read(nil)
 	s.Slow(Slow{})
+	if s.Paused(time.Hour) != 0 {
+		t.Error("knows of a pause")
+	}
 }
 
 func TestSlowLogKeepsTheLast(t *testing.T) {
