@@ -59,6 +59,7 @@ func (n *Server) info() *peerv1.InfoResponse {
 		Running: uint32(n.worker.Running()), ProtocolMin: banyan.ProtocolMin, ProtocolMax: banyan.ProtocolVersion, Evacuated: n.evacuated.Load(),
 		DiskFreeBytes: free, DiskTotalBytes: total,
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
+		PausedMs: n.metrics.Paused(pausesLook).Milliseconds(),
 	}
 	if n.keeper != nil {
 		out.CertificateExpireMs = n.keeper.Certificate().NotAfter.UnixMilli()
@@ -72,7 +73,7 @@ func (n *Server) info() *peerv1.InfoResponse {
 	defer cancel()
 	statuses, err := n.host.Statuses(ctx)
 	if err != nil {
-		out.Stalled = true // or it is stopping
+		out.Stalled = n.metrics.Paused(infoTimeout/2) < infoTimeout/4 // or it is stopping
 		return out
 	}
 	for _, st := range statuses {

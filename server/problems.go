@@ -14,6 +14,8 @@ const (
 	diskFreeMinPart = 20  // a twentieth of the disk
 	diskFreeMin     = 512 << 20
 	certificateLeft = 7 * 24 * time.Hour // they are renewed when ten days are left
+	pausesLook      = 10 * time.Second
+	pausedMax       = 1000 // ms of pausesLook
 )
 
 // findProblems says what is unhealthy and what to do about each.
@@ -97,6 +99,10 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 			continue
 		case info.Stalled:
 			add("see whether its disk answers; if it stays so, stop the node: the others go on without it", "node %v waits for its disk", id)
+		}
+		if info.PausedMs > pausedMax {
+			add("see what pauses that process or its virtual machine, or keeps its CPUs busy; its disk and network need not be slow",
+				"node %v was paused, or had no CPU, for %d ms of the last %v", id, info.PausedMs, pausesLook)
 		}
 		for _, other := range info.Unheard {
 			pair := [2]banyan.NodeID{min(id, banyan.NodeID(other)), max(id, banyan.NodeID(other))}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
 )
 
@@ -36,5 +38,23 @@ func TestProblemsAreToldOncePerCause(t *testing.T) {
 	}
 	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1)); got != "" {
 		t.Errorf("all is well, but told:\n%s", got)
+	}
+}
+
+// TestAPausedNodeIsNotItsDisk: each is told by itself.
+func TestAPausedNodeIsNotItsDisk(t *testing.T) {
+	nodes := []*banyanv1.Node{{Id: 1, State: "alive"}}
+	for want, info := range map[string]*peerv1.InfoResponse{
+		"":                           {PausedMs: pausedMax},
+		"node n1 waits for its disk": {Stalled: true},
+		"node n1 was paused, or had no CPU, for 2000 ms of the last 10s": {PausedMs: 2000},
+	} {
+		var got []string
+		for _, p := range contactProblems(nodes, map[banyan.NodeID]*nodeInfo{1: {InfoResponse: info}}) {
+			got = append(got, p.What)
+		}
+		if strings.Join(got, "; ") != want {
+			t.Errorf("%v: told %q, want %q", info, got, want)
+		}
 	}
 }

@@ -980,6 +980,7 @@ type InfoResponse struct {
 	Stalled             bool                   `protobuf:"varint,13,opt,name=stalled,proto3" json:"stalled,omitempty"`        // its disk has finished nothing for some time
 	Unheard             []uint64               `protobuf:"varint,14,rep,packed,name=unheard,proto3" json:"unheard,omitempty"` // nodes that others hear, and this one does not
 	CertificateExpireMs int64                  `protobuf:"varint,15,opt,name=certificate_expire_ms,json=certificateExpireMs,proto3" json:"certificate_expire_ms,omitempty"`
+	PausedMs            int64                  `protobuf:"varint,16,opt,name=paused_ms,json=pausedMs,proto3" json:"paused_ms,omitempty"` // of the last ten seconds, in which its process was paused or had no CPU
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -1115,6 +1116,13 @@ func (x *InfoResponse) GetUnheard() []uint64 {
 func (x *InfoResponse) GetCertificateExpireMs() int64 {
 	if x != nil {
 		return x.CertificateExpireMs
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetPausedMs() int64 {
+	if x != nil {
+		return x.PausedMs
 	}
 	return 0
 }
@@ -2181,7 +2189,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	" \x01(\rR\n" +
 	"pacedBytes\"\x12\n" +
 	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\x82\x04\n" +
+	"\vInfoRequest\"\x9f\x04\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2199,7 +2207,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\tevacuated\x18\f \x01(\bR\tevacuated\x12\x18\n" +
 	"\astalled\x18\r \x01(\bR\astalled\x12\x18\n" +
 	"\aunheard\x18\x0e \x03(\x04R\aunheard\x122\n" +
-	"\x15certificate_expire_ms\x18\x0f \x01(\x03R\x13certificateExpireMs\"\xcc\x02\n" +
+	"\x15certificate_expire_ms\x18\x0f \x01(\x03R\x13certificateExpireMs\x12\x1b\n" +
+	"\tpaused_ms\x18\x10 \x01(\x03R\bpausedMs\"\xcc\x02\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
