@@ -16,7 +16,7 @@ import (
 // node, under a steady load that leaves the machine room: what clients see
 // before, during and after, and how fast replicas catch up.
 func benchGrowth(ctx context.Context, args []string) error {
-	rate, keys := 300, 200_000
+	rate, keys := 100, 200_000
 	err := parse("growth", args, func(fs *flag.FlagSet) {
 		fs.IntVar(&rate, "rate", rate, "puts a second")
 		fs.IntVar(&keys, "keys", keys, "keys of 256 bytes that are there before")
@@ -161,8 +161,12 @@ func (g *growth) grow(ctx context.Context, n, voters int) error {
 	if _, err := g.c.Cluster().ChangeSettings(ctx, &banyanv1.Settings{Voters: uint32(voters), DeadAfterMs: 5000}); err != nil {
 		return err
 	}
-	for len(g.own.procs) < n {
+	for len(g.own.procs) < n { // one after the other, as they share the cores that are measured
 		if err := g.own.join(ctx); err != nil {
+			return err
+		}
+		here := func(s *banyanv1.StatusResponse) bool { return len(s.Nodes) == len(g.own.procs) }
+		if err := look(ctx, g.c, 200*time.Millisecond, settleMax, here); err != nil {
 			return err
 		}
 	}

@@ -200,18 +200,25 @@ func (n *nodes) waitVoters(ctx context.Context, voters int) error {
 
 // settle waits until every shard has its voters, without one node.
 func (n *nodes) settle(ctx context.Context, c *client.Client, voters int, without string, within time.Duration) error {
+	return look(ctx, c, 500*time.Millisecond, within, func(s *banyanv1.StatusResponse) bool {
+		return !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool {
+			return len(sh.Voters) != voters || sh.Leader == 0 || slices.ContainsFunc(sh.Voters, func(v uint64) bool { return banyan.NodeID(v).String() == without })
+		})
+	})
+}
+
+// look asks for the status every so often, which is a load too, until it is
+// as it should be.
+func look(ctx context.Context, c *client.Client, every, within time.Duration, done func(*banyanv1.StatusResponse) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for ctx.Err() == nil {
-		s, err := c.Cluster().Status(ctx)
-		if err == nil && !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool {
-			return len(sh.Voters) != voters || sh.Leader == 0 || slices.ContainsFunc(sh.Voters, func(v uint64) bool { return banyan.NodeID(v).String() == without })
-		}) {
+		if s, err := c.Cluster().Status(ctx); err == nil && done(s) {
 			return nil
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(every)
 	}
-	return fmt.Errorf("not %d voters everywhere: %w", voters, ctx.Err())
+	return fmt.Errorf("the cluster did not settle: %w", ctx.Err())
 }
 
 // client opens the SDK as the operator, until Close.
