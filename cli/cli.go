@@ -120,7 +120,7 @@ func (a *app) root() *cobra.Command {
 		Short: "Run commands over many inputs, on one machine or many",
 		Long: `Banyan turns a set of machines into one computer: equal nodes, no head.
 
-  banyan run gzip -9 {} ::: *.log      run a command over inputs, here or on the cluster
+  banyan run gzip -9 {} ::: *.log      run a command over many inputs
   banyan up                            start a cluster of one on this machine
   banyan join HOST:PORT --token T      let this machine join it
   banyan demo                          three nodes render a film; one is killed
@@ -163,6 +163,7 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	a.add(root, "cluster", a.metricsCommand(), a.debugCommand())
 	a.add(root, "more", a.demoCommand(), a.versionCommand())
 	root.AddCommand(a.filmCommand(), exitCodesTopic(), outputTopic())
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", widthOf(a.Out)())))
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	a.completeFlags(root)
 	return root

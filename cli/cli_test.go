@@ -7,9 +7,11 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +56,9 @@ func doWith(t testing.TB, s *session, stdin string, args ...string) (out, errs s
 	return o.String(), e.String(), code
 }
 
+// helpWidth is that of the terminals that help is wrapped for where it is text.
+const helpWidth = 80
+
 func TestHelp(t *testing.T) {
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
@@ -69,6 +74,11 @@ func TestHelp(t *testing.T) {
 		if code != 0 || errs != "" {
 			t.Errorf("%s: exit %d: %s", name, code, errs)
 		}
+		for line := range strings.Lines(out) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > helpWidth {
+				t.Errorf("%s: a line of %d characters, more than %d: %s", name, n, helpWidth, line)
+			}
+		}
 		file := filepath.Join("testdata", "help", name+".txt")
 		if *update {
 			if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
@@ -81,6 +91,26 @@ func TestHelp(t *testing.T) {
 		}
 		if out != string(want) {
 			t.Errorf("%s has changed; go test ./cli -update rewrites it:\n%s", file, out)
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk((&app{}).root())
+}
+
+func TestOutputTopicKnowsEveryCommand(t *testing.T) {
+	known := map[string]bool{}
+	for line := range strings.Lines(outputHelp()) {
+		line, _, _ = strings.Cut(line, "\n")
+		for name := range strings.SplitSeq(regexp.MustCompile(` \(.*\)`).ReplaceAllString(line, ""), ", ") {
+			known["banyan "+name] = true
+		}
+	}
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Flags().Lookup("output") != nil && !known[c.CommandPath()] {
+			t.Errorf("'banyan help output' does not say what '%s -o json' prints", c.CommandPath())
 		}
 		for _, sub := range c.Commands() {
 			walk(sub)

@@ -59,11 +59,11 @@ func (a *app) clusterSetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set [--voters N] [--dead-after TIME]",
 		Short: "Change settings of the whole cluster",
-		Long: `Change settings of the whole cluster; they hold at once and are kept. --voters is
-how many nodes have each shard's data and must agree by majority on every write:
-3 survive the loss of one, 5 of two. With fewer nodes it is as many as there can
-be. --dead-after is how long a node is silent before its replicas are rebuilt on
-others.`,
+		Long: `Change settings of the whole cluster; they hold at once and are kept. --voters
+is how many nodes have each shard's data and must agree by majority on every
+write: 3 survive the loss of one, 5 of two. With fewer nodes it is as many as
+there can be. --dead-after is how long a node is silent before its replicas are
+rebuilt on others.`,
 		Example: "  banyan cluster set --voters 5\n  banyan cluster set --dead-after 10m",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -68,9 +68,9 @@ func (a *app) contextCommand() *cobra.Command {
 func (a *app) contextExportCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "export DIR",
-		Short: "Write the certificates as PEM files, for curl, gRPC clients and browsers",
+		Short: "Write the certificates as PEM files, for curl, gRPC and browsers",
 		Long: `Write ca.crt, client.crt and client.key into DIR, which is made (mode 0700) if
-need be. Whoever has them can do what you can. Nodes answer to the name "banyan":
+need be. Whoever has them can do what you can. Nodes answer to the name banyan:
 
   curl --cacert DIR/ca.crt --cert DIR/client.crt --key DIR/client.key \
     --connect-to banyan:443:HOST:PORT https://banyan/banyan.v1.Cluster/Status \

@@ -14,10 +14,10 @@ func (a *app) contextRenewCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "renew",
 		Short: "Have the cluster sign a new certificate for this user",
-		Long: `Have a node sign a new certificate, for a new key, for the user of the context, and
-keep it there. The one before stays valid until it expires. Certificates that were
-exported stay as they are: export them again. A certificate that has expired cannot
-be renewed.`,
+		Long: `Have a node sign a new certificate, for a new key, for the user of the context,
+and keep it there. The one before stays valid until it expires. Certificates
+that were exported stay as they are: export them again. A certificate that has
+expired cannot be renewed.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), need{}, a.renewContext)

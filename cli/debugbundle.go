@@ -33,9 +33,9 @@ func (a *app) debugBundleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bundle",
 		Short: "Collect what a bug report needs into a .zip file",
-		Long: `Collect what a bug report needs into a .zip file, and list what is in it: status,
-nodes, raft's state of every shard, the slow log, and of each node its version
-and flags, metrics, goroutines, memory profile and last lines of the log.
+		Long: `Collect what a bug report needs into a .zip file, and list what is in it: status
+and nodes, raft's state of every shard, the slow log, and of each node its
+version and flags, metrics, goroutines, memory profile and last lines of log.
 
 It holds no keys, tokens or certificates, and no keys, values, inputs or outputs
 of users. It does hold names and addresses of nodes, and ids of jobs: look

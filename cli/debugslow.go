@@ -42,12 +42,12 @@ func (a *app) debugSlowCommand() *cobra.Command {
 	var node nodeFlag
 	cmd := &cobra.Command{
 		Use:   "slow",
-		Short: "Show the operations that took long lately, and what they waited for",
-		Long: `Show the operations that took longer than 200 ms lately, of all nodes, the newest
-last, and what each is known to have waited for. A call at a door (KV.Put) and
-the proposal or read that it led to, maybe on another node, are lines of their
-own. So is a pause: the node's process was stopped or had no CPU; what that cost
-an operation is not put down to the disk or to other nodes.`,
+		Short: "Show operations that took long lately, and what they waited for",
+		Long: `Show the operations that took longer than 200 ms lately, of all nodes, the
+newest last, and what each is known to have waited for. A call at a door
+(KV.Put) and the proposal or read that it led to, maybe on another node, are
+lines of their own. So is a pause: the node's process was stopped or had no CPU;
+what that cost an operation is not put down to the disk or to other nodes.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.look(cmd.Context(), f, &node, func(ctx context.Context, s *session) error {

@@ -18,9 +18,10 @@ func (a *app) drainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain NODE",
 		Short: "Move leaders and work off a node, before it is stopped",
-		Long: `Move leaders and work off a node: it hands over what it leads, finishes the tasks
-it runs and takes no more. The command waits until that is done; interrupted, it
-leaves the node draining. With --undo the node takes leaders and work again.`,
+		Long: `Move leaders and work off a node: it hands over what it leads, finishes the
+tasks it runs and takes no more. The command waits until that is done;
+interrupted, it leaves the node draining. With --undo the node takes leaders and
+work again.`,
 		Example: "  banyan drain n2\n  banyan drain --undo n2",
 		Args:    exactly("NODE"),
 		ValidArgsFunction: arguments(a.nodes(func() []string {

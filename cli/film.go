@@ -64,7 +64,7 @@ func (a *app) filmJoinCommand() *cobra.Command {
 	var perSecond int
 	cmd := &cobra.Command{
 		Use:               "join DIR",
-		Short:             "Join the frames in a directory to one animation, if each is there once",
+		Short:             "Join the frames in a directory to one film, if each is there once",
 		Args:              exactly("DIR"),
 		ValidArgsFunction: arguments(dirs),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -264,7 +264,7 @@ func (a *app) kvWatchCommand() *cobra.Command {
 	var from uint64
 	cmd := &cobra.Command{
 		Use:               "watch KEY",
-		Short:             "Print changes of a key, or of all keys with a prefix, as they happen",
+		Short:             "Print changes of a key, or of a prefix, as they happen",
 		Args:              exactly("KEY"),
 		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -36,9 +36,9 @@ and exit with 1.
 
 'KEY @ REVISION' holds if that revision was the last to change the key. 'LOCK
 held TOKEN' holds while a lock of the same partition is held with that token
-('banyan help lock'); a permit is named for semaphores and shared locks. append makes a key of PREFIX and the next number of its
-sequence.`,
-		Example: "  banyan kv txn --if 'shop/stock = 1' --do 'put shop/stock 0' --do 'append shop/orders/ lamp'",
+('banyan help lock'); a permit is named for semaphores and shared locks. append
+makes a key of PREFIX and the next number of its sequence.`,
+		Example: "  banyan kv txn --if 'shop/stock = 1' \\\n    --do 'put shop/stock 0' --do 'append shop/orders/ lamp'",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {

@@ -40,7 +40,7 @@ type lockFlags struct {
 func (a *app) lockCommand() *cobra.Command {
 	var f lockFlags
 	cmd := &cobra.Command{
-		Use:   "lock NAME [--timeout TIME] [--shared | --permits N] -- COMMAND [ARG…]",
+		Use:   "lock NAME [flags] -- COMMAND [ARG …]",
 		Short: "Run a command while holding a lock of the cluster",
 		Long: `Wait for the lock, run COMMAND, release the lock, exit as COMMAND did: flock for
 a cluster. Those who wait get it in order. A lock whose holder is gone is free
@@ -52,7 +52,7 @@ greater: what the lock protects should refuse a smaller one than it has seen.
 Keys of the lock's partition, the part of NAME before its first '/', can be
 protected by a condition:
 
-  banyan kv txn --if "shop/stock held $BANYAN_LOCK_TOKEN" --do 'put shop/lamps 7'
+  banyan kv txn --if "shop/stock held $BANYAN_LOCK_TOKEN" --do 'put shop/n 7'
 
 When the lock is lost, because the cluster cannot be reached or somebody took it
 away, COMMAND and what it started get SIGTERM, and SIGKILL before another can
@@ -74,7 +74,7 @@ after another error, 126 or 127 if COMMAND cannot be run or found.`,
 	}
 	cmd.Flags().SortFlags = false
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, "give up after this `TIME`; 0s: do not wait (default: wait for ever)")
-	cmd.Flags().BoolVar(&f.shared, "shared", false, "share the lock with others who do")
+	cmd.Flags().BoolVar(&f.shared, "shared", false, "share the lock with others who do; not with --permits")
 	cmd.Flags().IntVar(&f.permits, "permits", 1, "let `N` hold it at once; all must give the same number")
 	cmd.Flags().DurationVar(&f.ttl, "ttl", client.LockTTL, "free the lock when its holder was not heard of for this `TIME`")
 	return cmd
@@ -83,11 +83,12 @@ after another error, 126 or 127 if COMMAND cannot be run or found.`,
 func (a *app) electCommand() *cobra.Command {
 	var f lockFlags
 	cmd := &cobra.Command{
-		Use:   "elect NAME -- COMMAND [ARG…]",
+		Use:   "elect NAME [flags] -- COMMAND [ARG …]",
 		Short: "Run a command on one of many candidates at a time",
-		Long: `Stand for election; while this candidate is the leader, run COMMAND. When COMMAND
-ends, so does the candidacy, and another candidate leads. When leadership is lost
-COMMAND is stopped as 'banyan lock' does, and this candidate stands again.
+		Long: `Stand for election; while this candidate is the leader, run COMMAND. When
+COMMAND ends, so does the candidacy, and another candidate leads. When
+leadership is lost COMMAND is stopped as 'banyan lock' does, and this candidate
+stands again.
 
 COMMAND finds its fencing token in BANYAN_LOCK_TOKEN. 'banyan locks NAME' shows
 who leads and who stands by. The exit codes are those of 'banyan lock'.`,

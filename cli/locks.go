@@ -130,9 +130,9 @@ func (a *app) unlockCommand() *cobra.Command {
 		Use:   "unlock NAME",
 		Short: "Take a lock away from who holds it",
 		Long: `Take a lock away from who holds it, for one that is stuck: a holder that is gone
-loses it by itself. The holder is told within a quarter of its TTL and stopped; the
-next in the queue has the lock at once, so the two may overlap: where tokens are
-checked, that of the former holder is refused from now on.`,
+loses it by itself. The holder is told within a quarter of its TTL and stopped;
+the next in the queue has the lock at once, so the two may overlap: where tokens
+are checked, that of the former holder is refused from now on.`,
 		Args:              exactly("NAME"),
 		ValidArgsFunction: arguments(a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {

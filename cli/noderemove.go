@@ -38,13 +38,14 @@ func (a *app) nodeRemoveCommand() *cobra.Command {
 		Use:     "remove NODE",
 		Aliases: []string{"decommission"},
 		Short:   "Take a node out of the cluster for good",
-		Long: `Take a node out of the cluster for good. It is drained, other nodes take over its
-replicas and blobs, and then it is removed: its process ends, its certificate is
-not accepted any more, and its id is never used again. A node that is gone
-already is removed in the same way once its replicas are rebuilt elsewhere.
+		Long: `Take a node out of the cluster for good. It is drained, other nodes take over
+its replicas and blobs, and then it is removed: its process ends, its
+certificate is not accepted any more, and its id is never used again. A node
+that is gone already is removed in the same way once its replicas are rebuilt
+elsewhere.
 
-The command waits; interrupted, it can be given again and goes on. Until the node
-is removed, 'banyan drain --undo NODE' keeps it.`,
+The command waits; interrupted, it can be given again and goes on. Until the
+node is removed, 'banyan drain --undo NODE' keeps it.`,
 		Example:           "  banyan node remove n4",
 		Args:              exactly("NODE"),
 		ValidArgsFunction: arguments(a.nodes(nil)),

@@ -32,6 +32,8 @@ func outputHelp() string {
 		{"job show", jobShowJSON{}},
 		{"logs (one line per piece of output)", logJSON{}},
 		{"nodes (one line per node), drain", nodeJSON{}},
+		{"node remove", removeJSON{}},
+		{"cluster show, cluster set", clusterJSON{}},
 		{"status", statusJSON{}},
 		{"token", tokenJSON{}},
 		{"context list (one line per context)", contextJSON{}},

@@ -33,9 +33,9 @@ that are left have. Writes that only lost nodes had are gone, and nobody can say
 how many those are. Do this only when the lost nodes cannot come back: if one
 does, it is refused for ever.
 
-It works on the directory of a stopped node. Without --yes it changes nothing and
-shows what would be kept. If several nodes are left, each must be looked at, so
-that every shard goes on from the longest log: on each, write its survey with
+It works on the directory of a stopped node. Without --yes it changes nothing
+and shows what would be kept. If several nodes are left, each must be looked at,
+so that every shard goes on from the longest log: on each, write its survey with
 --survey FILE; bring all files to each, and give the others' with --with FILE.
 Shards that have a majority are not touched. What was done is shown by 'banyan
 status' ever after.`,

@@ -18,7 +18,7 @@ import (
 	"banyan/obs"
 )
 
-const runHelp = `Run COMMAND once for every INPUT, on a node inside this command or on the cluster.
+const runHelp = `Run COMMAND once for every INPUT, on the cluster or a node inside this command.
 
 Inputs come after ':::', from files after '::::' or -a, or from standard input,
 one per line. Several sources multiply; ':::+' and '::::+' link a source to the
@@ -42,7 +42,8 @@ const runExamples = `  banyan run gzip -9 {} ::: *.log
   banyan run 'convert {} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
   find . -name '*.c' | banyan run -k --tag wc -l
   banyan run --send {} --return {.}.mp3 'lame {} {.}.mp3' ::: *.wav
-  banyan run --return '{}.part' --then 'cat *.part > whole' 'make-part {} > {}.part' ::: a b c`
+  banyan run --send {} --return {}.part --then 'sort -m *.part > sorted' \
+    'sort {} > {}.part' ::: *.txt`
 
 // runFlags are the flags of run.
 type runFlags struct {

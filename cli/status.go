@@ -87,7 +87,7 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what is unhealthy in the cluster, and what to do about it",
-		Long:  "Say what is unhealthy in the cluster, and what to do about it. Exits with 1 if anything is.",
+		Long:  "Say what is unhealthy in the cluster, and what to do about it. Exits with 1 if\nanything is.",
 		Args:  exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
