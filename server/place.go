@@ -189,12 +189,19 @@ func (l loads) note(shard banyan.ShardID, rev banyan.Revision, now time.Time) ui
 	return uint64(have.rate)
 }
 
+// tidyRounds is how many rounds of readmit one of tidy takes: who waits for a
+// replica waits with one voter less, who holds one too many only holds it.
+const tidyRounds = 5
+
 // tidy removes replicas that their shard's committed configuration no longer
 // names: the leader says so, at the term this replica has or a later one.
 func (n *Server) tidy(ctx context.Context) error {
-	for ctx.Err() == nil {
-		pause(ctx, 5*placeIdle)
+	for round := 1; ctx.Err() == nil; round++ {
+		pause(ctx, placeIdle)
 		n.readmit(ctx)
+		if round%tidyRounds != 0 {
+			continue
+		}
 		statuses, err := n.host.Statuses(ctx)
 		if err != nil {
 			continue
@@ -217,15 +224,21 @@ func (n *Server) tidy(ctx context.Context) error {
 }
 
 // readmit takes replicas back that were removed from this node and placed here
-// again since.
+// again since. Each leader is asked once.
 func (n *Server) readmit(ctx context.Context) {
+	gone := map[banyan.NodeID][]banyan.ShardID{}
 	for id := range n.file.Shards + 1 {
 		shard := banyan.ShardID(id)
-		leader, ok := n.router.Leader(shard)
-		if !ok || leader == n.file.Node || !n.store.Tombstoned(shard) {
-			continue
+		if leader, ok := n.router.Leader(shard); ok && leader != n.file.Node && n.store.Tombstoned(shard) {
+			gone[leader] = append(gone[leader], shard)
 		}
-		if named, sure := n.named(ctx, shard, leader, 0); sure && named {
+	}
+	for leader, shards := range gone {
+		info := n.askLeader(ctx, leader)
+		for _, shard := range shards {
+			if named, sure := names(info, n.file.Node, shard, leader, 0); !sure || !named {
+				continue
+			}
 			if err := n.host.Readmit(shard); err != nil {
 				n.log.Warn("replica not taken back", "shard", shard, "error", err)
 			}
@@ -235,30 +248,33 @@ func (n *Server) readmit(ctx context.Context) {
 
 // dropped says for certain that the shard's configuration lacks this node.
 func (n *Server) dropped(ctx context.Context, shard banyan.ShardID, leader banyan.NodeID, term uint64) bool {
-	named, sure := n.named(ctx, shard, leader, term)
+	named, sure := names(n.askLeader(ctx, leader), n.file.Node, shard, leader, term)
 	return sure && !named
 }
 
-// named asks a shard's leader whether the configuration names this node. It is
-// sure only if that node does lead, in this term or later, with no change
-// under way.
-func (n *Server) named(ctx context.Context, shard banyan.ShardID, leader banyan.NodeID, term uint64) (named, sure bool) {
+// askLeader gives what a node says of itself; nil if it does not answer.
+func (n *Server) askLeader(ctx context.Context, leader banyan.NodeID) *nodeInfo {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
 	info, err := n.askInfo(ctx, leader)
 	if err != nil {
+		return nil
+	}
+	return info
+}
+
+// names says whether the shard's configuration names a node, by what its leader
+// said. It is sure only if that node does lead, in this term or later, with no
+// change under way.
+func names(info *nodeInfo, node banyan.NodeID, shard banyan.ShardID, leader banyan.NodeID, term uint64) (named, sure bool) {
+	if info == nil {
 		return false, false
 	}
 	for _, sh := range info.Shards {
 		if sh.Id != uint32(shard) || sh.Leader != uint64(leader) || sh.Term < term || sh.Joint {
 			continue
 		}
-		for _, id := range append(sh.Voters, sh.Learners...) {
-			if id == uint64(n.file.Node) {
-				return true, true
-			}
-		}
-		return false, true
+		return slices.Contains(sh.Voters, uint64(node)) || slices.Contains(sh.Learners, uint64(node)), true
 	}
 	return false, false
 }
