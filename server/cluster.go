@@ -215,7 +215,7 @@ func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (
 	for _, info := range infos {
 		out.JobsActive += info.JobsActive
 	}
-	out.Problems = append(contactProblems(out.Nodes, infos), findProblems(out.Nodes, out.Shards, s.n.deadAfter())...)
+	out.Problems = append(contactProblems(out.Nodes, infos), findProblems(out.Nodes, out.Shards, s.n.voters(), s.n.deadAfter())...)
 	out.Protocol = s.n.facts.acts()
 	if _, why := s.n.spoken(infos); why != "" && len(out.Problems) == 0 {
 		out.Problems = append(out.Problems, &banyanv1.Problem{What: fmt.Sprintf("the cluster acts at protocol %d, not at the newest", out.Protocol), Remedy: why})

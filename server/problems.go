@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 )
 
 // findProblems says what is unhealthy and what to do about each.
-func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, deadAfter time.Duration) []*banyanv1.Problem {
+func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, voters int, deadAfter time.Duration) []*banyanv1.Problem {
 	var out []*banyanv1.Problem
 	add := func(critical bool, remedy, format string, args ...any) {
 		out = append(out, &banyanv1.Problem{What: fmt.Sprintf(format, args...), Remedy: remedy, Critical: critical})
@@ -33,7 +34,7 @@ func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, deadAfter ti
 		}
 		nodeProblems(n, deadAfter, add)
 	}
-	shardProblems(shards, state, add)
+	shardProblems(shards, state, voters, add)
 	if alive == 0 {
 		add(true, "take one back with 'banyan drain --undo NODE', or let another node join", "no node takes work: none is alive and not draining")
 	}
@@ -116,7 +117,7 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 }
 
 // shardProblems says of all shards in the same state what that is.
-func shardProblems(shards []*banyanv1.Shard, state map[uint64]string, add addProblem) {
+func shardProblems(shards []*banyanv1.Shard, state map[uint64]string, voters int, add addProblem) {
 	type trouble struct {
 		what, remedy string
 		critical     bool
@@ -124,7 +125,7 @@ func shardProblems(shards []*banyanv1.Shard, state map[uint64]string, add addPro
 	var seen []trouble
 	in := map[trouble][]uint32{}
 	for _, sh := range shards {
-		what, remedy, critical := shardProblem(sh, state)
+		what, remedy, critical := shardProblem(sh, state, voters)
 		if what == "" {
 			continue
 		}
@@ -165,7 +166,7 @@ func shardNames(ids []uint32) string {
 }
 
 // shardProblem says what is wrong with one shard; "": nothing.
-func shardProblem(sh *banyanv1.Shard, state map[uint64]string) (what, remedy string, critical bool) {
+func shardProblem(sh *banyanv1.Shard, state map[uint64]string, voters int) (what, remedy string, critical bool) {
 	var down, names []string
 	for _, v := range sh.Voters {
 		names = append(names, banyan.NodeID(v).String())
@@ -183,5 +184,20 @@ func shardProblem(sh *banyanv1.Shard, state map[uint64]string) (what, remedy str
 	case len(down) > 0 && len(sh.Voters)-len(down) <= len(sh.Voters)/2+1:
 		return fmt.Sprintf("%d of %d voters: %s cannot be reached", len(sh.Voters)-len(down), len(sh.Voters), strings.Join(down, ", ")), "bring the node back, or add a spare one", false
 	}
+	if able := votersAble(sh, state, voters); len(down) == 0 && len(sh.Voters) < able {
+		return fmt.Sprintf("%d of %d voters", len(sh.Voters), able), "wait: new replicas catch up; if it stays so, 'banyan debug shard ID' says how far they are", false
+	}
 	return "", "", false
+}
+
+// votersAble is how many voters a shard can have with the nodes that there are.
+func votersAble(sh *banyanv1.Shard, state map[uint64]string, wanted int) int {
+	able := 0
+	for id, s := range state {
+		if s == "alive" || s == "draining" && slices.Contains(sh.Voters, id) {
+			able++
+		}
+	}
+	able = min(able, wanted)
+	return able - (able+1)%2
 }

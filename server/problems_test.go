@@ -17,7 +17,7 @@ func TestProblemsAreToldOncePerCause(t *testing.T) {
 	}
 	tell := func(nodes []*banyanv1.Node, shards ...*banyanv1.Shard) string {
 		var b strings.Builder
-		for _, p := range findProblems(nodes, shards, time.Minute) {
+		for _, p := range findProblems(nodes, shards, 3, time.Minute) {
 			b.WriteString(p.What + "\n")
 		}
 		return b.String()
@@ -38,6 +38,14 @@ func TestProblemsAreToldOncePerCause(t *testing.T) {
 	}
 	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1)); got != "" {
 		t.Errorf("all is well, but told:\n%s", got)
+	}
+	few := shard(1, 1)
+	few.Voters = []uint64{1}
+	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1), few); got != "shard 1 has 1 of 3 voters\n" {
+		t.Errorf("one of three voters, but told:\n%s", got)
+	}
+	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "leaving")}, few); strings.Contains(got, "voters") {
+		t.Errorf("one voter is all that two nodes can have, but told:\n%s", got)
 	}
 }
 
