@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -79,7 +80,16 @@ func (a *app) recover(f *recoverFlags) error {
 		_, err = fmt.Fprintf(a.Out, "the survey of %v is in %s\n", own.Node, f.survey)
 		return err
 	}
-	plan, err := f.plan(own, a.now())
+	lost, err := f.lostNodes()
+	if err != nil {
+		return err
+	}
+	plan, err := f.plan(own, lost, a.now())
+	if banyan.IsKind(err, banyan.Conflict) {
+		if at, err := server.RecoveredBefore(c, lost); err != nil || !at.IsZero() {
+			return cmp.Or(err, banyan.Errorf(banyan.Conflict, "this was done here at %s already: do it on every other node that is left, then start them all: banyan up --dir %s", at.UTC().Format(time.RFC3339), f.dir))
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -101,11 +111,12 @@ func (a *app) recover(f *recoverFlags) error {
 	return err
 }
 
-func (f *recoverFlags) plan(own *server.Survey, now time.Time) (*server.Recovery, error) {
+func (f *recoverFlags) lostNodes() (lost []banyan.NodeID, err error) {
 	if len(f.lost) == 0 {
 		return nil, usage("--lost is missing: say which nodes cannot come back, such as --lost n2,n3")
 	}
-	var lost []banyan.NodeID
+	slices.Sort(f.lost)
+	f.lost = slices.Compact(f.lost)
 	for _, text := range f.lost {
 		id, err := banyan.ParseNodeID(text)
 		if err != nil {
@@ -113,6 +124,10 @@ func (f *recoverFlags) plan(own *server.Survey, now time.Time) (*server.Recovery
 		}
 		lost = append(lost, id)
 	}
+	return lost, nil
+}
+
+func (f *recoverFlags) plan(own *server.Survey, lost []banyan.NodeID, now time.Time) (*server.Recovery, error) {
 	var others []*server.Survey
 	for _, path := range f.with {
 		text, err := os.ReadFile(path)

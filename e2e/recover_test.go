@@ -33,6 +33,9 @@ func TestMajorityLost(t *testing.T) {
 	_, id, _ := strings.Cut(out, "of cluster ")
 	id, _, _ = strings.Cut(id, ".")
 	c.run(append(plan, "--yes", id)...)
+	if _, errOut, code := c.try(append(plan, "--yes", id)...); code == 0 || !strings.Contains(errOut, "was done here at") {
+		t.Errorf("given again: exit %d, %s", code, errOut)
+	}
 	if err := os.RemoveAll(lost[1].dir); err != nil {
 		t.Fatal(err)
 	}

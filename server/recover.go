@@ -327,6 +327,17 @@ func readRecoveries(c Config) (out []*Recovery, err error) {
 	return out, nil
 }
 
+// RecoveredBefore says when the loss of these nodes was recovered from here; zero: never.
+func RecoveredBefore(c Config, lost []banyan.NodeID) (time.Time, error) {
+	all, err := readRecoveries(c)
+	for _, r := range all {
+		if !slices.ContainsFunc(lost, func(id banyan.NodeID) bool { return !slices.Contains(r.Lost, id) }) {
+			return time.UnixMilli(r.TimeMs), nil
+		}
+	}
+	return time.Time{}, err
+}
+
 func writeRecoveries(c Config, all []*Recovery) error {
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {

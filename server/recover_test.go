@@ -100,3 +100,19 @@ func TestRecoverySaysWhatIsGone(t *testing.T) {
 		t.Errorf("where it was once: %v", err)
 	}
 }
+
+func TestARecoveryIsKnownAfterwards(t *testing.T) {
+	c := Config{Dir: t.TempDir()}
+	if at, err := RecoveredBefore(c, []banyan.NodeID{2}); err != nil || !at.IsZero() {
+		t.Errorf("nothing was recovered here: %v, %v", at, err)
+	}
+	if err := writeRecoveries(c, []*Recovery{{TimeMs: 7, Lost: []banyan.NodeID{2, 3}}}); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := RecoveredBefore(c, []banyan.NodeID{3, 2}); err != nil || at.UnixMilli() != 7 {
+		t.Errorf("recovered at 7: %v, %v", at, err)
+	}
+	if at, err := RecoveredBefore(c, []banyan.NodeID{2, 4}); err != nil || !at.IsZero() {
+		t.Errorf("the loss of n4 was not: %v, %v", at, err)
+	}
+}
