@@ -204,6 +204,9 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 // Status says how the cluster is and what to do about what is not well.
 func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (*banyanv1.StatusResponse, error) {
 	infos := s.n.gather(ctx)
+	if s.n.outside.Load() { // the others' refusals would pass for their troubles
+		return nil, s.n.askAnother()
+	}
 	out := &banyanv1.StatusResponse{ClusterId: s.n.file.Cluster, Node: uint64(s.n.file.Node), Version: banyan.Version}
 	for _, n := range s.n.nodes.list() {
 		out.Nodes = append(out.Nodes, s.node(n, infos[n.ID]))

@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
+	"unicode"
 
 	"banyan"
 	"banyan/transport"
@@ -96,6 +98,8 @@ func (c Config) Validate() error {
 		return banyan.Errorf(banyan.Invalid, "replication %d: give 1, 3, 5 or 7", c.Replication)
 	case len(c.Name) > banyan.NameBytesMax/4 || len(c.Zone) > banyan.NameBytesMax/4:
 		return banyan.Errorf(banyan.Invalid, "name and zone have at most %d bytes", banyan.NameBytesMax/4)
+	case strings.ContainsFunc(c.Name+c.Zone, unicode.IsControl):
+		return banyan.Errorf(banyan.Invalid, "name %q or zone %q has characters that cannot be printed: leave them out", c.Name, c.Zone)
 	case c.DeadAfter < 0:
 		return banyan.Errorf(banyan.Invalid, "dead-after %v is negative", c.DeadAfter)
 	}
@@ -105,7 +109,7 @@ func (c Config) Validate() error {
 	if err := checkAddress("--listen", c.Listen); err != nil {
 		return err
 	}
-	return checkAddress("--advertise", c.Advertise)
+	return checkAdvertise(c.Advertise)
 }
 
 func checkAddress(flag, addr string) error {
@@ -114,6 +118,18 @@ func checkAddress(flag, addr string) error {
 	}
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return banyan.Errorf(banyan.Invalid, "%s %q: give HOST:PORT, such as 192.0.2.7:7117", flag, addr)
+	}
+	return nil
+}
+
+// checkAdvertise refuses an address that nobody can dial.
+func checkAdvertise(addr string) error {
+	if err := checkAddress("--advertise", addr); addr == "" || err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	if n, err := net.LookupPort("tcp", port); host == "" || net.ParseIP(host).IsUnspecified() || err != nil || n == 0 {
+		return banyan.Errorf(banyan.Invalid, "--advertise %q: nobody can dial that: give HOST:PORT as other machines reach this one, such as 192.0.2.7:7117", addr)
 	}
 	return nil
 }

@@ -126,10 +126,15 @@ func (n *Server) evacuate(ctx context.Context) error {
 // expel ends this node once it is known to be removed from the cluster, or too
 // old for it.
 func (n *Server) expel(err error) {
+	n.outside.Store(true)
 	select {
 	case n.expelled <- err:
 	default: // it is ending already
 	}
+}
+
+func (n *Server) askAnother() error {
+	return banyan.Errorf(banyan.Unavailable, "node %v is no longer of the cluster: ask another node", n.file.Node)
 }
 
 // heedRemoval ends this node when another one refuses its call because it was
@@ -139,7 +144,7 @@ func (n *Server) heedRemoval(next connect.UnaryFunc) connect.UnaryFunc {
 		res, err := next(ctx, req)
 		if banyan.IsKind(err, banyan.Removed) {
 			n.expel(err)
-			err = banyan.Errorf(banyan.Unavailable, "node %v is no longer of the cluster: ask another node", n.file.Node)
+			err = n.askAnother()
 		}
 		return res, err
 	}

@@ -70,6 +70,7 @@ type Server struct {
 	recovered []*Recovery // by an operator, on this node, ever
 	evacuated atomic.Bool // this node is leaving, and others have its blobs
 	expelled  chan error  // it was removed from the cluster
+	outside   atomic.Bool // expelled, and about to end
 
 	claimed atomic.Pointer[map[banyan.ShardID]claim] // by gossip
 

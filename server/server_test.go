@@ -119,10 +119,24 @@ func TestConfigIsCheckedFirst(t *testing.T) {
 	for _, c := range []Config{
 		{}, {Dir: "d", Listen: "here"}, {Dir: "d", Advertise: "1.2.3.4"}, {Dir: "d", Slots: -1},
 		{Dir: "d", Replication: 2}, {Dir: "d", Shards: banyan.ShardsMax + 1}, {Dir: "d", Zone: strings.Repeat("z", 300)},
+		{Dir: "d", Advertise: "0.0.0.0:7117"}, {Dir: "d", Advertise: "[::]:7117"}, {Dir: "d", Advertise: ":7117"}, {Dir: "d", Advertise: "lab:0"},
+		{Dir: "d", Advertise: "lab:99999"}, {Dir: "d", Name: "a\nb"},
 	} {
 		if err := c.Validate(); !banyan.IsKind(err, banyan.Invalid) {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+}
+
+func TestANodeThatIsOutSendsCallersOfStatusOn(t *testing.T) {
+	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
+	c := clusterService{n}
+	if _, err := c.Status(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	n.outside.Store(true)
+	if _, err := c.Status(t.Context(), nil); !banyan.IsKind(err, banyan.Unavailable) {
+		t.Errorf("a node that the others refuse told of the cluster: %v", err)
 	}
 }
 
