@@ -55,6 +55,15 @@ func TestParseGoroutines(t *testing.T) {
 	}
 }
 
+func TestSlowOfANodeThatDoesNotAnswer(t *testing.T) {
+	if out, errs, code := do(t, fakeDebug{}.session(t), "debug", "slow", "--node", "n3"); code != 1 || out != "" || !strings.Contains(errs, "n3 did not answer: no way there") {
+		t.Errorf("of the one: exit %d, %q: %s", code, out, errs)
+	}
+	if out, errs, code := do(t, fakeDebug{}.session(t), "debug", "slow"); code != 0 || !strings.Contains(out, "WAITED FOR") || !strings.Contains(errs, "n2 did not answer: no way there") {
+		t.Errorf("of all: exit %d, %q: %s", code, out, errs)
+	}
+}
+
 func TestPrintSlow(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{IO: IO{Out: &out}}

@@ -55,6 +55,9 @@ what that cost an operation is not put down to the disk or to other nodes.`,
 				if err != nil {
 					return err
 				}
+				if node.id != 0 && len(m.Errors) > 0 {
+					return banyan.Errorf(banyan.Unavailable, "node %v did not answer: %s", node.id, m.Errors[0].Error)
+				}
 				a.unanswered(m.Errors)
 				return a.printSlow(f, m.Operations)
 			})

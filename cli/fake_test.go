@@ -100,6 +100,11 @@ func (f fakeDebug) Dump(_ context.Context, _ *connect.Request[banyanv1.DumpReque
 	return st.Send(&banyanv1.DumpResponse{Data: []byte(f.data)})
 }
 
+// Slow is what a node tells of another that it cannot reach.
+func (f fakeDebug) Slow(_ context.Context, req *connect.Request[banyanv1.SlowRequest]) (*connect.Response[banyanv1.SlowResponse], error) {
+	return connect.NewResponse(&banyanv1.SlowResponse{Errors: []*banyanv1.NodeError{{Node: max(req.Msg.Node, 2), Error: "no way there"}}}), nil
+}
+
 func (f fakeDebug) session(t testing.TB) *session {
 	t.Helper()
 	mux := http.NewServeMux()

@@ -7,7 +7,8 @@
 // id that the cluster applies once. A write whose answer was lost for so long
 // that the cluster has forgotten its id fails with banyan.Forgotten: it may have
 // been done, and is not tried again. A call without a deadline gives up after
-// half a minute. Every error is a *banyan.Error, whose kind banyan.KindOf tells.
+// half a minute; any call does once no node could be reached for five seconds.
+// Every error is a *banyan.Error, whose kind banyan.KindOf tells.
 package client
 
 import (

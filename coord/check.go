@@ -45,7 +45,7 @@ func checkAcquire(req *banyanv1.AcquireRequest) error {
 	}
 	switch {
 	case req.TtlMs != 0 && (req.TtlMs < TTLMinMs || req.TtlMs > TTLMaxMs):
-		return banyan.Errorf(banyan.Invalid, "lock %q: ttl_ms is %d: give one from %d to %d", req.Name, req.TtlMs, TTLMinMs, TTLMaxMs)
+		return banyan.Errorf(banyan.Invalid, "lock %q: a TTL of %d ms: give one from %d s to %d h", req.Name, req.TtlMs, TTLMinMs/1000, TTLMaxMs/3_600_000)
 	case req.Permits > banyan.LockPermitsMax:
 		return banyan.Errorf(banyan.Exhausted, "lock %q: %d permits: at most %d are allowed (LockPermitsMax)", req.Name, req.Permits, banyan.LockPermitsMax)
 	case req.Permits > 1 && req.Shared:
