@@ -39,7 +39,7 @@ directory of their own for every task; the files come back to --outdir. With
 --then the files that it makes come back, and not those of the tasks.`
 
 const runExamples = `  banyan run gzip -9 {} ::: *.log
-  banyan run 'convert {} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
+  banyan run 'convert {1} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
   find . -name '*.c' | banyan run -k --tag wc -l
   banyan run --send {} --return {.}.mp3 'lame {} {.}.mp3' ::: *.wav
   banyan run --send {} --return {}.part --then 'sort -m *.part > sorted' \
