@@ -3,11 +3,14 @@ package cli
 import (
 	archive "archive/zip"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"testing"
+	"time"
 
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/server"
@@ -52,6 +55,14 @@ func TestParseGoroutines(t *testing.T) {
 	}
 	if found != 1 {
 		t.Errorf("this test runs in %d goroutines:\n%s\n%+v", found, text.String(), all)
+	}
+}
+
+func TestAnInterruptedBundleIsNone(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b := &bundle{a: &app{now: time.Now}, s: fakeDebug{then: cancel}.session(t)}
+	if err := b.collect(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted after the slow log: %v", err)
 	}
 }
 

@@ -103,7 +103,7 @@ func addJSON[T any](b *bundle, name string, values ...T) {
 }
 
 // collect asks the cluster and each node. Only a cluster of which nothing
-// answers is an error.
+// answers, and an interruption, are errors.
 func (b *bundle) collect(ctx context.Context) error {
 	status, err := b.s.Cluster().Status(ctx)
 	if err != nil {
@@ -128,7 +128,7 @@ func (b *bundle) collect(ctx context.Context) error {
 	if b.missing.Len() > 0 {
 		b.add("missing.txt", b.missing.Bytes())
 	}
-	return nil
+	return ctx.Err()
 }
 
 const bundleReadme = `What banyan knew of cluster %s at %s (UTC), collected by 'banyan debug bundle'

@@ -94,6 +94,7 @@ func (f *fakeKV) session(t testing.TB) *session {
 type fakeDebug struct {
 	banyanv1connect.UnimplementedDebugHandler
 	data string
+	then func() // after Slow has answered
 }
 
 func (f fakeDebug) Dump(_ context.Context, _ *connect.Request[banyanv1.DumpRequest], st *connect.ServerStream[banyanv1.DumpResponse]) error {
@@ -102,6 +103,9 @@ func (f fakeDebug) Dump(_ context.Context, _ *connect.Request[banyanv1.DumpReque
 
 // Slow is what a node tells of another that it cannot reach.
 func (f fakeDebug) Slow(_ context.Context, req *connect.Request[banyanv1.SlowRequest]) (*connect.Response[banyanv1.SlowResponse], error) {
+	if f.then != nil {
+		defer f.then()
+	}
 	return connect.NewResponse(&banyanv1.SlowResponse{Errors: []*banyanv1.NodeError{{Node: max(req.Msg.Node, 2), Error: "no way there"}}}), nil
 }
 
