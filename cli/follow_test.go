@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -372,5 +373,31 @@ func TestJobShowListsFailuresFirst(t *testing.T) {
 	text, _, _ := do(t, f.session(t), "job", "show", "-n", "1", testJob)
 	if !strings.Contains(text, "4: 1 succeeded, 1 failed, 1 running, 1 pending") || !strings.Contains(text, "'banyan logs "+testJob+" 3' shows") || strings.Contains(text, "in1") {
 		t.Errorf("text:\n%s", text)
+	}
+}
+
+func TestAFileThatWasNotSentIsNoticed(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := errors.Join(os.WriteFile("here.log", nil, 0o600), os.Mkdir("dir", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	full, err := filepath.Abs("here.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		workDir   string
+		sent, row []string
+		want      string
+	}{
+		{"", nil, []string{"7", "here.log"}, "here.log"},
+		{"/srv", nil, []string{"here.log"}, ""},
+		{"", []string{"{}"}, []string{"here.log"}, ""},
+		{"", nil, []string{"there.log", "dir", full, ""}, ""}, // a full path may be there
+	} {
+		in := &inputs{count: 2, groups: [][][]string{{c.row, {"here.log"}}}}
+		if got := leftHere(&banyanv1.JobSpec{WorkDir: c.workDir}, c.sent, in); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
 	}
 }

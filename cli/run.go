@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -282,7 +283,29 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 		return f.show.printID(a.Out, id)
 	}
 	cancel()
-	return a.follow(ctx, sig, s, follow{job: id, show: f.show, then: spec.Then != nil})
+	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, then: spec.Then != nil})
+	if failed := (*exit)(nil); errors.As(err, &failed) && failed.code <= exitFailedMore && !s.local {
+		if name := leftHere(spec, f.send, in); name != "" {
+			fmt.Fprintf(a.Err, "banyan: %s is here, tasks run in directories of their own on the nodes: send files with --send {}, or name a directory that every node has with --workdir\n", name)
+		}
+	}
+	return err
+}
+
+// leftHere names a file of the first input that the cluster's nodes were not given.
+func leftHere(spec *banyanv1.JobSpec, sent []string, in *inputs) string {
+	if spec.WorkDir != "" || len(sent) > 0 {
+		return ""
+	}
+	for row := range in.all() {
+		for _, name := range row {
+			if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() && !filepath.IsAbs(name) {
+				return name
+			}
+		}
+		break
+	}
+	return ""
 }
 
 // setWorkDir makes tasks of an embedded node run where the user is, unless
