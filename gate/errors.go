@@ -60,7 +60,7 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		ctx, span := obs.StartServer(ctx, strings.TrimPrefix(req.Spec().Procedure, "/"))
 		defer func() {
 			err = e.answer(ctx, req.Spec(), recover(), err)
-			e.once(&meter, req.Spec().Procedure, false).answered(began, err)
+			e.once(&meter, req.Spec().Procedure, false).answered(began, meant(req.Any()), err)
 			span.End(err)
 		}()
 		return next(ctx, req)

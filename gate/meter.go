@@ -69,12 +69,21 @@ func (e *edge) once(at *atomic.Pointer[callMeter], procedure string, stream bool
 	return m
 }
 
-// answered counts a call that is over; its error is as it goes out.
-func (m *callMeter) answered(began time.Time, err error) {
+// meant is how long a call is to wait by its own wish, as one does for a lock.
+func meant(req any) time.Duration {
+	if w, ok := req.(interface{ GetWaitMs() int64 }); ok {
+		return time.Duration(w.GetWaitMs()) * time.Millisecond
+	}
+	return 0
+}
+
+// answered counts a call that is over; its error is as it goes out. Waiting
+// that was meant is not slow.
+func (m *callMeter) answered(began time.Time, meant time.Duration, err error) {
 	took := time.Since(began)
 	m.took.Observe(took)
 	m.failed(err)
-	if took >= metric.SlowAfter {
+	if took >= meant+metric.SlowAfter {
 		op := metric.Slow{What: m.name, Shard: -1, Took: took}
 		if err != nil {
 			op.Failed = wire.KindOf(err).String()

@@ -74,11 +74,26 @@ func TestAFullNodeCanBeLookedAt(t *testing.T) {
 	}
 }
 
+func TestWaitingThatWasMeantIsNotSlow(t *testing.T) {
+	set := metric.NewSet()
+	m := newCallMeter(set, banyanv1connect.CoordAcquireProcedure, false)
+	began := time.Now().Add(-metric.SlowAfter - time.Second)
+	m.answered(began, meant(&banyanv1.AcquireRequest{WaitMs: 2_000}), nil)
+	if ops := set.SlowOps(); len(ops) != 0 {
+		t.Errorf("a second of two is in the slow log: %v", ops)
+	}
+	m.answered(began, meant(&banyanv1.AcquireRequest{WaitMs: 500}), nil)
+	m.answered(began, meant(&banyanv1.PutRequest{}), nil)
+	if ops := set.SlowOps(); len(ops) != 2 {
+		t.Errorf("of two slow calls the slow log has %v", ops)
+	}
+}
+
 // BenchmarkMeter is what counting adds to a call.
 func BenchmarkMeter(b *testing.B) {
 	m := newCallMeter(metric.NewSet(), banyanv1connect.KVPutProcedure, false)
 	b.ReportAllocs()
 	for b.Loop() {
-		m.answered(time.Now(), nil)
+		m.answered(time.Now(), 0, nil)
 	}
 }
