@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"runtime"
@@ -155,6 +156,27 @@ func (s debugService) passOn(ctx context.Context, id banyan.NodeID, req *banyanv
 	if err != nil {
 		return err
 	}
+	takes := lookTimeout
+	if req.Kind == banyanv1.DumpKind_DUMP_KIND_CPU {
+		takes += time.Duration(cmp.Or(req.Seconds, profileSeconds)) * time.Second
+	}
+	silent := banyan.Errorf(banyan.Conflict, "node %v cannot be asked: it does not answer; 'banyan status' says more", id)
+	ctx, moves, stop := whileMoving(ctx, takes, silent)
+	defer stop()
+	err = passAll(ctx, c, req, func(m *banyanv1.DumpResponse) error {
+		moves(lookTimeout)
+		return send(m)
+	})
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), silent):
+		return silent
+	case banyan.IsKind(err, banyan.Unavailable): // to ask elsewhere would not help
+		return banyan.Errorf(banyan.Conflict, "node %v cannot be asked: %w", id, err)
+	}
+	return err
+}
+
+func passAll(ctx context.Context, c banyanv1connect.DebugClient, req *banyanv1.DumpRequest, send func(*banyanv1.DumpResponse) error) error {
 	stream, err := c.Dump(ctx, connect.NewRequest(req))
 	if err != nil {
 		return err
@@ -164,9 +186,6 @@ func (s debugService) passOn(ctx context.Context, id banyan.NodeID, req *banyanv
 		if err := send(stream.Msg()); err != nil {
 			return err
 		}
-	}
-	if err := stream.Err(); banyan.IsKind(err, banyan.Unavailable) { // to ask elsewhere would not help
-		return banyan.Errorf(banyan.Conflict, "node %v cannot be asked: %w", id, err)
 	}
 	return stream.Err()
 }
@@ -195,7 +214,7 @@ func ask[T any](ctx context.Context, n *Server, node uint64, here func() (T, err
 		wg.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			answer, err := askNode(ctx, n, id, here, there)
+			answer, err := askNode(ctx, n, id, node == 0, here, there)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -211,9 +230,12 @@ func ask[T any](ctx context.Context, n *Server, node uint64, here func() (T, err
 	return sorted(answers), failed
 }
 
-func askNode[T any](ctx context.Context, n *Server, id banyan.NodeID, here func() (T, error), there func(context.Context, banyanv1connect.DebugClient, uint64) (T, error)) (answer T, err error) {
+func askNode[T any](ctx context.Context, n *Server, id banyan.NodeID, ofAll bool, here func() (T, error), there func(context.Context, banyanv1connect.DebugClient, uint64) (T, error)) (answer T, err error) {
 	if id == n.file.Node {
 		return here()
+	}
+	if state := n.stateOf(id); ofAll && (state == "dead" || state == "left") { // the others would wait for it
+		return answer, banyan.Errorf(banyan.Unavailable, "it is %s", state)
 	}
 	c, err := n.debugAt(id)
 	if err != nil {

@@ -84,6 +84,15 @@ func TestANodeKnowsThatItWasPaused(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsForADeadNode(t *testing.T) {
+	n, c := alone(t)
+	n.nodes.update(func(rows map[banyan.NodeID]nodeRow) { rows[7] = nodeRow{ID: 7, Address: "192.0.2.1:7117"} })
+	slow, err := c.Debug().Slow(t.Context(), 0)
+	if err != nil || len(slow.Errors) != 1 || slow.Errors[0].Node != 7 || slow.Errors[0].Error != "it is dead" {
+		t.Errorf("%v, %v", slow, err)
+	}
+}
+
 func TestSlowAndShardTellOfThisNode(t *testing.T) {
 	n, c := alone(t)
 	n.metrics.Slow(metric.Slow{What: "fsync", Shard: -1, Took: metric.SlowAfter, Waits: []metric.Wait{{For: "this node's disk", Took: metric.SlowAfter}}})
