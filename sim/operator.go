@@ -116,6 +116,30 @@ func (o *operator) transfer(p *process, shard banyan.ShardID, to banyan.NodeID) 
 	})
 }
 
+// thereAndBack transfers a shard, and now and then back soon: what its first
+// leader and those who know it remember is then of an earlier term.
+func (o *operator) thereAndBack(d dice, p *process, shard banyan.ShardID, to banyan.NodeID) {
+	o.transfer(p, shard, to)
+	if d.chance(0.5) {
+		o.w.after(d.between(10*time.Millisecond, time.Second), func() {
+			if next, _ := o.leader(shard); next != nil && next != p {
+				o.transfer(next, shard, p.n.id)
+			}
+		})
+	}
+}
+
+// shuffle transfers every shard, some there and back, in the next second.
+func (o *operator) shuffle(d dice) {
+	for _, shard := range o.w.shards() {
+		o.w.after(d.between(0, time.Second), func() {
+			if p, st := o.leader(shard); p != nil {
+				o.thereAndBack(d, p, shard, pick(d, st.Voters))
+			}
+		})
+	}
+}
+
 func (o *operator) reconfigure(p *process, shard banyan.ShardID, voters, learners []banyan.NodeID) {
 	o.w.say("reconfigure shard %d: voters %v learners %v", shard, voters, learners)
 	p.input(func(c *replica.Core) {
@@ -136,10 +160,16 @@ func (o *operator) disturb(f *fault, n *node) bool {
 	case "drain":
 		n.draining = true
 		o.w.later(f.dice, func() { n.draining = n.leaving })
+		if f.dice.chance(0.5) {
+			o.shuffle(f.dice)
+		}
 		return true
 	case "join":
 		return o.join()
 	case "leave":
+		if f.dice.chance(0.2) {
+			return o.vacate(pick(f.dice, o.w.shards()))
+		}
 		return o.leave(n)
 	case "replace":
 		return o.replace(n)
@@ -150,7 +180,7 @@ func (o *operator) disturb(f *fault, n *node) bool {
 		return false
 	}
 	if f.kind == "transfer" {
-		o.transfer(p, shard, pick(f.dice, st.Voters))
+		o.thereAndBack(f.dice, p, shard, pick(f.dice, st.Voters))
 	} else {
 		voters, learners := o.someReplicas(f.dice, st)
 		o.reconfigure(p, shard, voters, learners)
@@ -204,6 +234,19 @@ func (o *operator) staying(but *node) int {
 		}
 	}
 	return n
+}
+
+// vacate has all machines leave that vote in a shard.
+func (o *operator) vacate(shard banyan.ShardID) bool {
+	_, st := o.leader(shard)
+	if st == nil || o.staying(nil)-len(st.Voters) < max(o.w.plan.voters, 3) {
+		return false
+	}
+	left := false
+	for _, id := range st.Voters {
+		left = o.leave(o.w.node(id)) || left
+	}
+	return left
 }
 
 // leave drains a machine, which goes for good when it holds nothing.
