@@ -125,7 +125,9 @@ func (t *Transport) serveNode(conn *tls.Conn) {
 		err = conn.SetDeadline(time.Time{})
 	}
 	if err != nil {
-		t.log.Warn("refused a node", "from", conn.RemoteAddr().String(), "error", err)
+		if why := err.Error(); t.refusal.Swap(why) != why {
+			t.log.Warn("refused a node", "from", conn.RemoteAddr().String(), "error", err)
+		}
 		_ = conn.Close()
 		return
 	}

@@ -83,12 +83,13 @@ func (p *peer) run() {
 		if refused(err) && p.boot.Swap(0) != 0 {
 			p.notify(p.t.handlers.OnLost)
 		}
-		if text := err.Error(); text != p.lastError {
+		_, known := p.t.config.Resolve(p.node) // not when it was removed
+		if text := err.Error(); known && text != p.lastError {
 			p.lastError = text
 			p.t.log.Warn("cannot reach a node", "node", p.node, "error", err)
 		}
 		// Whether it is gone is still open only while it is thought to run.
-		wanted = p.boot.Load() != 0 && !banyan.IsKind(err, banyan.NotFound)
+		wanted = known && p.boot.Load() != 0
 		if !p.sleep(backoff/2 + rand.N(backoff)) {
 			return
 		}

@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -113,6 +114,8 @@ type Transport struct {
 	closed   bool
 	peers    map[banyan.NodeID]*peer
 	conns    map[net.Conn]struct{} // accepted
+
+	refusal atomic.Value // string: the latest reason to refuse a node, so that each is logged once
 }
 
 // CheckListen says why Listen could not bind addr now, or nil.
