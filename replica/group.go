@@ -30,7 +30,7 @@ type group struct {
 	applied     uint64
 	appliedTerm uint64
 	handed      uint64 // to the applier, up to here
-	appends     int // handed out, not yet acknowledged
+	appends     int    // handed out, not yet acknowledged
 	applies     int
 	stalled     int // ticks since the disk last finished something of this shard, if it has any
 
