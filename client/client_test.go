@@ -145,15 +145,9 @@ func TestOtherNodesAreLearned(t *testing.T) {
 	for i := range 20 {
 		mustPut(t, cl, fmt.Sprint("a/", i), "")
 	}
-	waitFor(t, func() bool { return c.count("Map") > 0 })
+	waitFor(t, cl.Learned) // not only asked
 	c.stop[0]()
 	mustPut(t, cl, "a/x", "")
-}
-
-func (c *cluster) count(call string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.nth[call]
 }
 
 // waitFor polls for what happens in the background.
