@@ -27,6 +27,7 @@ type nodes struct {
 	ids       []string
 	addresses []string
 	clients   []*client.Client
+	op        *client.Client // the operator's, beside those that are the load
 }
 
 // startNodes builds the product, starts a cluster of it and waits until every
@@ -121,8 +122,10 @@ func (n *nodes) stop(i int) {
 // Close ends clients and nodes, those with a profile to write by asking, and
 // removes the directory.
 func (n *nodes) Close() {
-	for _, c := range n.clients {
-		_ = c.Close()
+	for _, c := range append(n.clients, n.op) {
+		if c != nil {
+			_ = c.Close()
+		}
 	}
 	for i := range n.procs {
 		if os.Getenv(profiles) != "" {
@@ -140,13 +143,13 @@ func (n *nodes) output(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-// operator is one of the clients. Those ask for what a benchmark needs while
-// it measures: starting a command would be a load of its own.
-func (n *nodes) operator() (*client.Client, error) {
-	if len(n.clients) > 0 {
-		return n.clients[0], nil
+// operator is a client beside those of the load. It asks for what a benchmark
+// needs while it measures: starting a command would be a load of its own.
+func (n *nodes) operator() (_ *client.Client, err error) {
+	if n.op == nil {
+		n.op, err = n.open()
 	}
-	return n.client()
+	return n.op, err
 }
 
 // status is what 'banyan status -o json' prints, as far as it matters here.
@@ -221,8 +224,17 @@ func look(ctx context.Context, c *client.Client, every, within time.Duration, do
 	return fmt.Errorf("the cluster did not settle: %w", ctx.Err())
 }
 
-// client opens the SDK as the operator, until Close.
+// client opens one more client for the load, until Close.
 func (n *nodes) client() (*client.Client, error) {
+	c, err := n.open()
+	if err == nil {
+		n.clients = append(n.clients, c)
+	}
+	return c, err
+}
+
+// open opens the SDK as 'banyan up' has left it to be.
+func (n *nodes) open() (*client.Client, error) {
 	dir := filepath.Join(n.dir, "config")
 	name, err := pki.CurrentContext(dir)
 	if err != nil {
@@ -236,11 +248,7 @@ func (n *nodes) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	opened, err := client.Open(cfg)
-	if err == nil {
-		n.clients = append(n.clients, opened)
-	}
-	return opened, err
+	return client.Open(cfg)
 }
 
 // banyanKeys spreads keys over the clients of a cluster, each with connections
