@@ -160,7 +160,7 @@ func (s *session) begin(ctx context.Context, call *banyanv1.Call, door int, key 
 			a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
 		}
 		a.Elsewhere = key != nil && s.elsewhere(key)
-		s.edge.once(&s.meters[door], procedure, false).answered(began, 0, err)
+		s.edge.once(&s.meters[door], procedure, false).answered(began, meant(call.GetAcquire()), err)
 		span.End(err)
 		s.put(a)
 		<-s.room

@@ -60,7 +60,8 @@ type group struct {
 	campaigns    int // left
 
 	age       age
-	acked     ack
+	acked     ack // the last
+	ackedAt   time.Duration
 	waits     bool // wants is counted in Core.waiting
 	tenure    tenure
 	published View
@@ -68,7 +69,9 @@ type group struct {
 
 // wants says whether the group can go on only when it hears that the disk or
 // the applier is done with something: a leader or candidate with its own write,
-// anyone with what is committed and was not handed out for what is before it.
+// a leader with readers or without an entry of its term, whoever changes
+// replicas, leaders or all of its state, and anyone with what is committed and
+// was not handed out for what is before it.
 func (g *group) wants() bool {
 	switch {
 	case g.appends == 0 && g.applies == 0:
@@ -355,11 +358,8 @@ func (g *group) hand(eff *Effects, a *Append) {
 	eff.Appends = append(eff.Appends, a)
 }
 
-// ack is what a leader was told last: that this replica has the log up to index.
-type ack struct {
-	to, term, index uint64
-	at              time.Duration
-}
+// ack is what a leader was told: that this replica has the log up to index.
+type ack struct{ to, term, index uint64 }
 
 // ackAgain is when a leader is told again what it was told.
 const ackAgain = 50 * time.Millisecond
@@ -372,11 +372,11 @@ func (g *group) told(m *raftpb.Message) bool {
 	if m.GetType() != raftpb.MsgAppResp || m.GetReject() {
 		return false
 	}
-	a := ack{m.GetTo(), m.GetTerm(), m.GetIndex(), g.core.now}
-	if last := g.acked; last.to == a.to && last.term == a.term && last.index == a.index && a.at < last.at+ackAgain {
+	a := ack{m.GetTo(), m.GetTerm(), m.GetIndex()}
+	if a == g.acked && g.core.now < g.ackedAt+ackAgain {
 		return true
 	}
-	g.acked = a
+	g.acked, g.ackedAt = a, g.core.now
 	return false
 }
 
