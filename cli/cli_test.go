@@ -159,6 +159,17 @@ func TestErrorsAreOneLineWithARemedy(t *testing.T) {
 		{"kv txn --do put", 2, `bad --do "put": give 'put KEY VALUE'`},
 		{"film frame --frame 3 --of 2", 1, "frame 3 of a film of 2: give 1 to 2"},
 		{"demo --nodes 99", 2, "bad --nodes 99"},
+		{"up --slots 0", 2, "bad --slots 0: give 1 to"},
+		{"join h:1 --token t --slots -1", 2, "bad --slots -1: give 1 to"},
+		{"up --shards 0", 2, "bad --shards 0: give 1 to"},
+		{"up --dead-after 0s", 2, "bad --dead-after 0s: give a time"},
+		{"run --retries 0 true ::: 1", 255, "bad --retries 0: give 1 to"},
+		{"jobs -n -1", 2, "bad --limit -1: give 0 or more"},
+		{"kv list -n -1", 2, "bad --limit -1: give 0 or more"},
+		{"lock x --ttl 0s -- true", 2, "bad --ttl 0s: give a time"},
+		{"lock x --timeout -1s -- true", 2, "bad --timeout -1s: give 0s to not wait"},
+		{"elect x --ttl 0s -- true", 2, "bad --ttl 0s: give a time"},
+		{"node remove n1 --wait 0s", 2, "bad --wait 0s: give a time"},
 	} {
 		_, errs, code := do(t, nil, strings.Fields(c.args)...)
 		if code != c.code || !strings.HasPrefix(errs, "banyan: ") || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, c.want) {

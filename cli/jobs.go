@@ -79,6 +79,9 @@ func (a *app) jobsCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
+			if limit < 0 {
+				return usage("bad --limit %d: give 0 or more", limit)
+			}
 			jobs, more, err := a.listJobs(cmd.Context(), limit)
 			if err != nil {
 				return err

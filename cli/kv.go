@@ -200,6 +200,9 @@ func (a *app) kvListCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
+			if limit < 0 {
+				return usage("bad --limit %d: give 0 or more", limit)
+			}
 			var options []client.ReadOption
 			if keys {
 				options = append(options, client.KeysOnly())

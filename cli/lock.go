@@ -66,6 +66,12 @@ after another error, 126 or 127 if COMMAND cannot be run or found.`,
 		ValidArgsFunction: inTurn(cobra.ShellCompDirectiveDefault, a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.bounded = cmd.Flags().Changed("timeout")
+			if f.timeout < 0 {
+				return usage("bad --timeout %v: give 0s to not wait, or a time such as 30s", f.timeout)
+			}
+			if f.ttl <= 0 {
+				return f.badTTL()
+			}
 			if f.permits < 1 {
 				return usage("--permits %d: give at least 1", f.permits)
 			}
@@ -96,6 +102,9 @@ who leads and who stands by. The exit codes are those of 'banyan lock'.`,
 		Args:              lockArgs,
 		ValidArgsFunction: inTurn(cobra.ShellCompDirectiveDefault, a.locks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.ttl <= 0 {
+				return f.badTTL()
+			}
 			return a.elect(cmd.Context(), args[0], args[1:], f)
 		},
 	}
@@ -104,6 +113,8 @@ who leads and who stands by. The exit codes are those of 'banyan lock'.`,
 	cmd.Flags().DurationVar(&f.ttl, "ttl", client.LockTTL, "elect another when the leader was not heard of for this `TIME`")
 	return cmd
 }
+
+func (f lockFlags) badTTL() error { return usage("bad --ttl %v: give a time such as 10s", f.ttl) }
 
 func lockArgs(cmd *cobra.Command, args []string) error {
 	if len(args) < 2 || cmd.ArgsLenAtDash() != 1 {

@@ -53,6 +53,9 @@ node is removed, 'banyan drain --undo NODE' keeps it.`,
 			if err := f.check(); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("wait") && wait <= 0 {
+				return usage("bad --wait %v: give a time such as 30s or 10m", wait)
+			}
 			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			return a.with(ctx, need{}, func(ctx context.Context, s *session) error {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -145,7 +144,7 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 	if len(command) == 0 {
 		return nil, usage("no command: give one, as in 'banyan run gzip -9 {} ::: *.log'")
 	}
-	if f.retries < 0 || f.retries > banyan.RetriesMax {
+	if f.retries < 1 || f.retries > banyan.RetriesMax {
 		return nil, usage("bad --retries %d: give 1 to %d", f.retries, banyan.RetriesMax)
 	}
 	timeoutMs, err := parseTimeout(f.timeout)
@@ -163,7 +162,7 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 		Name:        f.name,
 		Command:     &banyanv1.Command{Args: command, Shell: isShell(command)},
 		Env:         vars,
-		AttemptsMax: uint32(min(max(f.retries, 1), math.MaxUint32)),
+		AttemptsMax: uint32(f.retries),
 		TimeoutMs:   timeoutMs,
 		Return:      f.returns,
 		WorkDir:     f.workdir,

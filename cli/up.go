@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"banyan"
 	"banyan/obs"
 	"banyan/server"
 )
@@ -23,24 +24,42 @@ type nodeFlags struct {
 	slots, shards                      int
 	deadAfter                          time.Duration
 	logLevel, logFormat                string
+	given                              func(name string) bool // a flag
 }
 
 func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.SortFlags = false
+	f.given = fs.Changed
 	fs.StringVar(&f.dir, "dir", "", "keep everything of the node in this `DIR` (default banyan/node where programs keep state)")
 	fs.StringVar(&f.listen, "listen", "", "listen on `HOST:PORT` (default "+server.DefaultListen+"; port 0: a free one)")
 	fs.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` where other machines reach this one, when it differs")
 	fs.StringVar(&f.zone, "zone", "", "the `ZONE` the machine is in; replicas are spread over zones")
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
-	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default the number of CPUs)")
+	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default as before, at first the number of CPUs)")
 	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
 	fs.StringVar(&f.logLevel, "log-level", "info", "log events from this `LEVEL` on: debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "log lines as text or json (`FORMAT`)")
 }
 
+// check refuses numbers that server.Config would take for none given.
+func (f *nodeFlags) check() error {
+	switch {
+	case f.given("slots") && f.slots < 1 || f.slots > banyan.SlotsMax:
+		return usage("bad --slots %d: give 1 to %d; without it the node runs as many tasks at once as before, at first one for each CPU", f.slots, banyan.SlotsMax)
+	case f.given("shards") && f.shards < 1 || f.shards > banyan.ShardsMax:
+		return usage("bad --shards %d: give 1 to %d; without it a new cluster has %d", f.shards, banyan.ShardsMax, server.DefaultShards)
+	case f.deadAfter <= 0:
+		return usage("bad --dead-after %v: give a time such as 30s or 10m", f.deadAfter)
+	}
+	return nil
+}
+
 func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	config, err := a.configDir()
 	if err != nil {
+		return server.Config{}, err
+	}
+	if err := f.check(); err != nil {
 		return server.Config{}, err
 	}
 	log, err := a.logger(f)
@@ -90,7 +109,7 @@ otherwise. A signal stops it.`,
 		},
 	}
 	f.add(cmd.Flags())
-	cmd.Flags().IntVar(&f.shards, "shards", server.DefaultShards, "a new cluster has `N` data shards; cannot be changed later")
+	cmd.Flags().IntVar(&f.shards, "shards", 0, fmt.Sprintf("a new cluster has `N` data shards (default %d); cannot be changed later", server.DefaultShards))
 	return cmd
 }
 

@@ -105,6 +105,9 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.Shards != cfg.Shards {
+		return nil, banyan.Errorf(banyan.Conflict, "the cluster of the node in %s has %d data shards, not %d, and the number cannot be changed: leave --shards out, or give another --dir for a new cluster", cfg.Dir, f.Shards, cfg.Shards)
+	}
 	n := &Server{cfg: cfg, file: f, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), expelled: make(chan error, 1), silent: silences{}, loads: loads{}}
 	n.log, n.lines = obs.KeepLines(cfg.Logger)
 	if err := n.build(); err != nil {

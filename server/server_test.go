@@ -161,6 +161,9 @@ func TestANodeKeepsWhatItWasStartedWith(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if n, err := New(Config{Dir: dir, Shards: DefaultShards + 1}); !banyan.IsKind(err, banyan.Conflict) {
+		t.Errorf("more shards than the cluster has: %v, %v", n, err)
+	}
 }
 
 // TestAContextKnowsAllNodes, and is not made anew to learn them.
