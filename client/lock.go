@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -132,7 +133,11 @@ func (k *keeper) stop() {
 // release ends the lease in short time, also when ctx has ended. If that fails
 // it ends by itself.
 func (k *keeper) release(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
+	wait := releaseWait
+	if errors.Is(ctx.Err(), context.Canceled) && k.unheard() {
+		wait = partWait
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 	defer cancel()
 	_, _ = k.end(ctx)
 }
@@ -141,6 +146,15 @@ func (k *keeper) end(ctx context.Context) (bool, error) {
 	req := &banyanv1.ReleaseRequest{Partition: k.partition, Lease: k.lease}
 	res, err := k.locks.release(ctx, req)
 	return res.GetReleased(), err
+}
+
+// unheard says that the cluster has never answered anything about the lease, or
+// that an answer to a beat is overdue.
+func (k *keeper) unheard() bool {
+	b := k.locks.c.beats
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return k.backoff != backoffMin || time.Since(k.next) > beatPatienceMax
 }
 
 // isLost looks at the clock, too: the timer may be a little late.

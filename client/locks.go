@@ -57,6 +57,10 @@ type LockOptions struct {
 const (
 	lockWait    = patienceMin / 2 // one call's waiting: less than patience, or a node that hangs is not noticed
 	releaseWait = 2 * time.Second // for a release that nobody waits for
+
+	// partWait is for the release of one who was interrupted, when the cluster
+	// was silent before: it will hardly hear this.
+	partWait = releaseWait / 10
 )
 
 // Acquire takes a lock, waiting in its queue until ctx ends. It is kept until

@@ -29,6 +29,16 @@ type fakeCoord struct {
 	acquired []*banyanv1.AcquireRequest
 	released []uint64
 	refuse   func(nth int) error // of Acquire
+	silent   func() bool         // nothing is answered now
+}
+
+// answers waits with the caller as long as nothing is answered.
+func (f *fakeCoord) answers(ctx context.Context) error {
+	if f.silent == nil || !f.silent() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 func (f *fakeCoord) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
@@ -39,6 +49,9 @@ func (f *fakeCoord) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (
 	}
 	n, refuse := len(f.acquired), f.refuse
 	f.mu.Unlock()
+	if err := f.answers(ctx); err != nil {
+		return nil, err
+	}
 	if refuse != nil {
 		if err := refuse(n); err != nil {
 			return nil, err
@@ -57,11 +70,14 @@ func (f *fakeCoord) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (
 	return &banyanv1.AcquireResponse{Claim: &banyanv1.Claim{Name: req.Name, Lease: req.Lease, Token: f.token}, Holder: "bob"}, nil
 }
 
-func (f *fakeCoord) KeepAlive(_ context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
+func (f *fakeCoord) KeepAlive(ctx context.Context, req *banyanv1.KeepAliveRequest) (*banyanv1.KeepAliveResponse, error) {
 	f.mu.Lock()
 	f.beats = append(f.beats, time.Now())
 	n, beat := len(f.beats), f.beat
 	f.mu.Unlock()
+	if err := f.answers(ctx); err != nil {
+		return nil, err
+	}
 	out := &banyanv1.KeepAliveResponse{}
 	if beat != nil {
 		ended, err := beat(n)
@@ -83,11 +99,14 @@ func (f *fakeCoord) KeepAlive(_ context.Context, req *banyanv1.KeepAliveRequest)
 	return out, nil
 }
 
-func (f *fakeCoord) Release(_ context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
+func (f *fakeCoord) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*banyanv1.ReleaseResponse, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if req.Name == "" { // else the lease lasts on, and who keeps it alive does not hear
 		f.released = append(f.released, req.Lease)
+	}
+	f.mu.Unlock()
+	if err := f.answers(ctx); err != nil {
+		return nil, err
 	}
 	return &banyanv1.ReleaseResponse{Released: true}, nil
 }
@@ -312,6 +331,37 @@ func TestWaiting(t *testing.T) {
 		}
 		_ = lock.Release(t.Context())
 	})
+}
+
+// TestInterrupted: who gives up waiting for a cluster that is silent is not kept
+// waiting for it again, but the place in the queue is given up if it hears that.
+func TestInterrupted(t *testing.T) {
+	for name, c := range map[string]struct {
+		silent time.Duration // from then on
+		longer time.Duration // from the interruption to the end
+	}{
+		"never heard of":  {0, 200 * time.Millisecond},
+		"not any more":    {time.Second, 200 * time.Millisecond},
+		"fell silent now": {19999 * time.Millisecond, 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fakeCoord{}
+			withLocks(t, f, func(t *testing.T, l client.Locks) {
+				started := time.Now()
+				f.silent = func() bool { return time.Since(started) >= c.silent }
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(20*time.Second, cancel)
+				o := options
+				o.TTL = time.Minute
+				if _, err := l.Acquire(ctx, "a", o); !banyan.IsKind(err, banyan.Canceled) {
+					t.Error(err)
+				}
+				if longer := time.Since(started) - 20*time.Second; longer != c.longer || len(f.released) == 0 {
+					t.Errorf("ended %v after the interruption, want %v; released %v", longer, c.longer, f.released)
+				}
+			})
+		})
+	}
 }
 
 // TestWaiterLosesItsPlace: its lease ended while the network was away.
