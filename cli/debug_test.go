@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/server"
 )
@@ -63,6 +65,34 @@ func TestAnInterruptedBundleIsNone(t *testing.T) {
 	b := &bundle{a: &app{now: time.Now}, s: fakeDebug{then: cancel}.session(t)}
 	if err := b.collect(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted after the slow log: %v", err)
+	}
+}
+
+// TestABundleDoesNotWaitForASilentNodeAgainAndAgain, and says what it lacks.
+func TestABundleDoesNotWaitForASilentNodeAgainAndAgain(t *testing.T) {
+	t.Chdir(t.TempDir())
+	var asked atomic.Int32 // of n2
+	f := fakeDebug{data: "x", nodes: []*banyanv1.Node{{Id: 1, State: "alive"}, {Id: 2, State: "alive"}, {Id: 3, State: "dead"}}}
+	f.dumps = func(req *banyanv1.DumpRequest) error {
+		switch {
+		case req.Node == 2 && asked.Add(1) > 1:
+			return banyan.Errorf(banyan.Conflict, "it hangs")
+		case req.Node == 1 && req.Kind == banyanv1.DumpKind_DUMP_KIND_METRICS:
+			return banyan.Errorf(banyan.Invalid, "what is that?")
+		}
+		return nil
+	}
+	out, errs, code := do(t, f.session(t), "debug", "bundle")
+	if code != 0 || asked.Load() != 2 {
+		t.Errorf("exit %d, the silent node was asked %d times: %s", code, asked.Load(), errs)
+	}
+	_, missing, _ := strings.Cut(out, "Not to be had:\n")
+	if want := `slow.json: without node n2: no way there
+nodes/n1/metrics.txt: what is that?
+nodes/n2/metrics.txt, nodes/n2/log.txt, nodes/n2/goroutines.txt, nodes/n2/heap.pprof: it hangs
+nodes/n3/config.json, nodes/n3/metrics.txt, nodes/n3/log.txt, nodes/n3/goroutines.txt, nodes/n3/heap.pprof: node n3 is dead
+`; missing != want || !strings.Contains(out, "nodes/n1/heap.pprof") || !strings.Contains(out, "nodes/n2/config.json") {
+		t.Errorf("%s\nwant missing:\n%s", out, want)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,7 +78,13 @@ type bundle struct {
 	s       *session
 	seconds int
 	files   []bundleFile
-	missing bytes.Buffer
+	missing []missingFiles
+}
+
+// missingFiles could not be had, or not whole, for one reason.
+type missingFiles struct {
+	names []string
+	why   string
 }
 
 type bundleFile struct {
@@ -87,19 +95,22 @@ type bundleFile struct {
 func (b *bundle) add(name string, data []byte) { b.files = append(b.files, bundleFile{name, data}) }
 
 // fail notes what could not be had: a bundle is taken when things are broken.
-func (b *bundle) fail(what string, err error) {
-	fmt.Fprintf(&b.missing, "%s: %s\n", what, oneLine(err.Error()))
+func (b *bundle) fail(name string, err error) {
+	why := oneLine(err.Error())
+	i := slices.IndexFunc(b.missing, func(m missingFiles) bool { return m.why == why })
+	if i < 0 {
+		i = len(b.missing)
+		b.missing = append(b.missing, missingFiles{why: why})
+	}
+	b.missing[i].names = append(b.missing[i].names, name)
 }
 
-// addJSON adds values as lines of JSON.
-func addJSON[T any](b *bundle, name string, values ...T) {
-	var buf bytes.Buffer
-	for _, v := range values {
-		if err := writeJSON(&buf, v); err != nil {
-			b.fail(name, err)
-		}
+func (b *bundle) notToBeHad() string {
+	var out strings.Builder
+	for _, m := range b.missing {
+		fmt.Fprintf(&out, "%s: %s\n", strings.Join(m.names, ", "), m.why)
 	}
-	b.add(name, buf.Bytes())
+	return out.String()
 }
 
 // collect asks the cluster and each node. Only a cluster of which nothing
@@ -110,23 +121,11 @@ func (b *bundle) collect(ctx context.Context) error {
 		return err
 	}
 	b.add("README.txt", fmt.Appendf(nil, bundleReadme, status.ClusterId, b.a.now().UTC().Format(time.RFC3339), banyan.Version, banyan.NodeID(status.Node)))
-	addJSON(b, "version.json", thisVersion())
-	addJSON(b, "status.json", newStatusJSON(status))
-	for _, sh := range status.Shards {
-		b.shard(ctx, banyan.ShardID(sh.Id))
-	}
-	if slow, err := b.s.Debug().Slow(ctx, 0); err != nil {
-		b.fail("slow.json", err)
-	} else {
-		var lines []slowJSON
-		for _, o := range slow.Operations {
-			lines = append(lines, newSlowJSON(o))
-		}
-		addJSON(b, "slow.json", lines...)
-	}
-	b.nodes(ctx, status.Nodes)
-	if b.missing.Len() > 0 {
-		b.add("missing.txt", b.missing.Bytes())
+	b.add("version.json", jsonLines(thisVersion()))
+	b.add("status.json", jsonLines(newStatusJSON(status)))
+	b.askAll(ctx, status)
+	if len(b.missing) > 0 {
+		b.add("missing.txt", []byte(b.notToBeHad()))
 	}
 	return ctx.Err()
 }
@@ -140,26 +139,89 @@ nodes/NODE/metrics.txt                 its metrics, in Prometheus's text format
 nodes/NODE/log.txt                     the last lines of its log
 nodes/NODE/goroutines.txt              what its goroutines do
 nodes/NODE/heap.pprof, cpu.pprof       profiles, for 'go tool pprof'
-missing.txt                            what could not be had, and why
+missing.txt                            what could not be had, or not of all nodes, and why
 `
 
-func (b *bundle) shard(ctx context.Context, id banyan.ShardID) {
-	name := fmt.Sprintf("shards/%d.json", id)
-	m, err := b.s.Debug().Shard(ctx, id)
-	if err != nil {
-		b.fail(name, err)
-		return
-	}
-	var lines []replicaJSON
-	for _, r := range m.Replicas {
-		lines = append(lines, newReplicaJSON(r))
-	}
-	addJSON(b, name, lines...)
+// question is one file to be had. What there is of an answer is kept, though
+// there is an error.
+type question struct {
+	name string
+	ask  func(context.Context) ([]byte, error)
+	data []byte
+	err  error
 }
 
-// nodes asks several nodes at once, and adds what they say in their order.
-func (b *bundle) nodes(ctx context.Context, nodes []*banyanv1.Node) {
-	kinds := []struct {
+// askAll asks for several things at once, and adds what comes in their order.
+// What is asked of one node is asked in turn, until it does not answer.
+func (b *bundle) askAll(ctx context.Context, status *banyanv1.StatusResponse) {
+	var lists [][]*question
+	for _, sh := range status.Shards {
+		lists = append(lists, []*question{b.shard(banyan.ShardID(sh.Id))})
+	}
+	lists = append(lists, []*question{b.slow()})
+	for _, n := range status.Nodes {
+		lists = append(lists, b.node(n))
+	}
+	var g errgroup.Group
+	g.SetLimit(bundleAtOnce)
+	for _, list := range lists {
+		g.Go(func() error {
+			var silent error
+			for _, q := range list {
+				if q.err = silent; silent != nil {
+					continue
+				}
+				if q.data, q.err = q.ask(ctx); banyan.IsKind(q.err, banyan.Conflict) || banyan.IsKind(q.err, banyan.Unavailable) || banyan.IsKind(q.err, banyan.Timeout) {
+					silent = q.err
+				}
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each question has its own error
+	for _, list := range lists {
+		for _, q := range list {
+			if q.data != nil {
+				b.add(q.name, q.data)
+			}
+			if q.err != nil {
+				b.fail(q.name, q.err)
+			}
+		}
+	}
+}
+
+func (b *bundle) shard(id banyan.ShardID) *question {
+	return &question{name: fmt.Sprintf("shards/%d.json", id), ask: func(ctx context.Context) ([]byte, error) {
+		m, err := b.s.Debug().Shard(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		var lines []replicaJSON
+		for _, r := range m.Replicas {
+			lines = append(lines, newReplicaJSON(r))
+		}
+		return jsonLines(lines...), missed(m.Errors)
+	}}
+}
+
+func (b *bundle) slow() *question {
+	return &question{name: "slow.json", ask: func(ctx context.Context) ([]byte, error) {
+		m, err := b.s.Debug().Slow(ctx, 0)
+		if err != nil {
+			return nil, err
+		}
+		var lines []slowJSON
+		for _, o := range m.Operations {
+			lines = append(lines, newSlowJSON(o))
+		}
+		return jsonLines(lines...), missed(m.Errors)
+	}}
+}
+
+// node asks for all there is of one node.
+func (b *bundle) node(n *banyanv1.Node) (list []*question) {
+	for _, k := range []struct {
 		name    string
 		kind    banyanv1.DumpKind
 		seconds int
@@ -170,42 +232,38 @@ func (b *bundle) nodes(ctx context.Context, nodes []*banyanv1.Node) {
 		{"goroutines.txt", banyanv1.DumpKind_DUMP_KIND_GOROUTINES, 0},
 		{"heap.pprof", banyanv1.DumpKind_DUMP_KIND_HEAP, 0},
 		{"cpu.pprof", banyanv1.DumpKind_DUMP_KIND_CPU, b.seconds},
-	}
-	if b.seconds == 0 {
-		kinds = kinds[:len(kinds)-1]
-	}
-	type answer struct {
-		data []byte
-		err  error
-	}
-	answers := make([][]answer, len(nodes))
-	var g errgroup.Group
-	g.SetLimit(bundleAtOnce)
-	for i, n := range nodes {
-		answers[i] = make([]answer, len(kinds))
-		if n.State == "dead" || n.State == "left" {
-			b.fail("nodes/"+banyan.NodeID(n.Id).String(), errors.New("it is "+n.State))
+	} {
+		if k.kind == banyanv1.DumpKind_DUMP_KIND_CPU && b.seconds == 0 {
 			continue
 		}
-		g.Go(func() error {
-			for k, kind := range kinds {
-				data, err := b.s.Debug().Dump(ctx, kind.kind, banyan.NodeID(n.Id), kind.seconds)
-				answers[i][k] = answer{data, err}
+		list = append(list, &question{name: fmt.Sprintf("nodes/%v/%s", banyan.NodeID(n.Id), k.name), ask: func(ctx context.Context) ([]byte, error) {
+			if n.State == "dead" || n.State == "left" {
+				return nil, banyan.Errorf(banyan.Unavailable, "node %v is %s", banyan.NodeID(n.Id), n.State)
 			}
-			return nil
-		})
+			return b.s.Debug().Dump(ctx, k.kind, banyan.NodeID(n.Id), k.seconds)
+		}})
 	}
-	_ = g.Wait() // each answer has its own error
-	for i, n := range nodes {
-		for k, a := range answers[i] {
-			name := fmt.Sprintf("nodes/%v/%s", banyan.NodeID(n.Id), kinds[k].name)
-			if a.err != nil {
-				b.fail(name, a.err)
-			} else if a.data != nil {
-				b.add(name, a.data)
-			}
+	return list
+}
+
+// jsonLines makes lines of JSON of values that are made for it.
+func jsonLines[T any](values ...T) []byte {
+	buf := bytes.NewBuffer([]byte{})
+	for _, v := range values {
+		if err := writeJSON(buf, v); err != nil {
+			panic(err)
 		}
 	}
+	return buf.Bytes()
+}
+
+// missed says which nodes are missing from an answer; nil: none.
+func missed(nodes []*banyanv1.NodeError) error {
+	var errs []error
+	for _, e := range nodes {
+		errs = append(errs, fmt.Errorf("without node %v: %s", banyan.NodeID(e.Node), e.Error))
+	}
+	return errors.Join(errs...)
 }
 
 func (b *bundle) write(file string) error {
@@ -246,8 +304,8 @@ func (b *bundle) print(f format, file string) error {
 	if err := t.print(b.a.Out); err != nil {
 		return err
 	}
-	if b.missing.Len() > 0 {
-		_, err := fmt.Fprintf(b.a.Out, "\nNot to be had:\n%s", b.missing.String())
+	if len(b.missing) > 0 {
+		_, err := fmt.Fprintf(b.a.Out, "\nNot to be had:\n%s", b.notToBeHad())
 		return err
 	}
 	return nil

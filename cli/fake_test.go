@@ -93,11 +93,18 @@ func (f *fakeKV) session(t testing.TB) *session {
 // fakeDebug tells the same of every node.
 type fakeDebug struct {
 	banyanv1connect.UnimplementedDebugHandler
-	data string
-	then func() // after Slow has answered
+	data  string
+	then  func()                            // after Slow has answered
+	dumps func(*banyanv1.DumpRequest) error // what goes wrong with one
+	nodes []*banyanv1.Node                  // of the cluster
 }
 
-func (f fakeDebug) Dump(_ context.Context, _ *connect.Request[banyanv1.DumpRequest], st *connect.ServerStream[banyanv1.DumpResponse]) error {
+func (f fakeDebug) Dump(_ context.Context, req *connect.Request[banyanv1.DumpRequest], st *connect.ServerStream[banyanv1.DumpResponse]) error {
+	if f.dumps != nil {
+		if err := f.dumps(req.Msg); err != nil {
+			return err
+		}
+	}
 	return st.Send(&banyanv1.DumpResponse{Data: []byte(f.data)})
 }
 
@@ -113,7 +120,7 @@ func (f fakeDebug) session(t testing.TB) *session {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle(banyanv1connect.NewDebugHandler(f, connect.WithInterceptors(wireErrors{})))
-	mux.Handle(banyanv1connect.NewClusterHandler(&fakeCluster{nodes: [][]*banyanv1.Node{{}}}, connect.WithInterceptors(wireErrors{})))
+	mux.Handle(banyanv1connect.NewClusterHandler(&fakeCluster{nodes: [][]*banyanv1.Node{f.nodes}}, connect.WithInterceptors(wireErrors{})))
 	return sessionAt(t, mux)
 }
 
