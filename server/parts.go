@@ -254,6 +254,7 @@ func (n *Server) background(ctx context.Context) error {
 		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })
 		run(n.place)
 		run(n.tidy)
+		run(n.sweepTokens)
 		run(func(ctx context.Context) error { n.keeper.Run(ctx, n.log); return nil })
 		run(n.remember)
 		run(n.watchRemoval)

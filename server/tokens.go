@@ -50,8 +50,8 @@ func admissionKey(token []byte, id banyan.RequestID) []byte {
 	return fmt.Appendf(nil, "%s/%v", token, id)
 }
 
-// createToken stores a new token's hash and gives the token. Expired ones are
-// swept on the way.
+// createToken stores a new token's hash and gives the token. What has expired
+// goes with it, so that it never stands in the way of a new one.
 func createToken(ctx context.Context, db *route.Router, fingerprint string, ttl time.Duration, uses int, now time.Time) (string, tokenRow, error) {
 	if ttl == 0 {
 		ttl = tokenTTLDefault
@@ -82,6 +82,38 @@ func createToken(ctx context.Context, db *route.Router, fingerprint string, ttl 
 		Muts: append(sweep, mvcc.Mutation{Op: mvcc.Put, Key: tokenKey(hash), Value: value}),
 	})
 	return token, row, err
+}
+
+// sweepEvery is how long what has expired is kept, about.
+const sweepEvery = 10 * time.Minute
+
+// sweepTokens removes expired tokens and admissions. It runs on every node and
+// acts only beside the root shard's leader.
+func (n *Server) sweepTokens(ctx context.Context) error {
+	for pause(ctx, sweepEvery); ctx.Err() == nil; pause(ctx, sweepEvery) {
+		if leader, _ := n.host.Leader(banyan.RootShard); leader != n.file.Node {
+			continue
+		}
+		if err := sweepExpired(ctx, n.router, time.Now()); err != nil {
+			n.log.Debug("expired join tokens not removed, tried again", "error", err)
+		}
+	}
+	return nil
+}
+
+func sweepExpired(ctx context.Context, db *route.Router, now time.Time) error {
+	for {
+		muts, err := expiredTokens(ctx, db, now)
+		if banyan.IsKind(err, banyan.Exhausted) { // that all are valid is no error here
+			return nil
+		}
+		if err != nil || len(muts) == 0 {
+			return err
+		}
+		if _, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{Muts: muts}); err != nil {
+			return err
+		}
+	}
 }
 
 func expiredTokens(ctx context.Context, db *route.Router, now time.Time) ([]mvcc.Mutation, error) {
