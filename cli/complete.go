@@ -94,8 +94,11 @@ func (a *app) completeFlags(cmd *cobra.Command) {
 	register := func(f *pflag.Flag) {
 		word, _ := pflag.UnquoteUsage(f)
 		fn := fns[word]
-		if f.Name == "context" {
+		switch f.Name {
+		case "context":
 			fn = a.contexts()
+		case "create-empty": // knows no names
+			fn = a.nodeIDs
 		}
 		if fn == nil {
 			return
@@ -148,16 +151,26 @@ func (a *app) nodes(states func() []string) cobra.CompletionFunc {
 	}).complete
 }
 
+// nodeIDs completes a node where names are not known.
+func (a *app) nodeIDs(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	words, directive := a.nodes(nil)(cmd, args, typed)
+	return slices.DeleteFunc(words, func(w string) bool {
+		id, _, _ := strings.Cut(w, "\t")
+		_, err := banyan.ParseNodeID(id)
+		return err != nil
+	}), directive
+}
+
 // nodeList completes the last of several ids with commas between them. After a
 // comma nothing is said of a node: cobra's script for bash would not find it.
 func (a *app) nodeList(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	before := typed[:strings.LastIndex(typed, ",")+1]
-	nodes, directive := a.nodes(nil)(cmd, args, strings.TrimPrefix(typed, before))
+	nodes, directive := a.nodeIDs(cmd, args, strings.TrimPrefix(typed, before))
 	var words []string
 	for _, w := range nodes {
 		id, _, _ := strings.Cut(w, "\t")
-		if _, err := banyan.ParseNodeID(id); err != nil || slices.Contains(strings.Split(before, ","), id) {
-			continue // a name, or given already
+		if slices.Contains(strings.Split(before, ","), id) {
+			continue // given already
 		}
 		if before != "" {
 			w = before + id
