@@ -10,8 +10,16 @@ import (
 	"banyan/pki"
 )
 
+// renewJSON is what 'context renew -o json' prints.
+type renewJSON struct {
+	Context  string `json:"context"`
+	Cluster  string `json:"cluster"`
+	ExpireMs int64  `json:"expire_ms"`
+}
+
 func (a *app) contextRenewCommand() *cobra.Command {
-	return &cobra.Command{
+	var f format
+	cmd := &cobra.Command{
 		Use:   "renew",
 		Short: "Have the cluster sign a new certificate for this user",
 		Long: `Have a node sign a new certificate, for a new key, for the user of the context,
@@ -20,12 +28,17 @@ that were exported stay as they are: export them again. A certificate that has
 expired cannot be renewed.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), need{}, a.renewContext)
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error { return a.renewContext(ctx, s, f) })
 		},
 	}
+	f.add(cmd.Flags())
+	return cmd
 }
 
-func (a *app) renewContext(ctx context.Context, s *session) error {
+func (a *app) renewContext(ctx context.Context, s *session, f format) error {
 	if s.context == nil {
 		return usage("a node inside the command has no certificate: choose a context with --context")
 	}
@@ -45,7 +58,11 @@ func (a *app) renewContext(ctx context.Context, s *session) error {
 		return err
 	}
 	end, err := c.Expires()
-	if err == nil {
+	switch {
+	case err != nil:
+	case f.json():
+		err = writeJSON(a.Out, renewJSON{c.Name, c.Cluster, end.UnixMilli()})
+	default:
 		_, err = fmt.Fprintf(a.Out, "the certificate of context %s is valid until %s\n", c.Name, end.Format(time.DateOnly))
 	}
 	return err

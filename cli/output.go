@@ -37,6 +37,7 @@ func outputHelp() string {
 		{"status", statusJSON{}},
 		{"token", tokenJSON{}},
 		{"context list (one line per context)", contextJSON{}},
+		{"context renew", renewJSON{}},
 		{"kv get, kv list, kv watch (one line per key)", kvJSON{}},
 		{"kv put", putJSON{}},
 		{"kv del", delJSON{}},

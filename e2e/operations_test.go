@@ -164,8 +164,15 @@ func TestContextRenew(t *testing.T) {
 	if out := c.run("context", "renew"); !strings.Contains(out, "is valid until ") {
 		t.Errorf("context renew: %q", out)
 	}
+	var renewed struct {
+		Context, Cluster string
+		Expire           int64 `json:"expire_ms"`
+	}
+	if out := c.run("context", "renew", "-o", "json"); json.Unmarshal([]byte(out), &renewed) != nil || renewed.Context == "" || renewed.Cluster == "" {
+		t.Errorf("context renew -o json: %q", out)
+	}
 	after := export("after")
-	if before.Equal(after) || after.NotAfter.Before(before.NotAfter) || before.URIs[0].String() != after.URIs[0].String() {
+	if before.Equal(after) || after.NotAfter.Before(before.NotAfter) || after.NotAfter.UnixMilli() != renewed.Expire || before.URIs[0].String() != after.URIs[0].String() {
 		t.Errorf("a certificate of %v until %v became one of %v until %v", before.URIs, before.NotAfter, after.URIs, after.NotAfter)
 	}
 	c.run("nodes")
