@@ -132,10 +132,10 @@ func endedAfter(at time.Time) func(*banyanv1.TaskResult) bool {
 }
 
 // led counts the shards that a node leads.
-func led(ctx context.Context, c *client.Client, node string) (n int, err error) {
+func led(ctx context.Context, c *client.Client, node banyan.NodeID) (n int, err error) {
 	m, err := c.Cluster().Map(ctx)
 	for _, s := range m.GetShards() {
-		if banyan.NodeID(s.Leader).String() == node {
+		if banyan.NodeID(s.Leader) == node {
 			n++
 		}
 	}
@@ -167,16 +167,16 @@ func handOver(ctx context.Context, own *nodes, c *client.Client, i int) (time.Du
 		wg.Go(func() { gaps[shard], errs[shard] = longestGap(ctx, c, key, warm.Done, stop) })
 	}
 	warm.Wait()
-	_, err := own.output(ctx, "drain", own.ids[i])
+	_, err := own.output(ctx, "drain", own.ids[i].String())
 	if err == nil {
-		err = own.wait(ctx, func(s status) bool {
-			return len(s.Shards) > 0 && !slices.ContainsFunc(s.Shards, func(sh shardStatus) bool { return sh.Leader == own.ids[i] || sh.Leader == "" })
+		err = own.wait(ctx, startMax, func(s *banyanv1.StatusResponse) bool {
+			return every(s, func(sh *banyanv1.Shard) bool { return sh.Leader != 0 && sh.Leader != uint64(own.ids[i]) })
 		})
 	}
 	close(stop)
 	wg.Wait()
 	if err = errors.Join(append(errs, err)...); err == nil {
-		_, err = own.output(ctx, "drain", "--undo", own.ids[i])
+		_, err = own.output(ctx, "drain", "--undo", own.ids[i].String())
 	}
 	return slices.Max(gaps), err
 }
@@ -222,7 +222,7 @@ func shardKeys() [][]byte {
 
 // gatherLeaders makes one node lead every shard: the others are drained for a moment.
 func gatherLeaders(ctx context.Context, own *nodes, i int) error {
-	if err := own.wait(ctx, func(s status) bool {
+	if err := own.wait(ctx, startMax, func(s *banyanv1.StatusResponse) bool {
 		for _, n := range s.Nodes {
 			if n.State != "alive" && n.State != "draining" {
 				return false
@@ -234,25 +234,20 @@ func gatherLeaders(ctx context.Context, own *nodes, i int) error {
 	}
 	for k := range own.ids {
 		if k != i {
-			if _, err := own.output(ctx, "drain", own.ids[k]); err != nil {
+			if _, err := own.output(ctx, "drain", own.ids[k].String()); err != nil {
 				return err
 			}
 		}
 	}
-	err := own.wait(ctx, func(s status) bool {
-		for _, sh := range s.Shards {
-			if sh.Leader != own.ids[i] {
-				return false
-			}
-		}
-		return len(s.Shards) > 0
+	err := own.wait(ctx, startMax, func(s *banyanv1.StatusResponse) bool {
+		return every(s, func(sh *banyanv1.Shard) bool { return sh.Leader == uint64(own.ids[i]) })
 	})
 	if err != nil {
 		return err
 	}
 	for k := range own.ids {
 		if k != i {
-			if _, err := own.output(ctx, "drain", "--undo", own.ids[k]); err != nil {
+			if _, err := own.output(ctx, "drain", "--undo", own.ids[k].String()); err != nil {
 				return err
 			}
 		}

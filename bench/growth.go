@@ -166,11 +166,11 @@ func (g *growth) grow(ctx context.Context, n, voters int) error {
 			return err
 		}
 		here := func(s *banyanv1.StatusResponse) bool { return len(s.Nodes) == len(g.own.procs) }
-		if err := look(ctx, g.c, 200*time.Millisecond, settleMax, here); err != nil {
+		if err := g.own.wait(ctx, settleMax, here); err != nil {
 			return err
 		}
 	}
-	return g.own.settle(ctx, g.c, voters, "", settleMax)
+	return g.own.settle(ctx, voters, 0, settleMax)
 }
 
 // replace kills a node for ever and waits until a new one has its replicas.
@@ -181,5 +181,5 @@ func (g *growth) replace(ctx context.Context) error {
 	if err := g.own.join(ctx); err != nil {
 		return err
 	}
-	return g.own.settle(ctx, g.c, 5, gone, settleMax)
+	return g.own.settle(ctx, 5, gone, settleMax)
 }

@@ -436,7 +436,7 @@ func catchUp(ctx context.Context, own *nodes, c *client.Client, n, rate int) (u 
 			return u, err
 		}
 	}
-	err = own.settle(ctx, c, 3, "", 20*time.Minute)
+	err = own.settle(ctx, 3, 0, 20*time.Minute)
 	u.took, u.most = time.Since(start), most()
 	u.during, u.failed = p.take()
 	u.bytes = 2 * int64(n) * rowBytes

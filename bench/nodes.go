@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,7 +23,7 @@ type nodes struct {
 	env       []string
 	procs     []*exec.Cmd
 	dirs      []string
-	ids       []string
+	ids       []banyan.NodeID
 	addresses []string
 	clients   []*client.Client
 	op        *client.Client // the operator's, beside those that are the load
@@ -47,7 +46,7 @@ func startNodes(ctx context.Context, count int) (_ *nodes, err error) {
 		if err := n.join(ctx); err != nil {
 			return nil, err
 		}
-		if err := n.wait(ctx, func(s status) bool { return len(s.Nodes) == i+1 }); err != nil {
+		if err := n.wait(ctx, startMax, func(s *banyanv1.StatusResponse) bool { return len(s.Nodes) == i+1 }); err != nil {
 			return nil, err
 		}
 	}
@@ -55,13 +54,13 @@ func startNodes(ctx context.Context, count int) (_ *nodes, err error) {
 	if count >= 3 {
 		voters = 3
 	}
-	return n, n.waitVoters(ctx, voters)
+	return n, n.settle(ctx, voters, 0, startMax)
 }
 
 // join starts one more node, the first one as a cluster of its own.
 func (n *nodes) join(ctx context.Context) error {
 	i := len(n.procs)
-	id := fmt.Sprintf("n%d", i+1)
+	id := banyan.NodeID(i + 1)
 	ports, err := freePorts(1)
 	if err != nil {
 		return err
@@ -79,14 +78,14 @@ func (n *nodes) join(ctx context.Context) error {
 		args = []string{"join", token.Address, "--token", token.Token}
 	}
 	n.addresses = append(n.addresses, fmt.Sprintf("127.0.0.1:%d", ports[0]))
-	n.dirs = append(n.dirs, filepath.Join(n.dir, id))
+	n.dirs = append(n.dirs, filepath.Join(n.dir, id.String()))
 	n.ids = append(n.ids, id)
 	n.procs = append(n.procs, nil)
 	return n.start(i, append(args, "--dir", n.dirs[i], "--listen", n.addresses[i])...)
 }
 
 func (n *nodes) start(i int, args ...string) error {
-	log, err := os.OpenFile(filepath.Join(n.dir, n.ids[i]+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(n.dir, n.ids[i].String()+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -152,76 +151,41 @@ func (n *nodes) operator() (_ *client.Client, err error) {
 	return n.op, err
 }
 
-// status is what 'banyan status -o json' prints, as far as it matters here.
-type status struct {
-	Nodes []struct {
-		ID      string
-		State   string
-		Address string
-		Memory  int64 `json:"memory_bytes"`
-	}
-	Shards []shardStatus
-}
-
-type shardStatus struct {
-	ID     int
-	Leader string
-	Voters []string
-}
-
-func (n *nodes) status(ctx context.Context) (s status) {
-	out, _ := n.output(ctx, "status", "-o", "json") // exits with 1 when anything is unhealthy
-	_ = json.Unmarshal([]byte(out), &s)             // an empty status is asked again
-	return s
-}
-
-func (n *nodes) wait(ctx context.Context, ok func(status) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for {
-		if ok(n.status(ctx)) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the cluster in %s did not settle: %w", n.dir, ctx.Err())
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-func (n *nodes) waitVoters(ctx context.Context, voters int) error {
-	return n.wait(ctx, func(s status) bool {
-		for _, sh := range s.Shards {
-			if len(sh.Voters) != voters || sh.Leader == "" {
-				return false
-			}
-		}
-		return len(s.Shards) > 0
-	})
-}
-
-// settle waits until every shard has its voters, without one node.
-func (n *nodes) settle(ctx context.Context, c *client.Client, voters int, without string, within time.Duration) error {
-	return look(ctx, c, 500*time.Millisecond, within, func(s *banyanv1.StatusResponse) bool {
-		return !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool {
-			return len(sh.Voters) != voters || sh.Leader == 0 || slices.ContainsFunc(sh.Voters, func(v uint64) bool { return banyan.NodeID(v).String() == without })
+// settle waits until every shard has its voters, without one node (0: any).
+func (n *nodes) settle(ctx context.Context, voters int, without banyan.NodeID, within time.Duration) error {
+	return n.wait(ctx, within, func(s *banyanv1.StatusResponse) bool {
+		return every(s, func(sh *banyanv1.Shard) bool {
+			return len(sh.Voters) == voters && sh.Leader != 0 && !slices.Contains(sh.Voters, uint64(without))
 		})
 	})
 }
 
-// look asks for the status every so often, which is a load too, until it is
-// as it should be.
-func look(ctx context.Context, c *client.Client, every, within time.Duration, done func(*banyanv1.StatusResponse) bool) error {
+// every says whether it holds of every shard, of those that there must be.
+func every(s *banyanv1.StatusResponse, holds func(*banyanv1.Shard) bool) bool {
+	return len(s.Shards) > 0 && !slices.ContainsFunc(s.Shards, func(sh *banyanv1.Shard) bool { return !holds(sh) })
+}
+
+const (
+	startMax   = time.Minute            // until nodes of an empty cluster are as they should be
+	waitsEvery = 250 * time.Millisecond // asking is a load too
+)
+
+// wait asks for the status until it is as it should be.
+func (n *nodes) wait(ctx context.Context, within time.Duration, done func(*banyanv1.StatusResponse) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	for ctx.Err() == nil {
-		if s, err := c.Cluster().Status(ctx); err == nil && done(s) {
-			return nil
+	for {
+		if c, err := n.operator(); err == nil { // a first node has yet to write how it is reached
+			if s, err := c.Cluster().Status(ctx); err == nil && done(s) {
+				return nil
+			}
 		}
-		time.Sleep(every)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the cluster in %s did not settle: %w", n.dir, ctx.Err())
+		case <-time.After(waitsEvery):
+		}
 	}
-	return fmt.Errorf("the cluster did not settle: %w", ctx.Err())
 }
 
 // client opens one more client for the load, until Close.

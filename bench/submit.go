@@ -48,8 +48,12 @@ func benchSubmit(ctx context.Context, args []string) error {
 			return err
 		}
 		rates = append(rates, float64(n)/time.Since(start).Seconds())
-		for _, node := range own.status(ctx).Nodes {
-			memory = max(memory, node.Memory)
+		s, err := c.Cluster().Status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, node := range s.Nodes {
+			memory = max(memory, node.MemoryBytes)
 		}
 	}
 	fmt.Printf("%d tasks of /bin/true on one node, %d rounds\n\n", n, rounds)
