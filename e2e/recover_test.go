@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,6 +54,48 @@ func TestMajorityLost(t *testing.T) {
 	})
 	if _, errOut, code := c.try("recover", "--dir", left.dir, "--lost", "n4,n5"); code == 0 || !strings.Contains(errOut, "in use") {
 		t.Errorf("recover beside a running node: exit %d, %s", code, errOut)
+	}
+}
+
+// TestRecoverFromACopy loses the machine of the only voters: the second node has
+// a copy of every shard.
+func TestRecoverFromACopy(t *testing.T) {
+	long(t)
+	c := emptyCluster(t)
+	lost := c.up(filepath.Join(c.dir, "n1"), "--shards", "1")
+	left := c.join(c.token())
+	c.run("kv", "put", "a/1", "kept")
+	for _, shard := range []string{"0", "1"} {
+		c.eventually("n2 has a copy of shard "+shard, func() bool {
+			var last []uint64
+			for line := range strings.Lines(c.run("debug", "shard", shard, "-o", "json")) {
+				var r struct {
+					Last uint64 `json:"last_index"`
+				}
+				if err := json.Unmarshal([]byte(line), &r); err != nil {
+					t.Fatal(err)
+				}
+				last = append(last, r.Last)
+			}
+			return len(last) == 2 && last[0] == last[1]
+		})
+	}
+	lost.kill()
+	left.kill()
+	if err := os.RemoveAll(lost.dir); err != nil {
+		t.Fatal(err)
+	}
+	plan := []string{"recover", "--dir", left.dir, "--lost", "n1"}
+	out := c.run(plan...)
+	if !strings.Contains(out, "2 of 2 shards") || strings.Contains(out, "nothing is left") {
+		t.Errorf("what is shown first:\n%s", out)
+	}
+	_, id, _ := strings.Cut(out, "of cluster ")
+	id, _, _ = strings.Cut(id, ".")
+	c.run(append(plan, "--yes", id)...)
+	left.restart()
+	if got := strings.TrimSpace(c.run("kv", "get", "a/1")); got != "kept" {
+		t.Errorf("kv get: %q", got)
 	}
 }
 

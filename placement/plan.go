@@ -9,6 +9,10 @@
 // caught up, never through two where three are meant. A dead voter is replaced
 // by a caught-up learner in one joint change. A leader moves off a draining node
 // before anything else. What is only uneven is mended last, and little at a time.
+//
+// Two nodes cannot have more than one voter that survives anything. The other
+// one keeps a copy, as a learner: no write waits for it, but a shard whose voter
+// is lost for good can be recovered from it.
 package placement
 
 import (
@@ -136,12 +140,17 @@ func (p *planner) next(s Shard) (Step, bool) {
 			return Step{Transfer: to, Why: "its leader is draining"}, true
 		}
 	}
-	if kept := p.keep(s.Learners); len(kept) < len(s.Learners) {
+	bad := p.bad(s.Voters)
+	settled := len(bad) == 0 && len(s.Voters) == p.wanted(s, bad)
+	alone := settled && len(s.Voters) == 1 && p.policy.Voters > 1
+	if kept := p.keep(s, alone); len(kept) < len(s.Learners) {
 		return Step{Voters: s.Voters, Learners: kept, Why: "a learner's node is gone"}, true
 	}
-	bad := p.bad(s.Voters)
-	if len(bad) > 0 || len(s.Voters) != p.wanted(s, bad) {
+	switch {
+	case !settled:
 		return p.mend(s, bad)
+	case alone:
+		return p.copied(s)
 	}
 	if step, ok := p.balanceReplicas(s); ok {
 		return step, true
@@ -149,27 +158,50 @@ func (p *planner) next(s Shard) (Step, bool) {
 	return p.balanceLeaders(s)
 }
 
-// keep drops nodes that are dead, draining or unknown.
-func (p *planner) keep(ids []banyan.NodeID) []banyan.NodeID {
+// keep drops learners whose nodes are dead, draining or unknown. The copy of a
+// voter that is alone stays as a voter would: until it is to be replaced, and
+// can be.
+func (p *planner) keep(s Shard, alone bool) []banyan.NodeID {
 	out := []banyan.NodeID{}
-	for _, id := range ids {
-		if n, ok := p.nodes[id]; ok && n.Alive && !n.Draining {
+	for _, id := range s.Learners {
+		n, ok := p.nodes[id]
+		stays := alone && !n.Leaving && (!p.isBad(id) || len(p.choose(s, 1)) == 0)
+		if ok && (n.Alive && !n.Draining || stays) {
 			out = append(out, id)
 		}
 	}
 	return out
 }
 
+// copied keeps one copy of a shard whose voter is alone.
+func (p *planner) copied(s Shard) (Step, bool) {
+	switch len(s.Learners) {
+	case 0:
+		if found := p.choose(s, 1); len(found) == 1 {
+			p.replicas[found[0]]++
+			return Step{Voters: s.Voters, Learners: found, Why: "its voter is alone: another disk keeps a copy"}, true
+		}
+	case 1:
+	default:
+		return Step{Voters: s.Voters, Learners: s.Learners[:1], Why: "a learner is not needed any more"}, true
+	}
+	return Step{}, false
+}
+
 // bad lists voters to replace: leaving, forgotten, or dead for too long.
 func (p *planner) bad(voters []banyan.NodeID) []banyan.NodeID {
 	var out []banyan.NodeID
 	for _, id := range voters {
-		n, ok := p.nodes[id]
-		if !ok || n.Leaving || (!n.Alive && n.DeadMs >= p.policy.DeadAfterMs) {
+		if p.isBad(id) {
 			out = append(out, id)
 		}
 	}
 	return out
+}
+
+func (p *planner) isBad(id banyan.NodeID) bool {
+	n, ok := p.nodes[id]
+	return !ok || n.Leaving || (!n.Alive && n.DeadMs >= p.policy.DeadAfterMs)
 }
 
 // mend brings the shard towards its wanted voters. A change waits until all

@@ -57,7 +57,7 @@ func (n *Server) placeOnce(ctx context.Context) bool {
 			n.log.Info("replicas changed", "shard", s.Shard, "voters", s.Voters, "learners", s.Learners, "why", s.Why)
 		}
 	}
-	return len(steps) > 0 || waitsForLearners(shards)
+	return len(steps) > 0 || catchingUp(nodes, shards)
 }
 
 // balanceAfter is how long leaders must have been uneven before they are
@@ -81,10 +81,18 @@ func (p *patience) filter(steps []placement.Step) []placement.Step {
 	return steps
 }
 
-func waitsForLearners(shards []placement.Shard) bool {
+// catchingUp says whether there is a learner whose node is there and that has yet
+// to catch up. One that has, and is still a learner, is to stay one.
+func catchingUp(nodes []placement.Node, shards []placement.Shard) bool {
+	here := map[banyan.NodeID]bool{}
+	for _, n := range nodes {
+		here[n.ID] = n.Alive
+	}
 	for _, s := range shards {
-		if len(s.Learners) > 0 {
-			return true
+		for _, id := range s.Learners {
+			if behind, known := s.Behind[id]; here[id] && (!known || behind > placement.CaughtUp) {
+				return true
+			}
 		}
 	}
 	return false

@@ -3,8 +3,28 @@ package server
 import (
 	"testing"
 
+	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
+	"banyan/placement"
 )
+
+func TestPlacementWaitsForLearnersThatComeNearer(t *testing.T) {
+	nodes := []placement.Node{{ID: 1, Alive: true}, {ID: 2, Alive: true}, {ID: 3}}
+	for what, c := range map[string]struct {
+		learner banyan.NodeID
+		behind  map[banyan.NodeID]uint64
+		want    bool
+	}{
+		"new":       {2, nil, true},
+		"behind":    {2, map[banyan.NodeID]uint64{2: placement.CaughtUp + 1}, true},
+		"caught up": {2, map[banyan.NodeID]uint64{2: placement.CaughtUp}, false},
+		"away":      {3, map[banyan.NodeID]uint64{3: 1 << 20}, false},
+	} {
+		if got := catchingUp(nodes, []placement.Shard{{ID: 1}, {ID: 2, Learners: []banyan.NodeID{c.learner}, Behind: c.behind}}); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
 
 func TestOnlyALeaderSaysWhoHasAReplica(t *testing.T) {
 	say := func(shards ...*peerv1.ShardInfo) *nodeInfo {

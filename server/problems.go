@@ -41,7 +41,12 @@ func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, voters int, 
 	if alive == 1 && len(nodes) == 1 {
 		add(false, "join two more nodes ('banyan token' says how) to survive the loss of a machine", "everything is on one disk only")
 	} else if len(nodes) == 2 {
-		add(false, "join a third node: with three, every write is on two disks before it is acknowledged", "two nodes keep one voter a shard: losing that machine stops the cluster")
+		remedy := "join a third node: with three, every write is on two disks before it is acknowledged"
+		if slices.ContainsFunc(shards, func(sh *banyanv1.Shard) bool { return len(sh.Learners) == 0 }) {
+			add(false, remedy, "two nodes keep one voter a shard: losing that machine stops the cluster")
+		} else {
+			add(false, remedy, "two nodes keep one voter a shard: losing that machine stops the cluster; the copy on the other, for 'banyan recover', may lack the latest writes")
+		}
 	}
 	return out
 }

@@ -39,6 +39,17 @@ func TestProblemsAreToldOncePerCause(t *testing.T) {
 	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1)); got != "" {
 		t.Errorf("all is well, but told:\n%s", got)
 	}
+	for learners, copied := range map[uint64]bool{0: false, 2: true} {
+		lone := shard(0, 1)
+		lone.Voters = []uint64{1}
+		if learners != 0 {
+			lone.Learners = []uint64{learners}
+		}
+		got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive")}, lone)
+		if strings.Count(got, "\n") != 1 || !strings.Contains(got, "losing that machine stops the cluster") || strings.Contains(got, "copy") != copied {
+			t.Errorf("one voter, learner %d, but told:\n%s", learners, got)
+		}
+	}
 	few := shard(1, 1)
 	few.Voters = []uint64{1}
 	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1), few); got != "shard 1 has 1 of 3 voters\n" {

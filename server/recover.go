@@ -395,7 +395,11 @@ func (r *Recovery) Text() string {
 			elsewhere = append(elsewhere, name)
 		}
 	}
-	text := fmt.Sprintf("recovered without a majority after %s were lost; writes that only they had are gone", nodeList(r.Lost))
+	were, they := "were", "they"
+	if len(r.Lost) == 1 {
+		were, they = "was", "it"
+	}
+	text := fmt.Sprintf("recovered without a majority after %s %s lost; writes that only %s had are gone", nodeList(r.Lost), were, they)
 	if len(kept) > 0 {
 		text += "; shards going on here: " + strings.Join(kept, ", ")
 	}
