@@ -67,6 +67,7 @@ const (
 	RequestBytesMax       = 8 << 20
 	CallsMax              = 20_000
 	SessionCallsMax       = 4096
+	SessionFrameBytesMax  = 8 << 20
 	LogCacheBytesMax      = 32 << 20
 	SlowOpsMax            = 512
 	LogLinesMax           = 2048
@@ -141,7 +142,8 @@ var Limits = []Limit{
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
-	{"SessionCallsMax", SessionCallsMax, "calls", "under way in one session; then the node reads no more of it until some are answered"},
+	{"SessionCallsMax", SessionCallsMax, "calls", "under way in one session, or answered and not yet taken; then the node reads no more of it until some are gone"},
+	{"SessionFrameBytesMax", SessionFrameBytesMax, "bytes", "of one message of a session, which may hold many calls or answers; a longer one ends it. So many bytes of answers not yet taken stop the reading, too"},
 	{"CallsMax", CallsMax, "calls", "answered by one node at once, streams included; more are told to come again"},
 	{"LogCacheBytesMax", LogCacheBytesMax, "bytes", "of recent log entries kept in memory on one node; older ones are read from disk"},
 	{"SlowOpsMax", SlowOpsMax, "operations", "kept in the slow log of one node; a new one replaces the oldest"},

@@ -52,6 +52,7 @@ const localAddress = "in-process"
 // it when done.
 type Client struct {
 	http      connect.HTTPClient
+	tls       *tls.Config // of sessions
 	closing   []io.Closer
 	scheme    string
 	single    bool          // one node behind a Transport: nothing to route
@@ -112,6 +113,9 @@ func Open(cfg Config) (*Client, error) {
 	case len(cfg.Addresses) == 0:
 		return nil, banyan.Errorf(banyan.Invalid, "client: Config has no addresses: give host:port of at least one node")
 	default:
+		c.tls = cfg.TLS.Clone()
+		c.tls.NextProtos = []string{"http/1.1"}
+		c.tls.DynamicRecordSizingDisabled = true // a message is one packet from the first on
 		l := newLanes(cfg.TLS)
 		c.http = doer{l}
 		c.closing = append(c.closing, l)

@@ -21,6 +21,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/api/wire"
 	"banyan/client"
 	"banyan/gate"
 	"banyan/pki"
@@ -35,7 +36,10 @@ type cluster struct {
 	calls []atomic.Int64 // requests that came to each door
 	hang  []atomic.Bool  // the door takes requests and never answers
 
-	sessionless bool // the doors are of an older version
+	sessionless bool         // the doors are of an older version, without sessions
+	refusal     *banyan.Kind // of sessions on connections of their own; a kind that is none: the doors know none
+	streams     atomic.Int64 // sessions that came as streams
+	upgrades    atomic.Int64 // and those that had a connection of their own
 }
 
 func newCluster(t testing.TB, nodes int) *cluster {
@@ -82,10 +86,21 @@ func (c *cluster) start(t testing.TB, i int, ca *pki.CA) {
 			http.NotFound(w, r)
 			return
 		}
+		if r.URL.Path == banyanv1connect.KVSessionProcedure && r.Method == http.MethodPost {
+			c.streams.Add(1)
+		}
+		if r.Header.Get("Upgrade") != "" {
+			c.upgrades.Add(1)
+			if c.refusal != nil {
+				w.Header().Set(wire.KindHeader, fmt.Sprint(int(*c.refusal)))
+				http.Error(w, "no sessions here", http.StatusTeapot)
+				return
+			}
+		}
 		door.ServeHTTP(w, r)
 	}), slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(tls.NewListener(listener, keeper.ServerTLS("h2"))) }()
+	go func() { ended <- srv.Serve(tls.NewListener(listener, keeper.ServerTLS("h2", "http/1.1"))) }()
 	stop := sync.OnceFunc(func() { srv.Close(); <-ended })
 	c.stop = append(c.stop, stop)
 	t.Cleanup(stop)
@@ -529,6 +544,58 @@ func TestANodeWithoutSessions(t *testing.T) {
 	}
 }
 
+// A session has a connection of its own, and comes back when that breaks; with a
+// node of an older version it is a stream.
+func TestSessionsHaveConnections(t *testing.T) {
+	c := newCluster(t, 1)
+	cl := c.open(t)
+	for i := range 3 {
+		mustPut(t, cl, "a/x", fmt.Sprint(i))
+	}
+	if c.upgrades.Load() != 1 || c.streams.Load() != 0 {
+		t.Errorf("%d connections, %d streams", c.upgrades.Load(), c.streams.Load())
+	}
+	none := banyan.Kind(banyan.Kinds)
+	c.refusal = &none
+	cl = c.open(t)
+	for i := range 3 {
+		mustPut(t, cl, "a/x", fmt.Sprint(i))
+	}
+	if c.upgrades.Load() != 2 || c.streams.Load() != 1 {
+		t.Errorf("%d connections, %d streams, when only streams are known", c.upgrades.Load(), c.streams.Load())
+	}
+	refused := banyan.PermissionDenied
+	c.refusal = &refused
+	_, err := c.open(t).KV().Put(t.Context(), []byte("a/x"), nil)
+	wantError(t, "a session that is refused", err, banyan.PermissionDenied, "no sessions here")
+}
+
+// A call that is too large for a session is no other call's trouble.
+func TestLargeCallsGoByThemselves(t *testing.T) {
+	c := newCluster(t, 1)
+	cl := c.open(t)
+	mustPut(t, cl, "a/x", "")
+	_, err := cl.KV().Put(t.Context(), []byte("a/x"), make([]byte, banyan.RequestBytesMax))
+	wantError(t, "a value that is too long", err, banyan.Exhausted, "")
+	mustPut(t, cl, "a/x", strings.Repeat("v", banyan.CommandBytesMax+1))
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() { mustPut(t, cl, fmt.Sprint("a/", i), strings.Repeat("v", banyan.ValueBytesMax)) })
+	}
+	wg.Wait()
+	for i := range 10 {
+		wg.Go(func() {
+			if kv, err := cl.KV().Get(t.Context(), []byte(fmt.Sprint("a/", i))); err != nil || len(kv.Value) != banyan.ValueBytesMax {
+				t.Errorf("%d bytes, %v", len(kv.GetValue()), err)
+			}
+		})
+	}
+	wg.Wait()
+	if c.upgrades.Load() != 1 {
+		t.Errorf("%d sessions", c.upgrades.Load())
+	}
+}
+
 // TestWritesSayWhatWasKnown: every copy of a write says the same revision, which
 // the shard had before the first copy was sent; who knows none asks.
 func TestWritesSayWhatWasKnown(t *testing.T) {
@@ -550,10 +617,15 @@ func TestWritesSayWhatWasKnown(t *testing.T) {
 	if want := [][2]uint64{{41, 41}, {41, 42}, {42, 42}, {42, 43}, {43, 43}, {43, 44}}; !slices.Equal(said, want) {
 		t.Errorf("%v, want %v", said, want)
 	}
-	if c.nth["Get"] != 1 {
-		t.Errorf("asked %d times", c.nth["Get"])
+	gets := func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.nth["Get"]
 	}
-	if _, err := c.open(t).KV().Delete(t.Context(), []byte("b")); err != nil || c.nth["Get"] != 2 {
-		t.Errorf("another client has asked %d times, %v", c.nth["Get"]-1, err)
+	if gets() != 1 {
+		t.Errorf("asked %d times", gets())
+	}
+	if _, err := c.open(t).KV().Delete(t.Context(), []byte("b")); err != nil || gets() != 2 {
+		t.Errorf("another client has asked %d times, %v", gets()-1, err)
 	}
 }

@@ -65,7 +65,7 @@ func (l *lanes) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	lane.busy.Add(1)
 	defer lane.busy.Add(-1)
-	res, err := lane.Transport.RoundTrip(together(req))
+	res, err := lane.Transport.RoundTrip(req)
 	return res, pki.Explain(req.URL.Host, err)
 }
 

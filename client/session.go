@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,26 +15,40 @@ import (
 	"banyan/obs"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 )
 
-// session carries the calls of this client to one node over one stream. Calls
-// that come while a message is being sent go together in the next one.
+// session carries the calls of this client to one node. A call that finds
+// nobody sending goes out in its caller's goroutine; those that come meanwhile
+// go together in the next message, which the relay sends.
 type session struct {
+	node     *node
 	patience time.Duration
-	mu       sync.Mutex
-	some     sync.Cond // calls to send, or broken
-	calls    []*banyanv1.Call
-	waiting  map[uint64]*reply
-	next     uint64
-	broken   error
-	watch    *time.Timer // over calls that may lose patience; runs while watching
-	watching bool
+	replies  sync.Pool // those that nobody uses now
+
+	mu      sync.Mutex
+	some    sync.Cond // something to send for the relay, or broken
+	link    link      // nil: not yet connected
+	sending bool
+	calls   []*banyanv1.Call
+	message banyanv1.SessionRequest // of who is sending
+	waiting map[uint64]*reply
+	next    uint64
+	broken  error
+
+	watch    *time.Timer // runs look
+	watching bool        // look comes soon
+	heard    bool        // something, since the last look
+	since    time.Time   // of silence
+	ask      bool        // a sign of life is to be asked for
+	asked    bool        // and is awaited
+	resting  bool        // nothing was awaited at the last look
 }
 
-func newSession(patience time.Duration) *session {
-	s := &session{waiting: map[uint64]*reply{}, patience: patience}
+func newSession(n *node, patience time.Duration) *session {
+	s := &session{node: n, patience: patience, waiting: map[uint64]*reply{}}
 	s.some.L = &s.mu
-	s.watch = time.AfterFunc(time.Hour, s.giveUp)
+	s.watch = time.AfterFunc(time.Hour, s.look)
 	s.watch.Stop()
 	return s
 }
@@ -43,28 +58,33 @@ type reply struct {
 	answer *banyanv1.Answer
 	err    error
 	ready  chan struct{} // of one
-	looks  int           // of giveUp; less than 0: it does not look at this one
+	looks  int           // it has outlived; less than 0: it is not given up
 }
 
-// replies are those that nobody uses now.
-var replies = sync.Pool{New: func() any { return &reply{ready: make(chan struct{}, 1)} }}
-
 // A message holds so many calls, and the first that goes beyond so many bytes.
+// A larger call than callBytesMax is a request of its own.
 const (
 	sessionCallsMax = 256
 	sessionBytesMax = 1 << 20
+	callBytesMax    = banyan.CommandBytesMax
 )
+
+// ownBytesMax is how large a call its caller sends himself: a node that takes
+// nothing must not hold him beyond his deadline.
+const ownBytesMax = 16 << 10
 
 // call makes a call that is safe to repeat over the session with the leader of
 // partition, or with other nodes until one answers, as unary does. The first
 // try, nearly always the only one, needs no context and no timer of its own.
 func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
 	n := c.first(partition)
+	message := pack(req)
+	size := weight(message)
 	s := c.sessionOf(n)
-	if s == nil {
+	if s == nil || size > callBytesMax {
 		return callAgain(ctx, c, partition, req, method, pack, unpack, nil, nil)
 	}
-	answer, err := s.call(ctx, pack(req), true)
+	answer, err := s.call(ctx, message, size, true)
 	if answer.GetElsewhere() {
 		c.learn()
 	}
@@ -83,12 +103,17 @@ func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, r
 	var res *Res
 	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) (err error) {
 		s := c.sessionOf(n)
+		message := pack(req)
+		size := weight(message)
+		if size > callBytesMax {
+			s = nil
+		}
 		switch {
 		case n == tried:
 			tried, err = nil, failed
 		case s != nil:
 			var answer *banyanv1.Answer
-			answer, err = s.call(ctx, pack(req), false)
+			answer, err = s.call(ctx, message, size, false)
 			if answer.GetElsewhere() {
 				c.learn()
 			}
@@ -102,44 +127,21 @@ func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, r
 	return res, err
 }
 
-// sessionOf gives the session with a node, opening one if there is none. nil:
-// the node knows no sessions.
-func (c *Client) sessionOf(n *node) *session {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.session == nil && !n.sessionless {
-		s := newSession(c.patience)
-		n.session = s
-		c.sessions.Go(func() { c.hold(n, s) })
+// weight is about how many bytes a call takes.
+func weight(call *banyanv1.Call) int {
+	switch c := call.Call.(type) {
+	case *banyanv1.Call_Put:
+		return len(c.Put.Key) + len(c.Put.Value)
+	case *banyanv1.Call_Get:
+		return len(c.Get.Key)
 	}
-	return n.session
+	return proto.Size(call)
 }
 
-// hold runs a session until it breaks or the client is closed.
-func (c *Client) hold(n *node, s *session) {
-	ctx, cancel := context.WithCancel(c.life)
-	defer cancel()
-	stream := n.kv.Session(ctx)
-	// The transport looks at ctx only when nothing is left to send.
-	defer context.AfterFunc(ctx, func() { s.fail(wire.Decode(ctx.Err())) })()
-	var sender sync.WaitGroup
-	sender.Go(func() { s.send(stream) })
-	err := s.receive(stream)
-	n.mu.Lock()
-	n.session = nil
-	n.sessionless = banyan.IsKind(err, banyan.TooNew) // what Connect calls unimplemented
-	n.mu.Unlock()
-	s.fail(err)
-	cancel()
-	sender.Wait()
-	_ = stream.CloseResponse()
-}
-
-// call waits for the answer of a call, until ctx ends or, if it is limited, for
-// as long as patience lasts and a little longer.
-func (s *session) call(ctx context.Context, call *banyanv1.Call, limited bool) (*banyanv1.Answer, error) {
-	r := replies.Get().(*reply)
-	*r = reply{ready: r.ready}
+// call waits for the answer of a call of about size bytes, until ctx ends or, if
+// it is limited, for as long as patience lasts and a little longer.
+func (s *session) call(ctx context.Context, call *banyanv1.Call, size int, limited bool) (*banyanv1.Answer, error) {
+	r := s.reply()
 	if !limited {
 		r.looks = -1
 	}
@@ -153,12 +155,19 @@ func (s *session) call(ctx context.Context, call *banyanv1.Call, limited bool) (
 	call.Id = s.next
 	s.waiting[call.Id] = r
 	s.calls = append(s.calls, call)
-	if limited && !s.watching {
+	if !s.watching {
 		s.watching = true
 		s.watch.Reset(s.patience / looksMax)
 	}
+	free := !s.sending && s.link != nil
+	own := free && size <= ownBytesMax && s.since.IsZero()
+	s.sending = s.sending || own
 	s.mu.Unlock()
-	s.some.Signal()
+	if own {
+		s.send()
+	} else if free {
+		s.some.Signal()
+	}
 	if ctx.Done() == nil {
 		<-r.ready
 	} else {
@@ -173,103 +182,191 @@ func (s *session) call(ctx context.Context, call *banyanv1.Call, limited bool) (
 	}
 	answer, err := r.answer, r.err
 	r.answer = nil
-	replies.Put(r)
+	s.replies.Put(r)
 	return answer, err
 }
 
-// looksMax is how many looks of giveUp a call outlives.
-const looksMax = 4
+func (s *session) reply() *reply {
+	if r, ok := s.replies.Get().(*reply); ok {
+		*r = reply{ready: r.ready}
+		return r
+	}
+	return &reply{ready: make(chan struct{}, 1)}
+}
 
-// giveUp ends the calls that have waited for as long as patience lasts: the
-// node may hang.
-func (s *session) giveUp() {
+// send sends one message; sending is set, and is not when it returns.
+func (s *session) send() {
+	runtime.Gosched() // those who were woken together go together
+	s.mu.Lock()
+	ask := s.ask
+	s.ask = false
+	s.message.Calls = s.take(s.message.Calls[:0])
+	link := s.link
+	s.mu.Unlock()
+	if len(s.message.Calls) > 0 || ask {
+		if link.Send(&s.message) != nil {
+			link.Close() // who receives says why
+		}
+		clear(s.message.Calls)
+	}
+	s.mu.Lock()
+	s.sending = false
+	more := len(s.calls) > 0 || s.ask
+	s.mu.Unlock()
+	if more {
+		s.some.Signal()
+	}
+}
+
+// relay sends what callers do not, until the session breaks.
+func (s *session) relay() {
+	for {
+		s.mu.Lock()
+		for s.broken == nil && (s.sending || len(s.calls) == 0 && !s.ask) {
+			s.some.Wait()
+		}
+		if s.broken != nil {
+			s.mu.Unlock()
+			return
+		}
+		s.sending = true
+		s.mu.Unlock()
+		s.send()
+	}
+}
+
+// take moves what the next message holds to the end of out.
+func (s *session) take(out []*banyanv1.Call) []*banyanv1.Call {
+	n, bytes := 0, 0
+	for n < min(len(s.calls), sessionCallsMax) && bytes < sessionBytesMax {
+		bytes += weight(s.calls[n])
+		n++
+	}
+	out = append(out, s.calls[:n]...)
+	s.calls = slices.Delete(s.calls, 0, n)
+	return out
+}
+
+// receive hands out answers until the session ends.
+func (s *session) receive() error {
+	var woken []*reply
+	for {
+		m, err := s.link.Receive()
+		switch {
+		case errors.Is(err, io.EOF):
+			return brokenOff(nil)
+		case err != nil:
+			return wire.Decode(err)
+		case m.End != nil:
+			return wire.DecodeCall(m.End)
+		}
+		woken = s.resolve(m.Answers, woken[:0])
+		for i, r := range woken {
+			r.ready <- struct{}{}
+			woken[i] = nil
+		}
+	}
+}
+
+// resolve gives answers to those who wait for them, and appends those to woken.
+func (s *session) resolve(answers []*banyanv1.Answer, woken []*reply) []*reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.watching = false
+	s.heard = true
+	for _, a := range answers {
+		r := s.waiting[a.Id]
+		if r == nil {
+			continue // nobody waits any more
+		}
+		delete(s.waiting, a.Id)
+		if e := a.GetError(); e != nil {
+			r.err = wire.DecodeCall(e)
+		}
+		r.answer = a
+		woken = append(woken, r)
+	}
+	return woken
+}
+
+// looksMax is how many looks a call outlives that is given up in the end.
+const looksMax = 4
+
+const (
+	askAfter   = 2 * time.Second // of silence while something is awaited: a sign of life is asked for
+	silenceMax = 5 * time.Second // of it: the node counts as gone
+	idleMax    = time.Minute     // without calls; then the session is closed
+)
+
+// look comes four times in patience while something is awaited. It ends the
+// calls that have waited for so long, for the node may hang, and finds out
+// whether it does. It closes a session that nobody needs.
+func (s *session) look() {
+	if err := s.verdict(); err != nil {
+		s.node.forget(s)
+		s.fail(err)
+		s.link.Close()
+	}
+}
+
+// verdict says why the session is to end, nil if it is not.
+func (s *session) verdict() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil {
+		return nil
+	}
+	awaited := len(s.waiting) > 0 || s.asked
+	rested := s.resting && !s.heard
+	switch {
+	case s.heard || !awaited:
+		s.since, s.asked = time.Time{}, false
+	case s.since.IsZero():
+		s.since = time.Now()
+	}
+	s.heard = false
+	silent := !s.since.IsZero() && time.Since(s.since) >= askAfter
+	if s.giveUp() || silent {
+		s.askForLife()
+	}
+	s.watching = len(s.waiting) > 0 || s.asked
+	s.resting = !s.watching
+	switch {
+	case s.asked && silent && time.Since(s.since) >= silenceMax:
+		s.broken = banyan.Errorf(banyan.Unavailable, "%s has said nothing for %v", s.node.addr, silenceMax)
+	case s.watching:
+		s.watch.Reset(s.patience / looksMax)
+	case rested && s.link != nil: // the attempt to connect has an end of its own
+		s.broken = banyan.Errorf(banyan.Unavailable, "the session with %s was idle", s.node.addr)
+	default:
+		s.watch.Reset(idleMax)
+	}
+	return s.broken
+}
+
+// giveUp ends the calls that have outlived enough looks, and says whether there
+// were any.
+func (s *session) giveUp() (some bool) {
 	for id, r := range s.waiting {
 		switch {
 		case r.looks < 0:
-			continue
 		case r.looks < looksMax:
 			r.looks++
-			s.watching = true
 		default:
+			some = true
 			delete(s.waiting, id)
 			r.err = wire.Decode(context.DeadlineExceeded)
 			r.ready <- struct{}{}
 		}
 	}
-	if s.watching {
-		s.watch.Reset(s.patience / looksMax)
-	}
+	return some
 }
 
-// send sends what calls there are until the session breaks.
-func (s *session) send(stream *connect.BidiStreamForClient[banyanv1.SessionRequest, banyanv1.SessionResponse]) {
-	defer func() { _ = stream.CloseRequest() }()
-	for {
-		s.mu.Lock()
-		for len(s.calls) == 0 && s.broken == nil {
-			s.some.Wait()
-		}
-		s.mu.Unlock()
-		runtime.Gosched() // those who were woken together go together
-		s.mu.Lock()
-		calls := s.take()
-		s.mu.Unlock()
-		if len(calls) == 0 || stream.Send(&banyanv1.SessionRequest{Calls: calls}) != nil {
-			return
-		}
+// askForLife has the node say something. HTTP/2 does that by itself.
+func (s *session) askForLife() {
+	if _, own := s.link.(framed); own && !s.asked {
+		s.ask, s.asked = true, true
+		s.some.Signal()
 	}
-}
-
-// take cuts off what the next message holds.
-func (s *session) take() []*banyanv1.Call {
-	if s.broken != nil {
-		return nil
-	}
-	n, bytes := 0, 0
-	for n < min(len(s.calls), sessionCallsMax) && bytes < sessionBytesMax {
-		bytes += len(s.calls[n].GetPut().GetValue())
-		if txn := s.calls[n].GetTxn(); txn != nil {
-			bytes += sessionBytesMax // rare, and may be large
-		}
-		n++
-	}
-	out := s.calls[:n:n]
-	s.calls = s.calls[n:]
-	return out
-}
-
-// receive hands out answers until the stream ends.
-func (s *session) receive(stream *connect.BidiStreamForClient[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
-	for {
-		res, err := stream.Receive()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return brokenOff(err)
-		}
-		for _, a := range res.Answers {
-			s.resolve(a)
-		}
-	}
-}
-
-func (s *session) resolve(a *banyanv1.Answer) {
-	s.mu.Lock()
-	r := s.waiting[a.Id]
-	delete(s.waiting, a.Id)
-	s.mu.Unlock()
-	if r == nil {
-		return // nobody waits any more
-	}
-	if e := a.GetError(); e != nil {
-		r.err = wire.DecodeCall(e)
-	}
-	r.answer = a
-	r.ready <- struct{}{}
 }
 
 // fail ends all calls: whether they were carried out is not known.
@@ -278,6 +375,7 @@ func (s *session) fail(err error) {
 	if s.broken == nil {
 		s.broken = err
 	}
+	err = s.broken
 	waiting := s.waiting
 	s.waiting, s.calls = nil, nil
 	s.mu.Unlock()

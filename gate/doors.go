@@ -36,7 +36,7 @@ type kvDoor struct {
 	locks   Coord
 	leaders Leaders
 	edge    *edge
-	meters  *[doors]atomic.Pointer[callMeter] // of calls in sessions
+	meters  *[doors]atomic.Pointer[callMeter] // of sessions and the calls in them
 }
 
 func (d kvDoor) Get(ctx context.Context, req *connect.Request[banyanv1.GetRequest]) (*connect.Response[banyanv1.GetResponse], error) {

@@ -68,23 +68,33 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 }
 
 func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	var at atomic.Pointer[callMeter]
-	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
-		meter := e.once(&at, conn.Spec().Procedure, true)
-		meter.opened.Inc()
-		var span obs.Span
-		switch conn.Spec().Procedure {
-		case peerv1connect.PeerWorkProcedure, banyanv1connect.KVSessionProcedure: // last as long as the caller
-		default:
-			ctx, span = obs.StartServer(ctx, strings.TrimPrefix(conn.Spec().Procedure, "/"))
+	var meter atomic.Pointer[callMeter]
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		err := e.stream(ctx, &meter, conn.Spec().Procedure, func(ctx context.Context) error { return next(ctx, conn) })
+		if err != nil {
+			return wire.Encode(err)
 		}
-		defer func() {
-			err = e.answer(ctx, conn.Spec(), recover(), err)
-			meter.failed(err)
-			span.End(err)
-		}()
-		return next(ctx, conn)
+		return nil
 	}
+}
+
+// stream answers a stream of calls; its error is one that the caller may see.
+func (e *edge) stream(ctx context.Context, at *atomic.Pointer[callMeter], procedure string, run func(context.Context) error) (err error) {
+	meter := e.once(at, procedure, true)
+	meter.opened.Inc()
+	var span obs.Span
+	switch procedure {
+	case peerv1connect.PeerWorkProcedure, banyanv1connect.KVSessionProcedure: // last as long as the caller
+	default:
+		ctx, span = obs.StartServer(ctx, strings.TrimPrefix(procedure, "/"))
+	}
+	defer func() {
+		if err = e.explain(ctx, procedure, recover(), err); err != nil {
+			meter.failed(wire.Encode(err))
+		}
+		span.End(err)
+	}()
+	return run(ctx)
 }
 
 func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {

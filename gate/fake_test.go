@@ -30,6 +30,7 @@ import (
 type fakeKV struct {
 	KV
 	get   func(context.Context) error
+	value []byte // of every key
 	watch func(context.Context) error
 }
 
@@ -44,7 +45,7 @@ func (f fakeKV) Get(ctx context.Context, _ *banyanv1.GetRequest) (*banyanv1.GetR
 	if err := f.get(ctx); err != nil {
 		return nil, err
 	}
-	return &banyanv1.GetResponse{Revision: 7}, nil
+	return &banyanv1.GetResponse{Revision: 7, Kv: &banyanv1.KeyValue{Value: f.value}}, nil
 }
 
 func (f fakeKV) GetThen(ctx context.Context, req *banyanv1.GetRequest, done func(*banyanv1.GetResponse, error)) {
@@ -285,7 +286,7 @@ type fakeNode struct {
 	handler http.Handler
 	ready   error
 	client  *http.Client // that this node calls others with
-	server  *http.Server
+	server  *Server
 }
 
 const shards = 4
@@ -384,15 +385,22 @@ func httpClient(config *tls.Config) *http.Client {
 // as gives an HTTP client with a certificate of the net's cluster.
 func (n *fakeNet) as(t *testing.T, who pki.Subject) *http.Client {
 	t.Helper()
-	keeper, err := pki.NewKeeper(n.ca, who, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := httpClient(keeper.ClientTLS("h2", "http/1.1"))
+	c := httpClient(n.tlsOf(t, who))
 	t.Cleanup(c.CloseIdleConnections)
 	return c
 }
 
-func (n *fakeNet) user(t *testing.T) *http.Client {
-	return n.as(t, pki.Subject{Kind: pki.User, Name: "ann"})
+func (n *fakeNet) tlsOf(t *testing.T, who pki.Subject) *tls.Config {
+	t.Helper()
+	keeper, err := pki.NewKeeper(n.ca, who, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keeper.ClientTLS("h2", "http/1.1")
 }
+
+var ann = pki.Subject{Kind: pki.User, Name: "ann"}
+
+func (n *fakeNet) user(t *testing.T) *http.Client { return n.as(t, ann) }
+
+func (n *fakeNet) userTLS(t *testing.T) *tls.Config { return n.tlsOf(t, ann) }

@@ -117,7 +117,10 @@ func New(c Config) http.Handler {
 	mux := http.NewServeMux()
 	jobs := &anywhere{finder[banyanv1connect.JobsClient]{c.Node, c.Leaders, c.JobsAt}, c.Jobs}
 	locks := &locks{c.Coord, finder[banyanv1connect.CoordClient]{c.Node, c.Leaders, c.CoordAt}}
-	mux.Handle(banyanv1connect.NewKVHandler(kvDoor{c.KV, locks, c.Leaders, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}, options(false)))
+	keys := kvDoor{c.KV, locks, c.Leaders, &edge{node: c.Node, log: c.Logger, metrics: c.Metrics}, new([doors]atomic.Pointer[callMeter])}
+	keysPath, keysHandler := banyanv1connect.NewKVHandler(keys, options(false))
+	mux.Handle(keysPath, keysHandler)
+	mux.Handle("GET "+banyanv1connect.KVSessionProcedure, keys.upgrade(keysHandler))
 	mux.Handle(banyanv1connect.NewClusterHandler(clusterDoor{c.Clusters}, options(false)))
 	mux.Handle(banyanv1connect.NewJobsHandler(jobsDoor{jobs, &logs{jobs, c.Blobs, g.tail}}, options(false)))
 	mux.Handle(banyanv1connect.NewCoordHandler(coordDoor{locks}, options(false)))

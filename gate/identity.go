@@ -3,10 +3,8 @@ package gate
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"banyan"
@@ -86,22 +84,6 @@ func (g *gate) identify(next http.Handler) http.Handler {
 	})
 }
 
-// connection is what is known of a connection: who is at its other end, read
-// from the certificate by the first request.
-type connection struct {
-	once    sync.Once
-	who     pki.Subject
-	cluster string
-	err     error
-}
-
-type connectionKey struct{}
-
-// withConnection is for http.Server.ConnContext.
-func withConnection(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, &connection{})
-}
-
 // subject reads the certificate that the TLS handshake has verified.
 func (g *gate) subject(ctx context.Context, state *tls.ConnectionState) (pki.Subject, error) {
 	if state == nil || len(state.VerifiedChains) == 0 {
@@ -109,10 +91,7 @@ func (g *gate) subject(ctx context.Context, state *tls.ConnectionState) (pki.Sub
 			"node %v of cluster %s answers only to holders of the cluster's certificates: use a context ('banyan up' on the first machine wrote one under its configuration directory; copy it here), or 'banyan join' with a token from 'banyan token' to make this machine a node", g.Node, g.Cluster)
 	}
 	cert := state.VerifiedChains[0][0]
-	c, ok := ctx.Value(connectionKey{}).(*connection)
-	if !ok {
-		c = &connection{}
-	}
+	c := connectionOf(ctx)
 	c.once.Do(func() { c.who, c.cluster, c.err = pki.SubjectOf(cert) })
 	switch {
 	case c.err != nil:
@@ -132,6 +111,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		_ = writer.Write(w, r, ce) // the caller is gone if this fails
 		return
 	}
+	w.Header().Set(wire.KindHeader, ce.Meta().Get(wire.KindHeader))
 	http.Error(w, err.Error(), httpStatus(banyan.KindOf(err)))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,34 +16,52 @@ import (
 	"banyan/obs"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+)
+
+// carrier brings the messages of one session.
+type carrier interface {
+	Receive() (*banyanv1.SessionRequest, error) // io.EOF: the caller has said all
+	Send(*banyanv1.SessionResponse) error
+}
+
+var (
+	_ carrier = (*connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse])(nil)
+	_ carrier = framed{}
 )
 
 // session is one stream of calls. Each is carried out beside the others; what
 // is answered while a message is being sent goes out together in the next one.
 type session struct {
 	kvDoor
-	room  chan struct{} // banyan.SessionCallsMax
-	calls sync.WaitGroup
+	carrier carrier
+	calls   sync.WaitGroup
 
 	mu      sync.Mutex
-	some    sync.Cond // answers or closed
+	some    sync.Cond // answers, asked or closed
+	free    sync.Cond // room for calls, or broken
+	under   int       // calls whose answers are not sent
 	answers []*banyanv1.Answer
+	bytes   int  // of answers
+	asked   bool // for a sign of life
 	closed  bool
+	broken  bool // nothing can be sent any more
 }
 
 // serveSession answers calls until the caller closes his side or goes away. It
 // returns when all are answered.
-func serveSession(ctx context.Context, d kvDoor, stream *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
+func serveSession(ctx context.Context, d kvDoor, c carrier) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &session{kvDoor: d, room: make(chan struct{}, banyan.SessionCallsMax)}
-	s.some.L = &s.mu
+	s := &session{kvDoor: d, carrier: c}
+	s.some.L, s.free.L = &s.mu, &s.mu
 	var sender sync.WaitGroup
 	sender.Go(func() {
-		defer cancel()
-		s.send(stream)
+		s.send()
+		s.breakOff()
+		cancel()
 	})
-	err := s.receive(ctx, stream)
+	err := s.receive(ctx)
 	if leaves(ctx) {
 		err = errLeaving
 	} else if err != nil {
@@ -54,9 +73,9 @@ func serveSession(ctx context.Context, d kvDoor, stream *connect.BidiStream[bany
 	return err
 }
 
-func (s *session) receive(ctx context.Context, stream *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) error {
+func (s *session) receive(ctx context.Context) error {
 	for began := time.Now(); ; {
-		req, err := stream.Receive()
+		req, err := s.carrier.Receive()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -66,15 +85,30 @@ func (s *session) receive(ctx context.Context, stream *connect.BidiStream[banyan
 		if time.Since(began) > sessionMax {
 			return banyan.Errorf(banyan.Unavailable, "the session has lasted for %v: open another", sessionMax)
 		}
+		if len(req.Calls) == 0 {
+			s.mu.Lock()
+			s.asked = true
+			s.mu.Unlock()
+			s.some.Signal()
+		}
 		for _, call := range req.Calls {
-			select {
-			case s.room <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+			if !s.enter() {
+				return banyan.Errorf(banyan.Unavailable, "the caller takes no answers")
 			}
 			s.carryOut(ctx, call)
 		}
 	}
+}
+
+// enter waits for room for one more call; false: the session is broken.
+func (s *session) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.broken && (s.under >= banyan.SessionCallsMax || s.bytes >= banyan.SessionFrameBytesMax) {
+		s.free.Wait()
+	}
+	s.under++
+	return !s.broken
 }
 
 // doors of the calls that a session may carry.
@@ -85,10 +119,11 @@ const (
 	doorTxn
 	doorAcquire
 	doorRelease
+	doorSession // the session itself
 	doors
 )
 
-var procedures = [doors]string{banyanv1connect.KVGetProcedure, banyanv1connect.KVPutProcedure, banyanv1connect.KVDeleteProcedure, banyanv1connect.KVTxnProcedure, banyanv1connect.CoordAcquireProcedure, banyanv1connect.CoordReleaseProcedure}
+var procedures = [doors]string{banyanv1connect.KVGetProcedure, banyanv1connect.KVPutProcedure, banyanv1connect.KVDeleteProcedure, banyanv1connect.KVTxnProcedure, banyanv1connect.CoordAcquireProcedure, banyanv1connect.CoordReleaseProcedure, banyanv1connect.KVSessionProcedure}
 
 // carryOut begins a call. What it waits for is bounded by the layers.
 func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
@@ -134,7 +169,6 @@ func (s *session) carryOut(ctx context.Context, call *banyanv1.Call) {
 		err := banyan.Errorf(banyan.TooNew, "call %d of the session asks nothing this node knows: make it a request of its own, or upgrade this node", call.GetId())
 		a.Answer = &banyanv1.Answer_Error{Error: wire.EncodeCall(err)}
 		s.put(a)
-		<-s.room
 	}
 }
 
@@ -163,7 +197,6 @@ func (s *session) begin(ctx context.Context, call *banyanv1.Call, door int, key 
 		s.edge.once(&s.meters[door], procedure, false).answered(began, meant(call.GetAcquire()), err)
 		span.End(err)
 		s.put(a)
-		<-s.room
 		s.calls.Done()
 	}
 }
@@ -177,8 +210,20 @@ func (s *session) elsewhere(key []byte) bool {
 func (s *session) put(a *banyanv1.Answer) {
 	s.mu.Lock()
 	s.answers = append(s.answers, a)
+	s.bytes += weight(a)
 	s.mu.Unlock()
 	s.some.Signal()
+}
+
+// weight is about how many bytes an answer takes if it may take many.
+func weight(a *banyanv1.Answer) int {
+	switch x := a.Answer.(type) {
+	case *banyanv1.Answer_Put:
+		return 0
+	case *banyanv1.Answer_Get:
+		return len(x.Get.GetKv().GetKey()) + len(x.Get.GetKv().GetValue())
+	}
+	return proto.Size(a)
 }
 
 func (s *session) close() {
@@ -188,43 +233,59 @@ func (s *session) close() {
 	s.some.Signal()
 }
 
+func (s *session) breakOff() {
+	s.mu.Lock()
+	s.broken = true
+	s.mu.Unlock()
+	s.free.Broadcast()
+}
+
 // sessionMax is how long a session lasts. Callers open another then, and show
 // their certificate again.
 const sessionMax = time.Hour
 
 // One message holds so many answers, and the first that goes beyond so many
-// bytes of values.
+// bytes.
 const (
 	sessionAnswersMax = 256
 	sessionBytesMax   = 1 << 20
 )
 
-// take cuts off what the next message holds.
-func (s *session) take() []*banyanv1.Answer {
+// take moves what the next message holds to the end of out.
+func (s *session) take(out []*banyanv1.Answer) []*banyanv1.Answer {
 	n, bytes := 0, 0
 	for n < min(len(s.answers), sessionAnswersMax) && bytes < sessionBytesMax {
-		bytes += len(s.answers[n].GetGet().GetKv().GetValue())
+		bytes += weight(s.answers[n])
 		n++
 	}
-	out := s.answers[:n:n]
-	s.answers = s.answers[n:]
+	out = append(out, s.answers[:n]...)
+	s.answers = slices.Delete(s.answers, 0, n)
+	s.bytes -= bytes
+	s.asked = false
 	return out
 }
 
 // send sends answers until the session is closed or the caller is gone.
-func (s *session) send(stream *connect.BidiStream[banyanv1.SessionRequest, banyanv1.SessionResponse]) {
+func (s *session) send() {
+	m := &banyanv1.SessionResponse{}
 	for {
 		s.mu.Lock()
-		for len(s.answers) == 0 && !s.closed {
+		for len(s.answers) == 0 && !s.asked && !s.closed {
 			s.some.Wait()
 		}
 		s.mu.Unlock()
 		runtime.Gosched() // those who were woken together go together
 		s.mu.Lock()
-		out := s.take()
+		asked := s.asked
+		m.Answers = s.take(m.Answers[:0])
 		s.mu.Unlock()
-		if len(out) == 0 || stream.Send(&banyanv1.SessionResponse{Answers: out}) != nil {
+		if len(m.Answers) == 0 && !asked || s.carrier.Send(m) != nil {
 			return
 		}
+		s.mu.Lock()
+		s.under -= len(m.Answers)
+		s.mu.Unlock()
+		s.free.Signal()
+		clear(m.Answers)
 	}
 }

@@ -1,6 +1,7 @@
 // Package wire carries the kind of an error over the wire, both ways: one table
 // maps kinds to the status codes of Connect and gRPC, and two headers beside the
-// status keep what the code alone would lose.
+// status keep what the code alone would lose. It also holds the form that the
+// messages of a session have on a connection of their own.
 package wire
 
 import (

@@ -1395,6 +1395,7 @@ func (*Call_Release) isCall_Call() {}
 type SessionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Answers       []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	End           *CallError             `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"` // why the session ends: the last message over an upgraded connection
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1432,6 +1433,13 @@ func (*SessionResponse) Descriptor() ([]byte, []int) {
 func (x *SessionResponse) GetAnswers() []*Answer {
 	if x != nil {
 		return x.Answers
+	}
+	return nil
+}
+
+func (x *SessionResponse) GetEnd() *CallError {
+	if x != nil {
+		return x.End
 	}
 	return nil
 }
@@ -2000,9 +2008,10 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x03txn\x18\x06 \x01(\v2\x15.banyan.v1.TxnRequestH\x00R\x03txn\x125\n" +
 	"\aacquire\x18\a \x01(\v2\x19.banyan.v1.AcquireRequestH\x00R\aacquire\x125\n" +
 	"\arelease\x18\b \x01(\v2\x19.banyan.v1.ReleaseRequestH\x00R\areleaseB\x06\n" +
-	"\x04call\">\n" +
+	"\x04call\"f\n" +
 	"\x0fSessionResponse\x12+\n" +
-	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\"\x97\x03\n" +
+	"\aanswers\x18\x01 \x03(\v2\x11.banyan.v1.AnswerR\aanswers\x12&\n" +
+	"\x03end\x18\x02 \x01(\v2\x14.banyan.v1.CallErrorR\x03end\"\x97\x03\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05error\x18\x02 \x01(\v2\x14.banyan.v1.CallErrorH\x00R\x05error\x12*\n" +
@@ -2093,32 +2102,33 @@ var file_banyan_v1_kv_proto_depIdxs = []int32{
 	26, // 16: banyan.v1.Call.acquire:type_name -> banyan.v1.AcquireRequest
 	27, // 17: banyan.v1.Call.release:type_name -> banyan.v1.ReleaseRequest
 	20, // 18: banyan.v1.SessionResponse.answers:type_name -> banyan.v1.Answer
-	21, // 19: banyan.v1.Answer.error:type_name -> banyan.v1.CallError
-	3,  // 20: banyan.v1.Answer.get:type_name -> banyan.v1.GetResponse
-	5,  // 21: banyan.v1.Answer.put:type_name -> banyan.v1.PutResponse
-	7,  // 22: banyan.v1.Answer.delete:type_name -> banyan.v1.DeleteResponse
-	13, // 23: banyan.v1.Answer.txn:type_name -> banyan.v1.TxnResponse
-	28, // 24: banyan.v1.Answer.acquire:type_name -> banyan.v1.AcquireResponse
-	29, // 25: banyan.v1.Answer.release:type_name -> banyan.v1.ReleaseResponse
-	2,  // 26: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
-	4,  // 27: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
-	6,  // 28: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
-	8,  // 29: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
-	12, // 30: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
-	14, // 31: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
-	17, // 32: banyan.v1.KV.Session:input_type -> banyan.v1.SessionRequest
-	3,  // 33: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
-	5,  // 34: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
-	7,  // 35: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
-	9,  // 36: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
-	13, // 37: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
-	15, // 38: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
-	19, // 39: banyan.v1.KV.Session:output_type -> banyan.v1.SessionResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	21, // 19: banyan.v1.SessionResponse.end:type_name -> banyan.v1.CallError
+	21, // 20: banyan.v1.Answer.error:type_name -> banyan.v1.CallError
+	3,  // 21: banyan.v1.Answer.get:type_name -> banyan.v1.GetResponse
+	5,  // 22: banyan.v1.Answer.put:type_name -> banyan.v1.PutResponse
+	7,  // 23: banyan.v1.Answer.delete:type_name -> banyan.v1.DeleteResponse
+	13, // 24: banyan.v1.Answer.txn:type_name -> banyan.v1.TxnResponse
+	28, // 25: banyan.v1.Answer.acquire:type_name -> banyan.v1.AcquireResponse
+	29, // 26: banyan.v1.Answer.release:type_name -> banyan.v1.ReleaseResponse
+	2,  // 27: banyan.v1.KV.Get:input_type -> banyan.v1.GetRequest
+	4,  // 28: banyan.v1.KV.Put:input_type -> banyan.v1.PutRequest
+	6,  // 29: banyan.v1.KV.Delete:input_type -> banyan.v1.DeleteRequest
+	8,  // 30: banyan.v1.KV.List:input_type -> banyan.v1.ListRequest
+	12, // 31: banyan.v1.KV.Txn:input_type -> banyan.v1.TxnRequest
+	14, // 32: banyan.v1.KV.Watch:input_type -> banyan.v1.WatchRequest
+	17, // 33: banyan.v1.KV.Session:input_type -> banyan.v1.SessionRequest
+	3,  // 34: banyan.v1.KV.Get:output_type -> banyan.v1.GetResponse
+	5,  // 35: banyan.v1.KV.Put:output_type -> banyan.v1.PutResponse
+	7,  // 36: banyan.v1.KV.Delete:output_type -> banyan.v1.DeleteResponse
+	9,  // 37: banyan.v1.KV.List:output_type -> banyan.v1.ListResponse
+	13, // 38: banyan.v1.KV.Txn:output_type -> banyan.v1.TxnResponse
+	15, // 39: banyan.v1.KV.Watch:output_type -> banyan.v1.WatchResponse
+	19, // 40: banyan.v1.KV.Session:output_type -> banyan.v1.SessionResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_kv_proto_init() }

@@ -66,6 +66,14 @@ type KVClient interface {
 	// Session carries many calls over one stream, which costs each of them far
 	// less than a request of its own. Calls are answered in any order, whatever
 	// becomes of the others; those of one session do not wait for each other.
+	//
+	// Over HTTP/1.1 a GET of its path with "Connection: Upgrade" and "Upgrade:
+	// banyan-session/1" makes the connection itself the stream, which costs less
+	// again: each message either way is four bytes that hold its length
+	// (big-endian), then itself in protobuf. One without calls asks for a sign of
+	// life: a message comes soon, if need be one without answers. A node closes a
+	// session whose caller is silent for two minutes, or takes nothing for ten
+	// seconds.
 	Session(context.Context) *connect.BidiStreamForClient[v1.SessionRequest, v1.SessionResponse]
 }
 
@@ -186,6 +194,14 @@ type KVHandler interface {
 	// Session carries many calls over one stream, which costs each of them far
 	// less than a request of its own. Calls are answered in any order, whatever
 	// becomes of the others; those of one session do not wait for each other.
+	//
+	// Over HTTP/1.1 a GET of its path with "Connection: Upgrade" and "Upgrade:
+	// banyan-session/1" makes the connection itself the stream, which costs less
+	// again: each message either way is four bytes that hold its length
+	// (big-endian), then itself in protobuf. One without calls asks for a sign of
+	// life: a message comes soon, if need be one without answers. A node closes a
+	// session whose caller is silent for two minutes, or takes nothing for ten
+	// seconds.
 	Session(context.Context, *connect.BidiStream[v1.SessionRequest, v1.SessionResponse]) error
 }
 
