@@ -159,6 +159,7 @@ func TestErrorsAreOneLineWithARemedy(t *testing.T) {
 		{"kv txn --do put", 2, `bad --do "put": give 'put KEY VALUE'`},
 		{"film frame --frame 3 --of 2", 1, "frame 3 of a film of 2: give 1 to 2"},
 		{"demo --nodes 99", 2, "bad --nodes 99"},
+		{"demo --nodes 2", 2, "bad --nodes 2: give 3 to 9, or 1"},
 		{"up --slots 0", 2, "bad --slots 0: give 1 to"},
 		{"join h:1 --token t --slots -1", 2, "bad --slots -1: give 1 to"},
 		{"up --shards 0", 2, "bad --shards 0: give 1 to"},

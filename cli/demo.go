@@ -63,7 +63,7 @@ film is removed at the end.`,
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.BoolVar(&d.keep, "keep", false, "leave the cluster running, and say how to talk to it")
-	fs.IntVar(&d.nodes, "nodes", 3, "start `N` nodes")
+	fs.IntVar(&d.nodes, "nodes", 3, "start `N` nodes: 3 to 9, or 1, which is not killed")
 	fs.IntVar(&d.frames, "frames", filmFrames, "render a film of `N` frames")
 	fs.StringVar(&d.dir, "dir", "", "keep the nodes in this empty `DIR` (default a temporary one)")
 	fs.StringVar(&d.out, "out", "banyan-film.png", "write the film to this `FILE`")
@@ -71,8 +71,11 @@ film is removed at the end.`,
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
-	if d.nodes < 1 || d.nodes > 9 || d.frames < 1 || d.frames > 10_000 {
-		return usage("bad --nodes %d or --frames %d: give 1 to 9 nodes and 1 to 10000 frames", d.nodes, d.frames)
+	if d.nodes < 1 || d.nodes == 2 || d.nodes > 9 {
+		return usage("bad --nodes %d: give 3 to 9, or 1, which is not killed; two do not go on without one of them", d.nodes)
+	}
+	if d.frames < 1 || d.frames > 10_000 {
+		return usage("bad --frames %d: give 1 to 10000", d.frames)
 	}
 	ctx, stop := d.app.interruptible(ctx)
 	defer stop()

@@ -36,8 +36,11 @@ machine is shown, elsewhere the token alone.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			if ttl < time.Second || uses < 1 || uses > banyan.TokenUsesMax {
-				return usage("bad --ttl %v or --uses %d: give a second or more, and 1 to %d uses", ttl, uses, banyan.TokenUsesMax)
+			if ttl < time.Second {
+				return usage("bad --ttl %v: give a second or more", ttl)
+			}
+			if uses < 1 || uses > banyan.TokenUsesMax {
+				return usage("bad --uses %d: give 1 to %d", uses, banyan.TokenUsesMax)
 			}
 			return a.with(cmd.Context(), need{}, func(ctx context.Context, s *session) error {
 				r, err := s.Cluster().CreateToken(ctx, ttl, uses)
