@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,8 +23,8 @@ func (a *app) drainCommand() *cobra.Command {
 		Short: "Move leaders and work off a node, before it is stopped",
 		Long: `Move leaders and work off a node: it hands over what it leads, finishes the
 tasks it runs and takes no more. The command waits until that is done;
-interrupted, it leaves the node draining. With --undo the node takes leaders and
-work again.`,
+interrupted, it leaves the node draining. It fails if shards would have no
+majority without the node. With --undo the node takes leaders and work again.`,
 		Example: "  banyan drain n2\n  banyan drain --undo n2",
 		Args:    exactly("NODE"),
 		ValidArgsFunction: arguments(a.nodes(func() []string {
@@ -76,14 +79,14 @@ const (
 func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, quiet bool) (*banyanv1.Node, error) {
 	said := ""
 	for late := drainLate; ; {
-		nodes, err := s.Cluster().Nodes(ctx)
+		m, err := s.Cluster().Status(ctx)
 		if err != nil {
 			return nil, err
 		}
-		n, passes, err := draining(nodes, id)
+		n, passes, err := draining(m, id)
 		switch {
 		case err == nil && n.Leaders == 0 && n.Running == 0 && n.Version != "": // it has said so itself
-			return n, nil
+			return n, stoppable(m, id)
 		case err == nil:
 			late = drainLate
 		case !passes || late == 0:
@@ -104,9 +107,14 @@ func (a *app) waitDrained(ctx context.Context, s *session, id banyan.NodeID, qui
 }
 
 // draining gives a node that drains, or why it does not and whether that may pass.
-func draining(nodes []*banyanv1.Node, id banyan.NodeID) (n *banyanv1.Node, passes bool, err error) {
-	others, silent := 0, 0
-	for _, o := range nodes {
+func draining(m *banyanv1.StatusResponse, id banyan.NodeID) (n *banyanv1.Node, passes bool, err error) {
+	others, silent, alone := 0, 0, uint32(0)
+	for _, sh := range m.Shards {
+		if len(sh.Voters) == 1 && sh.Voters[0] == uint64(id) {
+			alone++
+		}
+	}
+	for _, o := range m.Nodes {
 		switch {
 		case banyan.NodeID(o.Id) == id:
 			n = o
@@ -122,8 +130,35 @@ func draining(nodes []*banyanv1.Node, id banyan.NodeID) (n *banyanv1.Node, passe
 		return n, true, banyan.Errorf(banyan.Conflict, "node %v is no longer draining, it is %s: 'banyan nodes' shows the nodes", id, cmp.Or(n.GetState(), "gone"))
 	case n.Leaders > 0 && others == 0:
 		return n, silent > 0, banyan.Errorf(banyan.Unavailable, "node %v is draining, but there is no other node to take over the %s it leads: let another one join, or keep this one with 'banyan drain --undo %v'", id, count(n.Leaders, "shard"), id)
+	case n.Leaders > 0 && alone > 0 && others < 2: // else it will have company
+		return n, true, banyan.Errorf(banyan.Unavailable, "node %v is draining, but nobody can take over %s of which it has the only voter: let more nodes join, so that there are three, or keep this one with 'banyan drain --undo %v'; 'banyan node remove %v' moves what it has, for good", id, count(alone, "shard"), id, id)
 	}
 	return n, false, nil
+}
+
+// stoppable says why a node that leads and runs nothing must not be stopped now.
+func stoppable(m *banyanv1.StatusResponse, id banyan.NodeID) error {
+	up := map[uint64]bool{}
+	for _, n := range m.Nodes {
+		up[n.Id] = n.State == "alive" || n.State == "draining" || n.State == "leaving"
+	}
+	stops := 0
+	away := map[uint64]bool{}
+	for _, sh := range m.Shards {
+		down := slices.DeleteFunc(slices.Clone(sh.Voters), func(v uint64) bool { return v == uint64(id) || up[v] })
+		left := len(sh.Voters) - len(down) - 1
+		if !slices.Contains(sh.Voters, uint64(id)) || len(down) == 0 || left > len(sh.Voters)/2 {
+			continue
+		}
+		stops++
+		for _, v := range down {
+			away[v] = true
+		}
+	}
+	if stops == 0 {
+		return nil
+	}
+	return banyan.Errorf(banyan.Conflict, "node %v leads no shard and runs no task, but do not stop it now: %s would have no majority without it, as %s cannot be reached; bring that back first", id, count(stops, "shard"), strings.Join(nodeNames(slices.Sorted(maps.Keys(away))), ", "))
 }
 
 // findNode finds a node by its id, or by a name that only one has.

@@ -28,6 +28,18 @@ func TestDrainWaits(t *testing.T) {
 		t.Errorf("standard error:\n%s", errs)
 	}
 
+	f = &fakeCluster{
+		nodes:  [][]*banyanv1.Node{append(at(0, 0), &banyanv1.Node{Id: 3, State: "dead"})},
+		shards: []*banyanv1.Shard{{Voters: []uint64{1, 2, 3}}, {Id: 1, Voters: []uint64{2, 3, 1}}, {Id: 2, Voters: []uint64{1}}, {Id: 3, Voters: []uint64{1, 4, 3}}},
+	}
+	if out, errs, code := do(t, f.session(t), "drain", "n2"); code != 1 || out != "" || !strings.Contains(errs, "do not stop it now: 2 shards would have no majority without it, as n3 cannot be reached") {
+		t.Errorf("while n3 is dead: exit %d, %q, %s", code, out, errs)
+	}
+	m := &banyanv1.StatusResponse{Nodes: at(3, 0), Shards: []*banyanv1.Shard{{Voters: []uint64{2}}, {Id: 1, Voters: []uint64{2}}, {Id: 2, Voters: []uint64{1}}}}
+	if _, passes, err := draining(m, 2); !passes || err == nil || !strings.Contains(err.Error(), "2 shards of which it has the only voter") {
+		t.Errorf("the node with the only voters: %v", err)
+	}
+
 	other.State = "draining"
 	f = &fakeCluster{nodes: [][]*banyanv1.Node{at(3, 0)}}
 	if _, errs, code := do(t, f.session(t), "drain", "n2"); code != 1 || !strings.Contains(errs, "no other node to take over the 3 shards") {

@@ -48,11 +48,15 @@ func (f *fakeCluster) Map(context.Context, *connect.Request[banyanv1.MapRequest]
 }
 
 func (f *fakeCluster) Nodes(context.Context, *connect.Request[banyanv1.NodesRequest]) (*connect.Response[banyanv1.NodesResponse], error) {
+	return connect.NewResponse(&banyanv1.NodesResponse{Nodes: f.list()}), nil
+}
+
+func (f *fakeCluster) list() []*banyanv1.Node {
 	now := f.nodes[0]
 	if len(f.nodes) > 1 {
 		f.nodes = f.nodes[1:]
 	}
-	return connect.NewResponse(&banyanv1.NodesResponse{Nodes: now}), nil
+	return now
 }
 
 func (f *fakeCluster) Drain(_ context.Context, req *connect.Request[banyanv1.DrainRequest]) (*connect.Response[banyanv1.DrainResponse], error) {
@@ -60,7 +64,7 @@ func (f *fakeCluster) Drain(_ context.Context, req *connect.Request[banyanv1.Dra
 }
 
 func (f *fakeCluster) Status(context.Context, *connect.Request[banyanv1.StatusRequest]) (*connect.Response[banyanv1.StatusResponse], error) {
-	return connect.NewResponse(&banyanv1.StatusResponse{Nodes: f.nodes[0]}), nil
+	return connect.NewResponse(&banyanv1.StatusResponse{Nodes: f.list(), Shards: f.shards}), nil
 }
 
 func (f *fakeCluster) session(t testing.TB) *session {
