@@ -103,7 +103,7 @@ var Limits = []Limit{
 	{"WatchQueueBytesMax", WatchQueueBytesMax, "bytes", "of events waiting for one watcher; a slower one is moved back to reading history"},
 	{"ReadsMax", ReadsMax, "reads", "waiting in one shard's leader for the proof that it still leads"},
 	{"DedupWindowMax", DedupWindowMax, "requests", "remembered per shard to apply a retry once; a retry that comes later is refused"},
-	{"KeyFilterBytesMax", KeyFilterBytesMax, "bytes", "of memory per shard to tell new keys from old ones, enough for 2.5 million keys; with more, each put looks for the key's old version on disk"},
+	{"KeyFilterBytesMax", KeyFilterBytesMax, "bytes", "of memory per shard to tell new keys from old ones, enough for 2 million keys; with more, each put looks for the key's old version on disk"},
 	{"HistoryRevisionsMax", HistoryRevisionsMax, "revisions", "of history kept per shard; older ones are compacted"},
 	{"DeleteRowsMax", DeleteRowsMax, "rows", "removed by the ranges and leases of one command; the answer says there is more"},
 	{"DisplacedBytesMax", DisplacedBytesMax, "bytes", "of old rows moved to history by one command; a larger one is refused"},

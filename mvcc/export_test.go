@@ -13,10 +13,10 @@ const LearnRows = learnRows
 const KnownKeysMax = blocksMax * blockKeys
 
 // Add notes a key.
-func (k *known) Add(key []byte) { k.add(key) }
+func (k *known) Add(key []byte) { k.add(keyHash(key)) }
 
 // Lacks says that a key was never added.
-func (k *known) Lacks(key []byte) bool { return k.lacks(key) }
+func (k *known) Lacks(key []byte) bool { return k.lacks(keyHash(key)) }
 
 // GaveUp says that there were too many keys.
 func (k *known) GaveUp() bool { return k.useless && k.segments == nil }

@@ -28,12 +28,12 @@ type known struct {
 
 // block is one cache line of a blocked Bloom filter: a key sets blockBits bits
 // of one block (Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient
-// Bloom Filters, 2007). About one absent key in a hundred looks present.
+// Bloom Filters, 2007). About three absent keys in a thousand look present.
 type block [8]uint64
 
 const (
-	blockBits     = 6
-	blockKeys     = 40 // of a full block: 12.8 bits a key
+	blockBits     = 7
+	blockKeys     = 32 // of a full block: 16 bits a key
 	segmentBlocks = 1024
 	blocksMax     = banyan.KeyFilterBytesMax / 64
 
@@ -70,15 +70,22 @@ next:
 	return false
 }
 
-// lacks says that the key has no current row.
-func (k *known) lacks(key []byte) bool {
-	return !k.learning && !k.useless && !k.has(xxhash.Sum64(key))
+// keyHash is what known knows of a key.
+func keyHash(key []byte) uint64 { return xxhash.Sum64(key) }
+
+// lacks says that the key of a hash has no current row.
+func (k *known) lacks(h uint64) bool { return !k.learning && !k.useless && !k.has(h) }
+
+// add notes that the key of a hash has a current row.
+func (k *known) add(h uint64) {
+	if !k.has(h) {
+		k.addNew(h)
+	}
 }
 
-// add notes that the key has a current row.
-func (k *known) add(key []byte) {
-	h := xxhash.Sum64(key)
-	if k.useless || k.has(h) {
+// addNew is add for a key that it lacked when asked last.
+func (k *known) addNew(h uint64) {
+	if k.useless {
 		return
 	}
 	if k.room == 0 {
@@ -113,7 +120,7 @@ func (k *known) learn(r Reader) error {
 	}
 	rows := 0
 	err := r.Scan(from, to, func(row, _ []byte) bool {
-		k.add(row[1:])
+		k.add(keyHash(row[1:]))
 		if rows++; rows == learnRows {
 			k.learned = bytes.Clone(row)
 		}

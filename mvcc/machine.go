@@ -262,7 +262,7 @@ func (m *Machine) write(w Writer, t *touch) {
 		leaseAfter = t.row.Lease
 		m.val = appendVersion(m.val[:0], &t.row)
 		w.Set(m.key, m.val)
-		m.known.add(t.row.Key)
+		m.know(t)
 	} else if t.before != nil {
 		w.Delete(m.key)
 	}
@@ -276,6 +276,17 @@ func (m *Machine) write(w Writer, t *touch) {
 	if leaseAfter != 0 {
 		m.key = append(appendLeasePrefix(m.key[:0], leaseAfter), t.row.Key...)
 		w.Set(m.key, nil)
+	}
+}
+
+// know notes that a key has a current row. One that had one is known already,
+// or will be learned.
+func (m *Machine) know(t *touch) {
+	switch {
+	case t.lacked:
+		m.known.addNew(t.hash)
+	case t.before == nil:
+		m.known.add(keyHash(t.row.Key))
 	}
 }
 

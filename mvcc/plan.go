@@ -41,6 +41,9 @@ type touch struct {
 	leaseBefore uint64
 	exists      bool // after
 	changed     bool
+
+	hash   uint64 // keyHash, if lacked
+	lacked bool   // known knew that there was none
 }
 
 // visible says whether anybody can tell that the command touched the key: one
@@ -170,8 +173,8 @@ func (p *plan) mutate(u *Mutation) error {
 
 // read looks a key up in the rows.
 func (p *plan) read(key []byte) (touch, error) {
-	if p.known.lacks(key) {
-		return touch{row: Row{Key: key}}, nil
+	if h := keyHash(key); p.known.lacks(h) {
+		return touch{row: Row{Key: key}, hash: h, lacked: true}, nil
 	}
 	p.buf = appendCurrentKey(p.buf[:0], key)
 	b, err := p.r.Get(p.buf)

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"reflect"
 	"testing"
 
@@ -114,7 +115,34 @@ func TestWindow(t *testing.T) {
 			}
 		}
 	}
-	if len(w.slot) != 3 || len(w.ring) != 3 {
-		t.Fatalf("%d slots, %d entries", len(w.slot), len(w.ring))
+	if w.slot.used != 3 || len(w.ring) != 3 {
+		t.Fatalf("%d slots, %d entries", w.slot.used, len(w.ring))
+	}
+}
+
+// A full window finds exactly the ids it holds, however often it turns over.
+func TestWindowTurnsOver(t *testing.T) {
+	const held, pushed = 500, 20_000
+	id := func(i int) (id banyan.RequestID) {
+		binary.BigEndian.PutUint64(id[:], uint64(i))
+		return id
+	}
+	w := window{max: held}
+	for i := range pushed {
+		if _, ok := w.find(id(i)); ok {
+			t.Fatalf("%d is found before it was pushed", i)
+		}
+		w.push(remembered{id(i), place{rev: banyan.Revision(i + 1)}})
+		oldest := max(0, i+1-held)
+		if _, ok := w.find(id(oldest - 1)); ok {
+			t.Fatalf("%d is found after it was driven out", oldest-1)
+		}
+		j := oldest + i*7%(i+1-oldest)
+		if at, ok := w.find(id(j)); !ok || at.rev != banyan.Revision(j+1) {
+			t.Fatalf("after %d pushes: find %d says %v, %v", i+1, j, at, ok)
+		}
+	}
+	if w.slot.used != held || len(w.slot.entries) > 4*held {
+		t.Fatalf("%d of %d entries hold %d requests", w.slot.used, len(w.slot.entries), held)
 	}
 }

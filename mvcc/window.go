@@ -12,7 +12,7 @@ type window struct {
 	max  int
 	ring []remembered
 	head int // the oldest, once the ring is full
-	slot map[banyan.RequestID]int32
+	slot requests
 }
 
 type remembered struct {
@@ -23,11 +23,12 @@ type remembered struct {
 // expect makes room for n requests, or as many as it takes.
 func (w *window) expect(n uint64) {
 	n = min(n, uint64(w.max))
-	w.ring, w.slot = make([]remembered, 0, n), make(map[banyan.RequestID]int32, n)
+	w.ring = make([]remembered, 0, n)
+	w.slot.expect(int(n))
 }
 
 func (w *window) find(id banyan.RequestID) (place, bool) {
-	i, ok := w.slot[id]
+	_, i, ok := w.slot.find(w.ring, &id)
 	if !ok {
 		return place{}, false
 	}
@@ -36,17 +37,16 @@ func (w *window) find(id banyan.RequestID) (place, bool) {
 
 // push adds the latest request and gives the one that it drove out, if any.
 func (w *window) push(r remembered) (out remembered, full bool) {
-	if w.slot == nil {
-		w.slot = make(map[banyan.RequestID]int32)
-	}
 	if len(w.ring) < w.max {
-		w.slot[r.id] = int32(len(w.ring))
+		w.slot.add(&r.id, len(w.ring))
 		w.ring = append(w.ring, r)
 		return out, false
 	}
 	out = w.ring[w.head]
-	delete(w.slot, out.id)
-	w.slot[r.id] = int32(w.head)
+	if entry, _, ok := w.slot.find(w.ring, &out.id); ok {
+		w.slot.remove(entry)
+	}
+	w.slot.add(&r.id, w.head)
 	w.ring[w.head] = r
 	w.head = (w.head + 1) % w.max
 	return out, true
