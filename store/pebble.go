@@ -296,17 +296,37 @@ func (s pebbleSnapshot) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 
 func (s pebbleSnapshot) Close() { s.s.Close() }
 
-func (k *pebbleKV) NewBatch() KVBatch { return &pebbleBatch{k: k, b: k.db.NewIndexedBatch()} }
+func (k *pebbleKV) NewBatch() KVBatch { return &pebbleBatch{k: k, b: k.db.NewBatch()} }
 
 type pebbleBatch struct {
-	k     *pebbleKV
-	b     *pebble.Batch
-	err   error  // of the first write that was refused
-	arena []byte // copies of values handed out
+	k       *pebbleKV
+	b       *pebble.Batch
+	indexed bool   // b can be read
+	err     error  // of the first write that was refused
+	arena   []byte // copies of values handed out
+}
+
+// read gives the batch in a form that can be read, which it takes at the first
+// read: most batches are only written.
+func (b *pebbleBatch) read() (*pebble.Batch, error) {
+	if b.indexed {
+		return b.b, nil
+	}
+	indexed := b.k.db.NewIndexedBatch()
+	if err := indexed.Apply(b.b, nil); err != nil {
+		return nil, errors.Join(b.k.explain("read", err), indexed.Close())
+	}
+	written := b.b
+	b.b, b.indexed = indexed, true
+	return indexed, written.Close()
 }
 
 func (b *pebbleBatch) Get(key []byte) ([]byte, error) {
-	v, closer, err := b.b.Get(key)
+	r, err := b.read()
+	if err != nil {
+		return nil, err
+	}
+	v, closer, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}
@@ -326,7 +346,11 @@ func (b *pebbleBatch) Get(key []byte) ([]byte, error) {
 }
 
 func (b *pebbleBatch) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
-	return b.k.scan(b.b, lo, hi, fn)
+	r, err := b.read()
+	if err != nil {
+		return err
+	}
+	return b.k.scan(r, lo, hi, fn)
 }
 
 func (b *pebbleBatch) keep(err error) {
