@@ -374,6 +374,10 @@ func TestJobShowListsFailuresFirst(t *testing.T) {
 	if !strings.Contains(text, "4: 1 succeeded, 1 failed, 1 running, 1 pending") || !strings.Contains(text, "'banyan logs "+testJob+" 3' shows") || strings.Contains(text, "in1") {
 		t.Errorf("text:\n%s", text)
 	}
+	f.job.State = banyanv1.JobState_JOB_STATE_CANCELED // and what still runs is being killed
+	if text, _, _ := do(t, f.session(t), "job", "show", testJob); !strings.Contains(text, "4: 1 succeeded, 1 failed, 2 not done\n") {
+		t.Errorf("text of a canceled job:\n%s", text)
+	}
 }
 
 func TestAFileThatWasNotSentIsNoticed(t *testing.T) {

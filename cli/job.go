@@ -120,14 +120,18 @@ func rank(r *banyanv1.TaskResult) int {
 func (a *app) printJob(j *banyanv1.Job, results []*banyanv1.TaskResult, hint string) error {
 	p := j.GetProgress()
 	w := a.Out
-	fmt.Fprintf(w, "Job        %s  %s\n", j.Id, j.GetSpec().GetName())
+	fmt.Fprintln(w, strings.TrimSpace("Job        "+j.Id+"  "+j.GetSpec().GetName()))
 	fmt.Fprintf(w, "Command    %s\n", abbreviate(strings.Join(j.GetSpec().GetCommand().GetArgs(), " "), 100))
 	fmt.Fprintf(w, "State      %s\n", jobState(j.State))
 	fmt.Fprintf(w, "Submitted  %s\n", when(j.SubmitMs, a.now()))
 	if j.EndMs > 0 {
 		fmt.Fprintf(w, "Took       %s\n", duration(time.Duration(j.EndMs-j.SubmitMs)*time.Millisecond))
 	}
-	fmt.Fprintf(w, "Tasks      %d: %d succeeded, %d failed, %d running, %d pending\n", j.Tasks, p.GetSucceeded(), p.GetFailed(), p.GetRunning(), p.GetPending())
+	open := fmt.Sprintf("%d running, %d pending", p.GetRunning(), p.GetPending())
+	if ended(j.State) {
+		open = fmt.Sprintf("%d not done", p.GetRunning()+p.GetPending())
+	}
+	fmt.Fprintf(w, "Tasks      %d: %d succeeded, %d failed, %s\n", j.Tasks, p.GetSucceeded(), p.GetFailed(), open)
 	fmt.Fprintf(w, "Attempts   %d tried again after a failure, %d repeated for a lost node\n", p.GetRetried(), p.GetRepeated())
 	if p.GetRatePerS() > 0 && !ended(j.State) {
 		fmt.Fprintf(w, "Rate       %.*f/s\n", rateDigits(p.RatePerS), p.RatePerS)

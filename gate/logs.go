@@ -126,7 +126,7 @@ func (l *logs) find(ctx context.Context, job string, task uint32) (*banyanv1.Tas
 	case task == j.GetTasks() && j.ThenResult != nil:
 		return j.ThenResult, nil
 	case j.GetState() != banyanv1.JobState_JOB_STATE_ACTIVE && j.GetState() != banyanv1.JobState_JOB_STATE_HELD:
-		return nil, banyan.Errorf(banyan.NotFound, "task %d of job %s was never run: the job has ended", uint64(task)+1, job)
+		return nil, banyan.Errorf(banyan.NotFound, "task %d of job %s has no result: the job has ended without it", uint64(task)+1, job)
 	}
 	return nil, nil
 }

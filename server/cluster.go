@@ -26,7 +26,7 @@ type clusterService struct{ n *Server }
 // CreateToken makes a join token and says where to use it.
 func (s clusterService) CreateToken(ctx context.Context, req *banyanv1.CreateTokenRequest) (*banyanv1.CreateTokenResponse, error) {
 	if s.n.keeper == nil {
-		return nil, banyan.Errorf(banyan.Invalid, "an embedded node lets nobody join: start one with 'banyan up'")
+		return nil, errEmbedded()
 	}
 	token, row, err := createToken(ctx, s.n.router, s.n.keeper.CA().Fingerprint(), time.Duration(req.TtlMs)*time.Millisecond, int(req.Uses), time.Now())
 	if err != nil {
@@ -43,7 +43,7 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 		return nil, err
 	}
 	if s.n.keeper == nil {
-		return nil, banyan.Errorf(banyan.Invalid, "an embedded node lets nobody join")
+		return nil, errEmbedded()
 	}
 	who, err := readNewcomer(req, now)
 	if err != nil {
@@ -128,6 +128,9 @@ func (s clusterService) Renew(ctx context.Context, req *banyanv1.RenewRequest) (
 
 // Drain marks a node; placement and its worker act on the mark.
 func (s clusterService) Drain(ctx context.Context, req *banyanv1.DrainRequest) (*banyanv1.DrainResponse, error) {
+	if s.n.cfg.Embedded {
+		return nil, errEmbedded()
+	}
 	row, err := editNode(ctx, s.n.router, banyan.NodeID(req.Node), func(n *nodeRow) bool {
 		change := n.Draining == req.Undo || n.LeavingMs != 0 && req.Undo
 		n.Draining = !req.Undo

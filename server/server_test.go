@@ -9,8 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/mvcc"
 	"banyan/pki"
@@ -124,6 +126,26 @@ func TestConfigIsCheckedFirst(t *testing.T) {
 	} {
 		if err := c.Validate(); !banyan.IsKind(err, banyan.Invalid) {
 			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// TestANodeInsideACommandIsAlone, and does not send its user to wait for others.
+func TestANodeInsideACommandIsAlone(t *testing.T) {
+	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
+	c := clusterService{n}
+	for call, fn := range map[string]func() error{
+		"CreateToken": func() error { _, err := c.CreateToken(t.Context(), &banyanv1.CreateTokenRequest{}); return err },
+		"Join": func() error {
+			_, err := c.Join(t.Context(), &banyanv1.JoinRequest{NowMs: time.Now().UnixMilli()})
+			return err
+		},
+		"Drain":          func() error { _, err := c.Drain(t.Context(), &banyanv1.DrainRequest{Node: 1}); return err },
+		"RemoveNode":     func() error { _, err := c.RemoveNode(t.Context(), &banyanv1.RemoveNodeRequest{Node: 1}); return err },
+		"ChangeSettings": func() error { _, err := c.ChangeSettings(t.Context(), &banyanv1.ChangeSettingsRequest{}); return err },
+	} {
+		if err := fn(); !banyan.IsKind(err, banyan.Invalid) || !strings.Contains(err.Error(), "'banyan up' starts a cluster") {
+			t.Errorf("%s: %v", call, err)
 		}
 	}
 }

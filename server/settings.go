@@ -81,10 +81,18 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 	}
 }
 
+// errEmbedded refuses what only a cluster can do.
+func errEmbedded() error {
+	return banyan.Errorf(banyan.Invalid, "a node inside a command is alone and stays so: 'banyan up' starts a cluster")
+}
+
 // needs refuses what not all members would act on.
 func (n *Server) needs(ctx context.Context, protocol uint32, what string) error {
 	if n.facts.acts() >= protocol {
 		return nil
+	}
+	if n.cfg.Embedded {
+		return errEmbedded()
 	}
 	_, why := n.spokenByAll(ctx)
 	if why == "" {
