@@ -89,12 +89,10 @@ func (c *Client) hold(s *session) {
 			l.Close()
 		})
 		defer stop()
-		s.begin(l)
-		var relay sync.WaitGroup
-		relay.Go(s.relay)
-		defer relay.Wait()
+		var sender sync.WaitGroup
+		defer sender.Wait()
 		defer l.Close()
-		err = s.receive()
+		err = s.converse(l, &sender)
 	}
 	if banyan.IsKind(err, banyan.TooNew) { // what Connect calls unimplemented
 		s.node.mu.Lock()
@@ -105,12 +103,14 @@ func (c *Client) hold(s *session) {
 	s.fail(err)
 }
 
-// begin lets what waits be sent.
-func (s *session) begin(l link) {
+// converse sends and receives until the session breaks. The sender may need a
+// moment longer.
+func (s *session) converse(l link, sender *sync.WaitGroup) error {
 	s.mu.Lock()
 	s.link = l
 	s.mu.Unlock()
-	s.some.Signal()
+	sender.Go(s.send)
+	return s.receive()
 }
 
 // linkTo opens a link to a node.

@@ -18,20 +18,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// session carries the calls of this client to one node. A call that finds
-// nobody sending goes out in its caller's goroutine; those that come meanwhile
-// go together in the next message, which the relay sends.
+// session carries the calls of this client to one node. Calls that come while a
+// message is being sent go together in the next one.
 type session struct {
 	node     *node
 	patience time.Duration
 	replies  sync.Pool // those that nobody uses now
 
 	mu      sync.Mutex
-	some    sync.Cond // something to send for the relay, or broken
+	some    sync.Cond // something to send, or broken
 	link    link      // nil: not yet connected
-	sending bool
 	calls   []*banyanv1.Call
-	message banyanv1.SessionRequest // of who is sending
 	waiting map[uint64]*reply
 	next    uint64
 	broken  error
@@ -69,22 +66,17 @@ const (
 	callBytesMax    = banyan.CommandBytesMax
 )
 
-// ownBytesMax is how large a call its caller sends himself: a node that takes
-// nothing must not hold him beyond his deadline.
-const ownBytesMax = 16 << 10
-
 // call makes a call that is safe to repeat over the session with the leader of
 // partition, or with other nodes until one answers, as unary does. The first
 // try, nearly always the only one, needs no context and no timer of its own.
 func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *Req, method func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), pack func(*Req) *banyanv1.Call, unpack func(*banyanv1.Answer) *Res) (*Res, error) {
 	n := c.first(partition)
 	message := pack(req)
-	size := weight(message)
 	s := c.sessionOf(n)
-	if s == nil || size > callBytesMax {
+	if s == nil || weight(message) > callBytesMax {
 		return callAgain(ctx, c, partition, req, method, pack, unpack, nil, nil)
 	}
-	answer, err := s.call(ctx, message, size, true)
+	answer, err := s.call(ctx, message, true)
 	if answer.GetElsewhere() {
 		c.learn()
 	}
@@ -104,8 +96,7 @@ func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, r
 	err := c.try(ctx, partition, c.patience, func(ctx context.Context, n *node) (err error) {
 		s := c.sessionOf(n)
 		message := pack(req)
-		size := weight(message)
-		if size > callBytesMax {
+		if weight(message) > callBytesMax {
 			s = nil
 		}
 		switch {
@@ -113,7 +104,7 @@ func callAgain[Req, Res any](ctx context.Context, c *Client, partition []byte, r
 			tried, err = nil, failed
 		case s != nil:
 			var answer *banyanv1.Answer
-			answer, err = s.call(ctx, message, size, false)
+			answer, err = s.call(ctx, message, false)
 			if answer.GetElsewhere() {
 				c.learn()
 			}
@@ -138,9 +129,9 @@ func weight(call *banyanv1.Call) int {
 	return proto.Size(call)
 }
 
-// call waits for the answer of a call of about size bytes, until ctx ends or, if
-// it is limited, for as long as patience lasts and a little longer.
-func (s *session) call(ctx context.Context, call *banyanv1.Call, size int, limited bool) (*banyanv1.Answer, error) {
+// call waits for the answer of a call, until ctx ends or, if it is limited, for
+// as long as patience lasts and a little longer.
+func (s *session) call(ctx context.Context, call *banyanv1.Call, limited bool) (*banyanv1.Answer, error) {
 	r := s.reply()
 	if !limited {
 		r.looks = -1
@@ -159,15 +150,8 @@ func (s *session) call(ctx context.Context, call *banyanv1.Call, size int, limit
 		s.watching = true
 		s.watch.Reset(s.patience / looksMax)
 	}
-	free := !s.sending && s.link != nil
-	own := free && size <= ownBytesMax && s.since.IsZero()
-	s.sending = s.sending || own
 	s.mu.Unlock()
-	if own {
-		s.send()
-	} else if free {
-		s.some.Signal()
-	}
+	s.some.Signal()
 	if ctx.Done() == nil {
 		<-r.ready
 	} else {
@@ -194,44 +178,29 @@ func (s *session) reply() *reply {
 	return &reply{ready: make(chan struct{}, 1)}
 }
 
-// send sends one message; sending is set, and is not when it returns.
+// send sends what calls there are until the session breaks.
 func (s *session) send() {
-	runtime.Gosched() // those who were woken together go together
-	s.mu.Lock()
-	ask := s.ask
-	s.ask = false
-	s.message.Calls = s.take(s.message.Calls[:0])
-	link := s.link
-	s.mu.Unlock()
-	if len(s.message.Calls) > 0 || ask {
-		if link.Send(&s.message) != nil {
-			link.Close() // who receives says why
-		}
-		clear(s.message.Calls)
-	}
-	s.mu.Lock()
-	s.sending = false
-	more := len(s.calls) > 0 || s.ask
-	s.mu.Unlock()
-	if more {
-		s.some.Signal()
-	}
-}
-
-// relay sends what callers do not, until the session breaks.
-func (s *session) relay() {
+	m := &banyanv1.SessionRequest{}
 	for {
 		s.mu.Lock()
-		for s.broken == nil && (s.sending || len(s.calls) == 0 && !s.ask) {
+		for len(s.calls) == 0 && !s.ask && s.broken == nil {
 			s.some.Wait()
 		}
-		if s.broken != nil {
-			s.mu.Unlock()
+		s.mu.Unlock()
+		runtime.Gosched() // those who were woken together go together
+		s.mu.Lock()
+		ask := s.ask
+		s.ask = false
+		m.Calls = s.take(m.Calls[:0])
+		s.mu.Unlock()
+		if len(m.Calls) == 0 && !ask {
+			return // broken
+		}
+		if s.link.Send(m) != nil {
+			s.link.Close() // who receives says why
 			return
 		}
-		s.sending = true
-		s.mu.Unlock()
-		s.send()
+		clear(m.Calls)
 	}
 }
 
