@@ -169,7 +169,11 @@ func (a *app) unlock(ctx context.Context, s *session, name string, token uint64)
 		}
 	}
 	if n == 0 {
-		return banyan.Errorf(banyan.NotFound, "nobody holds lock %q in the way that was given: 'banyan locks' lists who holds what", name)
+		with := ""
+		if token != 0 {
+			with = fmt.Sprintf(" with token %d", token)
+		}
+		return banyan.Errorf(banyan.NotFound, "nobody holds lock %q%s: 'banyan locks' lists who holds what", name, with)
 	}
 	return nil
 }

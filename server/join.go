@@ -100,7 +100,10 @@ func askToJoin(ctx context.Context, log *slog.Logger, addr, fingerprint string, 
 			return reply.Msg, nil
 		}
 		unclear := banyan.IsKind(err, banyan.Unavailable) || banyan.IsKind(err, banyan.Timeout)
-		if !unclear || !reached.Load() {
+		if unclear && !reached.Load() {
+			return nil, banyan.Errorf(banyan.KindOf(err), "%w: see whether a node listens there ('banyan nodes' on a member lists addresses), and whether this machine reaches it", err)
+		}
+		if !unclear {
 			return nil, err
 		}
 		pause(ctx, wait)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"slices"
@@ -202,6 +203,18 @@ func TestAJoinIsRepeated(t *testing.T) {
 		if err != nil || len(res.Rows) != step.left {
 			t.Errorf("left after %v: %d rows, %v; want %d", step.after, len(res.Rows), err, step.left)
 		}
+	}
+}
+
+func TestJoiningWhereNobodyListens(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	_, err = askToJoin(t.Context(), slog.New(slog.DiscardHandler), l.Addr().String(), "", &banyanv1.JoinRequest{})
+	if !banyan.IsKind(err, banyan.Unavailable) || !strings.Contains(err.Error(), "'banyan nodes' on a member") {
+		t.Error(err)
 	}
 }
 
