@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -274,6 +275,25 @@ func TestASessionOverFrames(t *testing.T) {
 	}
 	_, err = s.Receive()
 	wantError(t, "nonsense", err, banyan.Invalid, "SessionRequest")
+}
+
+// A caller that is gone in the middle of a word is no error of the node's; one
+// that nothing can be sent to is not read from.
+func TestACallerThatIsGone(t *testing.T) {
+	here, there := net.Pipe()
+	go func() {
+		_, _ = there.Write([]byte{0, 0}) // all of it is read
+		_ = there.Close()
+	}()
+	f := framed{wire.NewFrames(here, nil, 0)}
+	_, err := f.Receive()
+	wantError(t, "half a frame", err, banyan.Canceled, "gone")
+	if f.Send(&banyanv1.SessionResponse{}) == nil {
+		t.Error("something was sent")
+	}
+	if _, err := here.Read(nil); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("the connection is open: %v", err)
+	}
 }
 
 // silent is a caller that sends without end and takes nothing.

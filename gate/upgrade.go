@@ -3,10 +3,13 @@ package gate
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
+	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/wire"
 )
@@ -15,7 +18,7 @@ const (
 	// sessionSilence is how long nothing may come before a session is given up.
 	// Callers in want of an answer send something long before.
 	sessionSilence = 2 * time.Minute
-	sessionLinger  = time.Second // for the caller to read why a session ends
+	sessionLinger  = 500 * time.Millisecond // for the caller to read why a session ends
 )
 
 const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + wire.SessionProtocol + "\r\n\r\n"
@@ -25,10 +28,21 @@ type framed struct{ *wire.Frames }
 
 func (f framed) Receive() (*banyanv1.SessionRequest, error) {
 	m := &banyanv1.SessionRequest{}
-	return m, f.Read(m)
+	err := f.Read(m)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+		err = &banyan.Error{Kind: banyan.Canceled, Msg: "the caller is gone", Err: err}
+	}
+	return m, err
 }
 
-func (f framed) Send(m *banyanv1.SessionResponse) error { return f.Write(m) }
+// Send ends receiving, too, if it fails.
+func (f framed) Send(m *banyanv1.SessionResponse) error {
+	err := f.Write(m)
+	if err != nil {
+		_ = f.Close() // err says enough
+	}
+	return err
+}
 
 // upgrade makes the connection of a call that asks for it a session; next
 // answers the others.
