@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"banyan"
 )
@@ -28,6 +29,19 @@ func (c *Command) EncodeFor(protocol uint32, dst []byte) []byte {
 	return c.Encode(dst)
 }
 
+// size is the most that the command's encoding usually takes.
+func (c *Command) size() int {
+	size := commandOverhead
+	for i := range c.Conds {
+		size += len(c.Conds[i].Key) + len(c.Conds[i].Value) + rowOverhead
+	}
+	for i := range c.Muts {
+		u := &c.Muts[i]
+		size += len(u.Key) + len(u.End) + len(u.Value) + rowOverhead
+	}
+	return size
+}
+
 // Encode appends the command's encoding to dst, which it may grow, and gives
 // the result. It keeps no reference to the command.
 func (c *Command) Encode(dst []byte) []byte {
@@ -35,7 +49,7 @@ func (c *Command) Encode(dst []byte) []byte {
 	if c.Earliest != 0 {
 		version = commandEarliest
 	}
-	dst = append(dst, version)
+	dst = append(slices.Grow(dst, c.size()), version)
 	dst = binary.AppendUvarint(dst, c.Term)
 	dst = binary.AppendVarint(dst, c.TimeMs)
 	dst = appendRequest(dst, c.Request)
@@ -211,7 +225,6 @@ func (c *Command) Validate() error {
 	if len(c.Muts) > banyan.CommandMutationsMax {
 		return banyan.Errorf(banyan.Exhausted, "the command has %d mutations, at most %d are allowed: split it", len(c.Muts), banyan.CommandMutationsMax)
 	}
-	size := 0
 	for i := range c.Conds {
 		q := &c.Conds[i]
 		if q.Test < Exists || q.Test > ModEquals {
@@ -220,24 +233,24 @@ func (c *Command) Validate() error {
 		if err := validRow(q.Key, q.Value, 0); err != nil {
 			return err
 		}
-		size += len(q.Key) + len(q.Value) + rowOverhead
 	}
 	for i := range c.Muts {
 		if err := c.Muts[i].validate(); err != nil {
 			return err
 		}
-		u := &c.Muts[i]
-		size += len(u.Key) + len(u.End) + len(u.Value) + rowOverhead
 	}
-	if size > banyan.CommandBytesMax {
+	if size := c.size() - commandOverhead; size > banyan.CommandBytesMax {
 		return banyan.Errorf(banyan.Exhausted, "the command has %d bytes, at most %d are allowed: split it", size, banyan.CommandBytesMax)
 	}
 	return nil
 }
 
 // rowOverhead is more than the encoding of a condition or mutation takes
-// beside its keys and values.
-const rowOverhead = 24
+// beside its keys and values, commandOverhead what a command takes beside them.
+const (
+	rowOverhead     = 24
+	commandOverhead = 48
+)
 
 func (u *Mutation) validate() error {
 	switch u.Op {

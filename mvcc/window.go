@@ -1,6 +1,10 @@
 package mvcc
 
-import "banyan"
+import (
+	"slices"
+
+	"banyan"
+)
 
 // window remembers where the latest requests left their records, oldest
 // first. It holds no results: those are read from the rows on a hit. Its
@@ -39,6 +43,9 @@ func (w *window) find(id banyan.RequestID) (place, bool) {
 func (w *window) push(r remembered) (out remembered, full bool) {
 	if len(w.ring) < w.max {
 		w.slot.add(&r.id, len(w.ring))
+		if n := len(w.ring); n == cap(w.ring) { // append would copy large ones more often
+			w.ring = slices.Grow(w.ring, max(1, min(n, w.max-n)))
+		}
 		w.ring = append(w.ring, r)
 		return out, false
 	}

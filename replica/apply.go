@@ -22,11 +22,18 @@ type Applier struct {
 	window int
 	shards map[banyan.ShardID]*machine
 	used   []*machine // in the present batch
-	cmd    mvcc.Command
+
+	// Kept from one batch to the next only to spare allocations.
+	cmd      mvcc.Command
+	outcomes []outcome
 }
 
-// eventsKept is how many events' memory a shard keeps from batch to batch.
-const eventsKept = 256
+// How many events' memory a shard keeps from batch to batch, and how many
+// outcomes' the applier.
+const (
+	eventsKept   = 256
+	outcomesKept = 1024
+)
 
 // machine is one shard's state between batches.
 type machine struct {
@@ -56,7 +63,7 @@ func NewApplier(st *store.Store, hub *Hub, window int) *Applier {
 // the events, and proposers their results. An error is final: the process must
 // end. The caller then owes Core.Applied for each task.
 func (a *Applier) Apply(tasks []*Apply) error {
-	var outcomes []outcome
+	outcomes := a.outcomes[:0]
 	for _, t := range tasks {
 		var err error
 		if outcomes, err = a.task(t, outcomes); err != nil {
@@ -84,6 +91,10 @@ func (a *Applier) Apply(tasks []*Apply) error {
 	for _, o := range outcomes {
 		o.p.Done(o.res, nil)
 	}
+	if clear(outcomes); cap(outcomes) > outcomesKept {
+		outcomes = nil
+	}
+	a.outcomes = outcomes
 	return nil
 }
 
