@@ -104,17 +104,21 @@ func (a *age) settle(applied uint64) {
 	}
 }
 
+// old is how long ago a leader's state was the newest for certain.
+func (a *age) old(g *group) time.Duration {
+	if soleVoter(g.conf, g.core.cfg.Node) {
+		return 0
+	}
+	return g.core.now - a.fresh
+}
+
 // stamp tells a follower how fresh the leader is.
 func (a *age) stamp(g *group, m *raftpb.Message) {
 	t := m.GetType()
 	if !g.announced || t != raftpb.MsgApp && t != raftpb.MsgHeartbeat {
 		return
 	}
-	old := g.core.now - a.fresh
-	if soleVoter(g.conf, g.core.cfg.Node) {
-		old = 0
-	}
-	m.RejectHint = new(1 + uint64(old.Milliseconds()))
+	m.RejectHint = new(1 + uint64(a.old(g).Milliseconds()))
 	if t == raftpb.MsgHeartbeat {
 		m.Index = new(g.commit)
 	}

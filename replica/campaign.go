@@ -27,12 +27,13 @@ func (c *Core) PeerLost(node banyan.NodeID) {
 		switch {
 		case g.removal != nil:
 		case g.leader:
+			if g.rests[uint64(node)] {
+				g.wake()
+			}
 			g.rn.ReportUnreachable(uint64(node))
 			g.touch()
 		case g.lead == uint64(node):
-			_ = g.rn.ForgetLeader() // cannot fail in a follower
-			g.touch()
-			g.schedule(lostDelay, lostStep, uint64(node))
+			g.abandonLeader()
 		}
 	}
 }

@@ -65,6 +65,11 @@ type Core struct {
 	drops  []*Apply // for the applier, of groups that are gone
 
 	waiting int // groups that want to hear of Appended and Applied at once
+
+	awake     int // groups that are not quiet
+	bonds     map[uint64]*bond
+	beats     []Envelope // to be sent, and answers
+	sinceBeat int        // ticks
 }
 
 // NewCore opens every replica that is on the disk. A replica that is its
@@ -77,7 +82,7 @@ func NewCore(cfg CoreConfig) (*Core, error) {
 		cfg.LogBytesKept = LogBytesKept
 	}
 	cfg.Protocol = max(cfg.Protocol, banyan.ProtocolMin)
-	c := &Core{cfg: cfg, groups: map[banyan.ShardID]*group{}}
+	c := &Core{cfg: cfg, groups: map[banyan.ShardID]*group{}, bonds: map[uint64]*bond{}}
 	for _, shard := range cfg.Store.Shards() {
 		g, err := c.open(shard)
 		if err != nil {
@@ -116,8 +121,13 @@ func (c *Core) open(shard banyan.ShardID) (_ *group, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &group{core: c, shard: shard, rn: rn, applied: applied, handed: applied, truncated: first - 1, conf: st.ConfState()}
+	last, err := st.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	g := &group{core: c, shard: shard, rn: rn, applied: applied, handed: applied, logged: last, truncated: first - 1, conf: st.ConfState()}
 	c.groups[shard] = g
+	c.awake++
 	at, _ := slices.BinarySearchFunc(c.order, shard, func(o *group, s banyan.ShardID) int { return int(o.shard) - int(s) })
 	c.order = slices.Insert(c.order, at, g)
 	g.published = View{Shard: shard, Gone: true} // differs from any real view
@@ -144,12 +154,15 @@ func (c *Core) Act(protocol uint32) {
 	}
 }
 
-// Tick moves raft's clock.
-func (c *Core) Tick() {
+// Tick says that n ticks have passed since it was called last: 1, or as many as
+// TickIn then allowed.
+func (c *Core) Tick(n int) {
+	c.beat(n)
 	for _, g := range c.order {
-		if g.removal == nil {
+		if g.removal == nil && !g.quiet && !g.rest(n) {
 			g.rn.Tick()
 			g.leaveJoint()
+			g.settle()
 			g.shedStalled()
 			g.touch()
 		}
@@ -161,6 +174,10 @@ func (c *Core) Tick() {
 // Messages that do not belong on the network are dropped.
 func (c *Core) Step(shard banyan.ShardID, m *raftpb.Message) {
 	from, self := m.GetFrom(), uint64(c.cfg.Node)
+	if shard == BeatShard && m.GetTo() == self && from != raft.None && from != self {
+		c.heardBeat(m)
+		return
+	}
 	if !stepped(m.GetType()) || m.GetTo() != self || from == raft.None || from == self {
 		c.cfg.Logger.Debug("dropped a raft message that is not for this replica",
 			"shard", shard, "type", m.GetType().String(), "from", from, "to", m.GetTo())
@@ -178,11 +195,15 @@ func (c *Core) Step(shard banyan.ShardID, m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgPreVote && from == g.lead && m.GetTerm() > g.term {
 		_ = g.rn.ForgetLeader() // it says itself that it leads no more: it was restarted, or lost its quorum
 	}
+	if g.quiet && g.disturbs(m) {
+		g.wake()
+	}
 	if m = g.admit(m); m == nil {
 		return
 	}
 	_ = g.rn.Step(m) // what raft refuses it also logs
 	g.heard(m)
+	g.agree(m)
 	g.touch()
 }
 
@@ -245,6 +266,9 @@ func (c *Core) Read(shard banyan.ShardID, done func(error)) {
 func (c *Core) Process(eff *Effects) {
 	eff.Applies = append(eff.Applies, c.drops...)
 	c.drops = c.drops[:0]
+	eff.Send = append(eff.Send, c.beats...)
+	clear(c.beats)
+	c.beats = c.beats[:0]
 	for i := 0; i < len(c.dirty); i++ { // may grow
 		g := c.dirty[i]
 		g.isDirty = false
@@ -292,6 +316,9 @@ func (c *Core) Applied(a *Apply) {
 	}
 	if a.conf != nil {
 		g.conf = a.conf
+		if g.settles = g.logged; g.announced && !joint(g.conf) {
+			_ = g.rn.Propose(nil) // if it is not taken now, settle tries again
+		}
 	}
 	if n := len(a.Entries); n > 0 {
 		last := a.Entries[n-1]
@@ -353,6 +380,9 @@ func (c *Core) abandon(err error) {
 
 // removed forgets a group whose removal is on the disk.
 func (c *Core) removed(g *group) {
+	if !g.quiet {
+		c.awake--
+	}
 	delete(c.groups, g.shard)
 	c.order = slices.DeleteFunc(c.order, func(o *group) bool { return o == g })
 	c.drops = append(c.drops, &Apply{Shard: g.shard, drop: true})

@@ -69,6 +69,7 @@ type View struct {
 	Leading bool          // here, and announced
 	Fresh   time.Duration // Core's clock when applied state was last known to be the leader's newest
 	Always  bool          // the only voter: never older than now
+	Quiet   bool          // nothing happens, and its leader sends no heartbeats
 	Gone    bool          // the replica was removed
 	Acts    uint32        // the protocol at which the cluster acts (Core.Act)
 }

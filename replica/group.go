@@ -34,6 +34,11 @@ type group struct {
 	applies     int
 	stalled     int // ticks since the disk last finished something of this shard, if it has any
 
+	logged    uint64            // the last index that was handed to the disk
+	unwritten *raftpb.HardState // newer than the disk's by a commit index
+	settles   uint64            // leader: see settle.go
+	unsettled int               // ticks
+
 	truncated  uint64
 	truncating bool
 	logBytes   uint64 // of entries since truncated, an estimate
@@ -58,6 +63,11 @@ type group struct {
 	campaignAt   time.Duration
 	campaignStep time.Duration
 	campaigns    int // left
+
+	quiet      bool // see quiet.go
+	quietSince time.Duration
+	rests      map[uint64]bool // leader that is quiet, or would be: the replicas that are
+	still      still
 
 	age       age
 	acked     ack // the last
@@ -140,6 +150,9 @@ func (g *group) process(eff *Effects) {
 	g.rejectIncoming()
 	g.answerReads()
 	g.truncate(eff)
+	if g.quiet && !g.idle() {
+		g.wake()
+	}
 	g.publish(eff)
 }
 
@@ -154,9 +167,13 @@ func (g *group) observe(eff *Effects) {
 		g.age.lead(g)
 		g.tenure.began = map[uint64]uint64{}
 	}
+	if g.quiet && (leader != g.leader || s.Lead != g.lead || s.GetTerm() != g.term || s.GetCommit() != g.commit) {
+		g.wake()
+	}
 	g.leader, g.lead, g.term, g.commit = leader, s.Lead, s.GetTerm(), s.GetCommit()
 	if leader && !g.announced && g.appliedTerm == g.term {
 		g.announced = true
+		g.settles = g.logged
 		eff.Leadership = append(eff.Leadership, Leadership{g.shard, g.term, true})
 	}
 	g.transferred(s)
@@ -304,6 +321,7 @@ func (g *group) ready(eff *Effects, rd raft.Ready, stepped []pack) {
 			eff.Snapshots = append(eff.Snapshots, g.envelope(m))
 		default:
 			g.age.stamp(g, m)
+			g.offer(m)
 			eff.Send = append(eff.Send, g.envelope(m))
 		}
 	}
@@ -325,8 +343,14 @@ func (g *group) envelope(m *raftpb.Message) Envelope {
 
 func (g *group) append(rd *raft.Ready, m *raftpb.Message, stepped []pack) *Append {
 	a := &Append{Shard: g.shard, Entries: m.Entries, Sync: rd.MustSync, group: g}
-	if !raft.IsEmptyHardState(rd.HardState) && rd.MustSync { // else only the commit index moved: what is applied says as much
-		a.Hard = rd.HardState
+	if !raft.IsEmptyHardState(rd.HardState) {
+		g.unwritten = rd.HardState
+	}
+	if rd.MustSync { // else only the commit index moved: it goes with the next entry
+		a.Hard, g.unwritten = g.unwritten, nil
+	}
+	if n := len(m.Entries); n > 0 {
+		g.logged = m.Entries[n-1].GetIndex()
 	}
 	if s := m.GetSnapshot(); s != nil {
 		a.install, a.stage, a.Sync = s.GetMetadata(), g.incoming.stage, true
@@ -448,6 +472,7 @@ func (g *group) publish(eff *Effects) {
 		Fresh:   g.age.fresh,
 		Acts:    g.core.cfg.Protocol,
 		Always:  g.announced && soleVoter(g.conf, g.core.cfg.Node),
+		Quiet:   g.quiet,
 	}
 	if v != g.published {
 		g.published = v

@@ -212,6 +212,10 @@ func (h *Host) Leader(shard banyan.ShardID) (banyan.NodeID, uint64) {
 	return v.Leader, v.Term
 }
 
+// Moved gives a value when replicas here have come, gone or learned of another
+// leader or term since the last. It is for one listener.
+func (h *Host) Moved() <-chan struct{} { return h.moved }
+
 // LeaderChange is closed when the replica here next learns of another leader or
 // term of the shard, or leads it; nil if there is none here.
 func (h *Host) LeaderChange(shard banyan.ShardID) <-chan struct{} {

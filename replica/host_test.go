@@ -82,7 +82,7 @@ func (m *mesh) increment(ctx context.Context, shard banyan.ShardID, key []byte) 
 		if n == nil || n.ReadIndex(ctx, shard) != nil {
 			continue
 		}
-		row, _, err := n.Get(shard, key)
+		row, err := n.get(shard, key)
 		if err != nil {
 			continue // it was stopped
 		}

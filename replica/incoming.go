@@ -73,6 +73,7 @@ func (g *group) installed(m *raftpb.SnapshotMetadata) {
 	g.incoming = nil
 	g.applied, g.appliedTerm = m.GetIndex(), m.GetTerm()
 	g.handed, g.truncated, g.logBytes = m.GetIndex(), m.GetIndex(), 0
+	g.logged = max(g.logged, m.GetIndex())
 	g.conf = m.GetConfState()
 	g.reload = true
 	in.done(nil)

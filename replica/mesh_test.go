@@ -30,6 +30,9 @@ type meshNode struct {
 	store  *store.Store
 	cancel context.CancelFunc
 	ended  chan error
+
+	reading sync.RWMutex // of the store
+	closed  bool
 }
 
 func newMesh(t testing.TB) *mesh { return &mesh{t: t, hosts: map[banyan.NodeID]*meshNode{}} }
@@ -102,9 +105,23 @@ func (m *mesh) stop(id banyan.NodeID) {
 	if err := <-n.ended; err != nil {
 		m.t.Errorf("host %v: %v", id, err)
 	}
+	n.reading.Lock()
+	defer n.reading.Unlock()
+	n.closed = true
 	if err := n.store.Close(); err != nil {
 		m.t.Errorf("store of %v: %v", id, err)
 	}
+}
+
+// get reads a key while the store is open.
+func (n *meshNode) get(shard banyan.ShardID, key []byte) (*mvcc.Row, error) {
+	n.reading.RLock()
+	defer n.reading.RUnlock()
+	if n.closed {
+		return nil, errors.New("down")
+	}
+	row, _, err := n.Get(shard, key)
+	return row, err
 }
 
 func allRows(v mvcc.Reader) (Rows, error) {

@@ -46,14 +46,18 @@ func newMeter(s *metric.Set) meter {
 // read tells how much waits.
 func (h *Host) readMeter(r *metric.Reading) {
 	var proposals, bytes, reads int64
-	leaderless := 0
+	leaderless, quiet := 0, 0
 	h.mu.RLock()
 	for _, s := range h.slots {
 		proposals += s.proposals.Load()
 		bytes += s.bytes.Load()
 		reads += s.reads.Load()
-		if s.view.Load().Leader == 0 {
+		v := s.view.Load()
+		if v.Leader == 0 {
 			leaderless++
+		}
+		if v.Quiet {
+			quiet++
 		}
 	}
 	replicas := len(h.slots)
@@ -67,6 +71,7 @@ func (h *Host) readMeter(r *metric.Reading) {
 	r.Gauge("banyan_proposals_bytes", "Bytes of the proposals that wait.", float64(bytes))
 	r.Gauge("banyan_watchers", "Watches of keys served by this node.", float64(h.hub.Watching()))
 	r.Gauge("banyan_replicas", "Replicas of shards on this node.", float64(replicas))
+	r.Gauge("banyan_replicas_at_rest", "Replicas here of shards in which nothing happens: they take no heartbeats.", float64(quiet))
 	r.Gauge("banyan_replicas_without_leader", "Replicas here that know of no leader.", float64(leaderless))
 }
 

@@ -70,6 +70,7 @@ type Host struct {
 	sends   *queue[Envelope]
 	reads   *queue[*readThen]
 	proved  []*readThen   // the loop's: on their way to reads
+	moved   chan struct{} // of one: a leader has changed
 	stopped chan struct{} // closed when nothing will be answered any more
 
 	mu    sync.RWMutex
@@ -99,7 +100,7 @@ func New(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, core: core, hub: hub, applier: NewApplier(cfg.Store, hub, 0), board: newBoard(), start: time.Now(), meter: newMeter(cfg.Metrics),
 		in: newInbox(), appends: newQueue[*Append](), applies: newQueue[*Apply](), sends: newQueue[Envelope](), reads: newQueue[*readThen](),
-		stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{}, receiving: map[banyan.ShardID]bool{},
+		moved: make(chan struct{}, 1), stopped: make(chan struct{}), slots: map[banyan.ShardID]*slot{}, receiving: map[banyan.ShardID]bool{},
 	}
 	h.acts.Store(core.cfg.Protocol)
 	for _, shard := range cfg.Store.Shards() {
@@ -201,7 +202,9 @@ func (h *Host) clock() time.Duration { return time.Since(h.start) }
 // loop owns the Core.
 func (h *Host) loop(ctx context.Context) (err error) {
 	defer caught(&err)
-	tick := time.NewTicker(time.Duration(h.cfg.TickMs) * time.Millisecond)
+	ticks := 1 // until the next
+	period := func() time.Duration { return time.Duration(ticks*h.cfg.TickMs) * time.Millisecond }
+	tick := time.NewTicker(period())
 	defer tick.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -220,13 +223,17 @@ func (h *Host) loop(ctx context.Context) (err error) {
 		runtime.Gosched() // let those who were woken together hand in what they have
 		h.core.Advance(h.clock())
 		if ticked {
-			h.core.Tick()
+			h.core.Tick(ticks)
 		}
 		in = h.in.take(in)
 		in.feed(h.core)
 		h.core.Process(&eff)
 		h.carryOut(&eff)
 		h.in.want(h.core.Waiting())
+		if n := h.core.TickIn(); n != ticks {
+			ticks = n
+			tick.Reset(period())
+		}
 		if at, ok := h.core.NextTimer(); ok {
 			timer.Reset(at - h.clock())
 		}

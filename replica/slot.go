@@ -63,7 +63,7 @@ func (h *Host) show(v View) {
 		delete(h.slots, v.Shard)
 		h.mu.Unlock()
 		if s != nil {
-			s.hasChanged()
+			h.hasMoved(s)
 		}
 	case s == nil:
 		s = &slot{shard: v.Shard}
@@ -71,14 +71,24 @@ func (h *Host) show(v View) {
 		h.mu.Lock()
 		h.slots[v.Shard] = s
 		h.mu.Unlock()
+		h.hasMoved(s)
 	default:
 		before := s.view.Swap(&v)
 		if v.Leader != 0 && v.Leader != before.Leader {
 			h.meter.leaders.Inc()
 		}
 		if v.Leader != before.Leader || v.Term != before.Term || v.Leading != before.Leading {
-			s.hasChanged()
+			h.hasMoved(s)
 		}
+	}
+}
+
+// hasMoved tells who waits for a shard's leader to change, and who for any.
+func (h *Host) hasMoved(s *slot) {
+	s.hasChanged()
+	select {
+	case h.moved <- struct{}{}:
+	default:
 	}
 }
 

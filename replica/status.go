@@ -18,6 +18,7 @@ type Status struct {
 	Voters   []banyan.NodeID
 	Learners []banyan.NodeID
 	Joint    bool // a change of voters is under way
+	Settled  bool // leader only: a majority has the configuration on its disks, so that replicas which it lacks are needed no more
 
 	Revision banyan.Revision // of applied state
 	Applied  uint64          // log indexes
@@ -64,6 +65,7 @@ func (g *group) status() (Status, error) {
 		Voters: nodeIDs(g.conf.GetVoters()), Learners: nodeIDs(slices.Concat(g.conf.GetLearners(), g.conf.GetLearnersNext())), Joint: joint(g.conf),
 		Applied: g.applied, Commit: g.commit, Last: last, First: g.truncated + 1,
 		Pending: g.pending(), Proving: len(g.proving), Tenure: g.heardLast(),
+		Settled: g.settled(),
 		Stalled: g.stalled >= g.core.cfg.ElectionTicks,
 	}
 	if g.leader {

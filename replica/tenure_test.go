@@ -95,7 +95,7 @@ func (w *world) overhear(id banyan.NodeID, d time.Duration) []Envelope {
 	return heard
 }
 
-func mustNot(t *testing.T, err error) {
+func mustNot(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

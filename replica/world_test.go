@@ -134,7 +134,7 @@ func (p *peer) advance(d time.Duration) {
 		}
 		p.core.Advance(p.now)
 		if p.now%(100*time.Millisecond) == 0 {
-			p.core.Tick()
+			p.core.Tick(1)
 		}
 	}
 }

@@ -79,7 +79,7 @@ func (n *Server) info() *peerv1.InfoResponse {
 	for _, st := range statuses {
 		out.Stalled = out.Stalled || st.Stalled
 		sh := &peerv1.ShardInfo{
-			Id: uint32(st.Shard), Leader: uint64(st.Leader), Term: st.Term, Joint: st.Joint,
+			Id: uint32(st.Shard), Leader: uint64(st.Leader), Term: st.Term, Joint: st.Joint, Unsettled: st.Leading && !st.Settled,
 			Revision: uint64(st.Revision), AppliedIndex: st.Applied, Behind: map[uint64]uint64{},
 		}
 		for _, v := range st.Voters {

@@ -214,12 +214,16 @@ func (n *Server) tidy(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
+		said := map[banyan.NodeID]*nodeInfo{}
 		for _, st := range statuses {
 			leader, ok := n.router.Leader(st.Shard)
 			if !ok || leader == n.file.Node || ctx.Err() != nil {
 				continue
 			}
-			if n.dropped(ctx, st.Shard, leader, st.Term) {
+			if _, asked := said[leader]; !asked {
+				said[leader] = n.askLeader(ctx, leader)
+			}
+			if named, sure := names(said[leader], n.file.Node, st.Shard, leader, st.Term); sure && !named {
 				if err := n.host.Remove(ctx, st.Shard, st.Tenure); err != nil {
 					n.log.Warn("replica not removed", "shard", st.Shard, "error", err)
 					continue
@@ -254,12 +258,6 @@ func (n *Server) readmit(ctx context.Context) {
 	}
 }
 
-// dropped says for certain that the shard's configuration lacks this node.
-func (n *Server) dropped(ctx context.Context, shard banyan.ShardID, leader banyan.NodeID, term uint64) bool {
-	named, sure := names(n.askLeader(ctx, leader), n.file.Node, shard, leader, term)
-	return sure && !named
-}
-
 // askLeader gives what a node says of itself; nil if it does not answer.
 func (n *Server) askLeader(ctx context.Context, leader banyan.NodeID) *nodeInfo {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
@@ -279,7 +277,7 @@ func names(info *nodeInfo, node banyan.NodeID, shard banyan.ShardID, leader bany
 		return false, false
 	}
 	for _, sh := range info.Shards {
-		if sh.Id != uint32(shard) || sh.Leader != uint64(leader) || sh.Term < term || sh.Joint {
+		if sh.Id != uint32(shard) || sh.Leader != uint64(leader) || sh.Term < term || sh.Joint || sh.Unsettled {
 			continue
 		}
 		return slices.Contains(sh.Voters, uint64(node)) || slices.Contains(sh.Learners, uint64(node)), true

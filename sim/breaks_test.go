@@ -85,6 +85,8 @@ var breaks = []struct {
 	{"leave a shard whose voters all leave where it is", 5000, []edit{{"placement/plan.go", "return p.moveAll(s, good, want)", "return p.moveAlone(s)"}}},
 	{"drop what one controller does not know", 5000, []edit{{"worker/core.go", "c.unwanted(keyOf(k), node)", "c.unwanted(keyOf(k), 0)"}}},
 	{"claim what was handed back", 5000, []edit{{"work/core_node.go", "	n.claimed = slices.DeleteFunc(n.claimed, func(o Key) bool { return o == k })\n", ""}}},
+	{"wait for ever for a leader at rest", 2000, []edit{{"replica/quiet.go", "b.unheard >= c.patience() {", "false {"}}},
+	{"call a configuration settled when it is applied", 5000, []edit{{"replica/settle.go", "!joint(g.conf) && g.applied > g.settles", "!joint(g.conf)"}}},
 	{"acknowledge before the entry is applied", 2000, []edit{{"replica/apply.go", "	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n",
 		"	for _, o := range outcomes {\n		o.p.Done(o.res, nil)\n	}\n	outcomes = nil\n	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n"}}},
 }

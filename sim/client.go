@@ -122,6 +122,9 @@ func (c *client) next() {
 	} else {
 		o.earliest = revision + 1
 	}
+	if w.lulled(o.shard) {
+		o.kind, o.key = stale, "k/0"
+	}
 	if c.dice.chance(w.plan.patience) && o.kind != get {
 		o.giveUp = w.now + c.dice.between(0, 500*time.Millisecond)
 	}

@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"banyan"
@@ -65,6 +66,10 @@ func (k *locker) begin() {
 		if k.done() {
 			return
 		}
+	}
+	if slices.ContainsFunc(w.shards(), w.lulled) {
+		w.after(100*time.Millisecond, k.begin)
+		return
 	}
 	k.n++
 	c := &held{

@@ -84,6 +84,9 @@ func (t *network) deliver(w *world, from banyan.NodeID, sent time.Duration, e re
 		return
 	}
 	m := e.Message
+	if e.Shard == replica.BeatShard && m.GetReject() {
+		w.reach("beats that differ")
+	}
 	if w.cfg.Trace != nil {
 		fmt.Fprintf(w.cfg.Trace, "%12.6f %v -> %v shard %d %v\n", w.now.Seconds(), from, e.To, e.Shard, m.GetType())
 	}

@@ -171,7 +171,7 @@ func (n *node) start(st *store.Store) {
 	p.openOffice()
 	p.openDesk()
 	p.openCrew()
-	p.tick()
+	p.tick(1)
 	p.wake()
 	p.tap()
 	p.drainTaps()

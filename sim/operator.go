@@ -267,7 +267,7 @@ func (o *operator) letGo() {
 		free := true
 		for _, shard := range o.w.shards() {
 			_, lead := o.leader(shard)
-			free = free && o.settled(shard) && !slices.Contains(slices.Concat(lead.Voters, lead.Learners), n.id)
+			free = free && lead != nil && lead.Settled && !slices.Contains(slices.Concat(lead.Voters, lead.Learners), n.id)
 		}
 		if free {
 			n.gone = true
@@ -378,7 +378,7 @@ func (o *operator) named(id banyan.NodeID, shard banyan.ShardID, lead banyan.Nod
 		return false, false
 	}
 	for _, st := range o.statuses(n.proc) {
-		if st.Shard == shard && st.Leader == lead && st.Term >= term && !st.Joint {
+		if st.Shard == shard && st.Leader == lead && st.Term >= term && st.Settled {
 			return slices.Contains(slices.Concat(st.Voters, st.Learners), id), true
 		}
 	}
@@ -410,7 +410,7 @@ func (o *operator) compact() {
 	}
 	for _, p := range o.w.up() {
 		for _, st := range o.statuses(p) {
-			if !st.Leading {
+			if !st.Leading || o.w.lulled(st.Shard) {
 				continue
 			}
 			if rev := p.hub.Revision(st.Shard); uint64(rev) > keep {

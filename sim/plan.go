@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"banyan"
 )
 
 // Kinds are the faults. Those before "message lost" begin at some moment and
@@ -39,6 +41,7 @@ var Points = []string{
 	"job ended", "job taken over", "task run again", "work stream broken", "batch of results refused by its term",
 	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
 	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
+	"shard at rest", "shard at rest woken", "leader of a shard at rest missed", "beats that differ",
 	"replicas compared", "stale read", "stale read that says it is old",
 	"acted at an older protocol", "rose to a newer protocol with commands under way", "command of a newer form applied after a rise",
 	"older release stopped by what it does not know", "late copy refused",
@@ -46,7 +49,7 @@ var Points = []string{
 }
 
 // Loads are what Without can leave out besides Kinds.
-var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience", "late copies"}
+var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience", "late copies", "lulls"}
 
 // begins are the kinds that stand in the plan.
 var begins = Kinds[:slices.Index(Kinds, messageLost)]
@@ -71,8 +74,16 @@ type plan struct {
 	spikeMax                  time.Duration
 	drift                     float64 // of clocks
 
+	lulls        []lull
 	faults       []fault
 	reconfigures bool // at will: the loss of a disk might not be borne
+}
+
+// lull is a while in which nobody writes to some shards, so that they come to
+// rest; what breaks them out of it is left to faults, and to its end.
+type lull struct {
+	from, to time.Duration
+	shards   uint32 // a bit each
 }
 
 // fault is one fault to come. It draws what it needs by itself, so that runs
@@ -159,8 +170,28 @@ func drawPlan(cfg *Config) plan {
 	case 1:
 		p.window = 8 + d.IntN(56) // the older release carries late copies out again
 	}
+	p.calm(newDice(cfg.Seed, 0x1011))
 	p.shrink(cfg)
 	return p
+}
+
+// calm draws the lulls.
+func (p *plan) calm(d dice) {
+	if d.IntN(2) == 0 {
+		return
+	}
+	for at := d.between(0, troubleMax/2); at < troubleMax; at += d.between(0, 2*time.Second) {
+		l := lull{at, at + d.between(1500*time.Millisecond, 5*time.Second), d.Uint32() | d.Uint32()}
+		p.lulls = append(p.lulls, l)
+		at = l.to
+	}
+}
+
+// lulled says whether nobody writes to a shard now.
+func (w *world) lulled(shard banyan.ShardID) bool {
+	return !w.faultless && slices.ContainsFunc(w.plan.lulls, func(l lull) bool {
+		return l.from <= w.now && w.now < l.to && l.shards>>(shard%32)&1 == 1
+	})
 }
 
 // schedule draws the faults that begin at some moment.
@@ -206,6 +237,9 @@ func (p *plan) shrink(cfg *Config) {
 	}
 	if cfg.without(olderRelease) {
 		p.mixed = 0
+	}
+	if cfg.without("lulls") {
+		p.lulls = nil
 	}
 	if cfg.without("late copies") {
 		p.window = 0

@@ -29,6 +29,8 @@ type process struct {
 	in      []func(*replica.Core)
 	woken   bool
 	ticked  bool
+	ticks   int           // until the next
+	ticking int           // counts tickers: only the last one ticks
 	timerAt time.Duration // of the earliest timer planned; 0: none
 	eff     replica.Effects
 	views   map[banyan.ShardID]replica.View
@@ -81,11 +83,19 @@ func (p *process) work(d time.Duration) time.Duration {
 }
 
 // tick moves raft's clock; while paused, ticks are missed, as a Ticker's are.
-func (p *process) tick() {
-	p.after(time.Duration(float64(tickEvery)/p.n.drift), func() {
-		p.ticked = true
-		p.wake()
-		p.tick()
+func (p *process) tick(ticks int) {
+	p.ticks = ticks
+	p.ticking++
+	p.tickAgain(p.ticking)
+}
+
+func (p *process) tickAgain(ticker int) {
+	p.after(time.Duration(float64(p.ticks)*float64(tickEvery)/p.n.drift), func() {
+		if ticker == p.ticking {
+			p.ticked = true
+			p.wake()
+			p.tickAgain(ticker)
+		}
 	})
 }
 
@@ -127,7 +137,7 @@ func (p *process) turn() {
 	p.core.Advance(p.clock())
 	if p.ticked {
 		p.ticked = false
-		p.core.Tick()
+		p.core.Tick(p.ticks)
 	}
 	in := p.in
 	p.in = nil
@@ -137,6 +147,9 @@ func (p *process) turn() {
 	p.core.Process(&p.eff)
 	p.carryOut()
 	p.measure()
+	if n := p.core.TickIn(); n != p.ticks {
+		p.tick(n)
+	}
 	if at, ok := p.core.NextTimer(); ok && (p.timerAt == 0 || at < p.timerAt) {
 		p.timerAt = at
 		p.after(max(at-p.clock(), time.Millisecond), func() { p.timerAt = 0; p.wake() })
@@ -154,6 +167,7 @@ func (p *process) carryOut() {
 	p.apply()
 	p.sendSnapshots()
 	for _, v := range p.eff.Views {
+		p.rested(p.views[v.Shard], v)
 		if p.views[v.Shard] = v; v.Gone {
 			delete(p.views, v.Shard)
 		}
@@ -167,6 +181,19 @@ func (p *process) carryOut() {
 		p.desk.hear(l)
 	}
 	p.eff.Reset()
+}
+
+// rested notices what becomes of shards in which nothing happens.
+func (p *process) rested(before, now replica.View) {
+	switch {
+	case now.Quiet == before.Quiet || now.Gone || now.Always || before.Always:
+	case now.Quiet:
+		p.w.reach("shard at rest")
+	case now.Leader != 0:
+		p.w.reach("shard at rest woken")
+	default:
+		p.w.reach("leader of a shard at rest missed")
+	}
 }
 
 func bit(b bool) uint64 {

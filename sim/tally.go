@@ -60,7 +60,11 @@ func (t *tally) step() {
 		d = t.p.w.between(0, 5*time.Second)
 	}
 	t.p.after(d, func() {
-		if !t.ended && !t.p.w.operator.calm {
+		switch {
+		case t.ended || t.p.w.operator.calm:
+		case t.p.w.lulled(t.shard):
+			t.step()
+		default:
 			t.write()
 		}
 	})

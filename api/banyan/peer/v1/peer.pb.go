@@ -1137,6 +1137,8 @@ type ShardInfo struct {
 	Revision     uint64                 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	AppliedIndex uint64                 `protobuf:"varint,7,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	Joint        bool                   `protobuf:"varint,9,opt,name=joint,proto3" json:"joint,omitempty"` // a change of replicas is under way
+	// Only from the leader: replicas that are not named may still be needed.
+	Unsettled bool `protobuf:"varint,10,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
 	// Only from the leader: how far each replica is behind, in entries.
 	Behind        map[uint64]uint64 `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
@@ -1225,6 +1227,13 @@ func (x *ShardInfo) GetAppliedIndex() uint64 {
 func (x *ShardInfo) GetJoint() bool {
 	if x != nil {
 		return x.Joint
+	}
+	return false
+}
+
+func (x *ShardInfo) GetUnsettled() bool {
+	if x != nil {
+		return x.Unsettled
 	}
 	return false
 }
@@ -2208,7 +2217,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\astalled\x18\r \x01(\bR\astalled\x12\x18\n" +
 	"\aunheard\x18\x0e \x03(\x04R\aunheard\x122\n" +
 	"\x15certificate_expire_ms\x18\x0f \x01(\x03R\x13certificateExpireMs\x12\x1b\n" +
-	"\tpaused_ms\x18\x10 \x01(\x03R\bpausedMs\"\xcc\x02\n" +
+	"\tpaused_ms\x18\x10 \x01(\x03R\bpausedMs\"\xea\x02\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2217,7 +2226,9 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\blearners\x18\x05 \x03(\x04R\blearners\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\a \x01(\x04R\fappliedIndex\x12\x14\n" +
-	"\x05joint\x18\t \x01(\bR\x05joint\x12=\n" +
+	"\x05joint\x18\t \x01(\bR\x05joint\x12\x1c\n" +
+	"\tunsettled\x18\n" +
+	" \x01(\bR\tunsettled\x12=\n" +
 	"\x06behind\x18\b \x03(\v2%.banyan.peer.v1.ShardInfo.BehindEntryR\x06behind\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
