@@ -26,7 +26,7 @@ type leaders struct {
 var _ worker.Leaders = (*leaders)(nil)
 
 // leadersPoll is how often the view is compared when nothing announces a change.
-const leadersPoll = 100 * time.Millisecond
+const leadersPoll = time.Second
 
 func newLeaders(n *Server) *leaders {
 	return &leaders{n: n, view: map[banyan.ShardID]banyan.NodeID{}, changed: make(chan struct{})}
@@ -87,6 +87,7 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 			case <-members:
+			case <-n.host.Moved():
 			case <-poll.C:
 			}
 		}

@@ -189,6 +189,13 @@ func (c *Core) Tick(now int64) {
 	c.schedule()
 }
 
+// Calm says whether Tick has nothing to look at until something else happens.
+func (c *Core) Calm() bool {
+	return len(c.jobs) == 0 &&
+		!slices.ContainsFunc(c.shards, func(s *shard) bool { return len(s.awaiting) > 0 }) &&
+		!slices.ContainsFunc(c.nodes, func(n *node) bool { return n.graceUntil != 0 })
+}
+
 // settle lets a shard's jobs start once every node has said what it runs.
 func (c *Core) settle(s *shard) {
 	if len(s.awaiting) > 0 {

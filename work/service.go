@@ -10,9 +10,6 @@ import (
 	"banyan/job"
 )
 
-// nodesEveryMs is how often the list of members is read without being told to.
-const nodesEveryMs = 250
-
 // Service drives the core: it runs a controller for each shard led here, talks
 // with the workers, and answers the door. Its methods are safe for concurrent use.
 type Service struct {
@@ -34,6 +31,8 @@ type Service struct {
 	answers  map[uint64]chan Answer
 	lastID   uint64
 	touched  map[banyan.JobID]struct{} // submitted or resumed in this process, not ended
+	calm     bool                      // the next tick is far
+	lively   chan struct{}             // it no longer should be
 }
 
 // record is what the driver keeps of an unfinished job beside the core's Run.
@@ -63,6 +62,7 @@ func New(cfg Config) *Service {
 		sessions: map[banyan.NodeID]*session{},
 		answers:  map[uint64]chan Answer{},
 		touched:  map[banyan.JobID]struct{}{},
+		lively:   make(chan struct{}, 1),
 		meter:    newMeter(cfg.Metrics),
 	}
 	cfg.Metrics.Read(s.readMeter)
@@ -73,15 +73,19 @@ func New(cfg Config) *Service {
 // Run lets time pass until ctx ends; then it ends every controller and stream
 // and waits for them.
 func (s *Service) Run(ctx context.Context) error {
+	every := tickMs
 	tick := time.NewTicker(tickMs * time.Millisecond)
 	defer tick.Stop()
-	for n := 0; ; n++ {
-		if n%(nodesEveryMs/tickMs) == 0 {
+	var read int64
+	for {
+		if now := s.now(); now-read >= calmMs {
+			read = now
 			s.NodesChanged()
 		}
 		select {
 		case <-tick.C:
 			s.input(func() { s.core.Tick(s.now()) })
+		case <-s.lively:
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.closed = true
@@ -90,7 +94,22 @@ func (s *Service) Run(ctx context.Context) error {
 			s.wg.Wait()
 			return nil
 		}
+		if d := s.tickIn(); d != every {
+			every = d
+			tick.Reset(time.Duration(d) * time.Millisecond)
+		}
 	}
+}
+
+// tickIn is how many milliseconds may pass until the next tick. input says when
+// that is no longer so.
+func (s *Service) tickIn() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calm = s.core.Calm(); s.calm {
+		return calmMs
+	}
+	return tickMs
 }
 
 // NodesChanged reads the list of members anew. Call it when a node dies or
@@ -128,6 +147,10 @@ func (s *Service) input(fn func()) {
 	defer s.mu.Unlock()
 	fn()
 	s.act()
+	if s.calm && !s.core.Calm() {
+		s.calm = false
+		poke(s.lively)
+	}
 }
 
 // act does what the core wants. Nothing in it blocks. The lock is held.

@@ -376,6 +376,12 @@ func (c *Core) Tick(now int64) {
 	c.grant()
 }
 
+// Calm says whether Tick has nothing to look at until something else happens.
+func (c *Core) Calm(now int64) bool {
+	return len(c.attempts) == 0 && len(c.learned) == 0 && c.pace.ahead(now, len(c.slots)) == 0 &&
+		!slices.ContainsFunc(c.controllers, func(x *controller) bool { return x.extra > 0 })
+}
+
 // fill starts what fits into free slots.
 func (c *Core) fill(now int64) {
 	for i := 0; i < len(c.waiting) && !c.stopped; {

@@ -72,6 +72,7 @@ type Config struct {
 
 const (
 	tickEvery     = 50 * time.Millisecond
+	calmEvery     = 500 * time.Millisecond // when there is nothing to look at
 	backoffMin    = 50 * time.Millisecond
 	backoffMax    = 500 * time.Millisecond
 	gatherFor     = 5 * time.Millisecond // results wait for company while there is enough to do
@@ -92,6 +93,9 @@ type Worker struct {
 	core    *Core
 	streams map[banyan.NodeID]*stream
 	running map[Key]*running
+
+	calm   bool          // the next tick is far
+	lively chan struct{} // it no longer should be
 
 	attempts sync.WaitGroup
 	count    atomic.Int64
@@ -117,6 +121,7 @@ func New(cfg Config) (*Worker, error) {
 		core:    NewCore(cfg.Node, cfg.Slots, cfg.Leaders.ShardOf),
 		streams: map[banyan.NodeID]*stream{},
 		running: map[Key]*running{},
+		lively:  make(chan struct{}, 1),
 		meter:   newMeter(cfg.Metrics),
 	}
 	cfg.Metrics.Read(w.readMeter)
@@ -127,7 +132,8 @@ func New(cfg Config) (*Worker, error) {
 // reports what is finished, and returns when all of it is gone: within the
 // runner's grace and about a second.
 func (w *Worker) Run(ctx context.Context) error {
-	ticker := time.NewTicker(tickEvery)
+	every := tickEvery
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
 		leaders, changed := w.cfg.Leaders.Leaders()
@@ -136,15 +142,31 @@ func (w *Worker) Run(ctx context.Context) error {
 			select {
 			case <-ticker.C:
 				w.do(func() { w.core.Tick(w.now()) })
+			case <-w.lively:
 			case <-changed:
 				same = false
 			case <-ctx.Done():
 				same = false
 			}
+			if d := w.tickIn(); d != every {
+				every = d
+				ticker.Reset(d)
+			}
 		}
 	}
 	w.shutdown()
 	return nil
+}
+
+// tickIn is how long it may be until the next tick. do says when that is no
+// longer so.
+func (w *Worker) tickIn() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.calm = w.core.Calm(w.now()); w.calm {
+		return calmEvery
+	}
+	return tickEvery
 }
 
 // Drain stops taking attempts, or takes them again; what runs goes on.
@@ -161,6 +183,13 @@ func (w *Worker) do(change func()) {
 	defer w.mu.Unlock()
 	change()
 	w.act()
+	if w.calm && !w.core.Calm(w.now()) {
+		w.calm = false
+		select {
+		case w.lively <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // act carries out the core's effects; w.mu is held.
