@@ -30,6 +30,9 @@ type mark struct {
 	at     time.Duration
 }
 
+// outdatedAfter is how old a replica may be that is asked without need.
+const outdatedAfter = 3 * time.Second
+
 // ageMaxMs bounds what a message may say.
 const ageMaxMs = 1 << 40
 

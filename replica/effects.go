@@ -72,6 +72,9 @@ type View struct {
 	Quiet   bool          // nothing happens, and its leader sends no heartbeats
 	Gone    bool          // the replica was removed
 	Acts    uint32        // the protocol at which the cluster acts (Core.Act)
+	// Outdated: it follows nobody, or too slowly, so that watches are better
+	// served elsewhere. It may be one that its shard's configuration lacks.
+	Outdated bool
 }
 
 // Age is how old at most applied state is at a time of Core's clock, taking

@@ -473,6 +473,8 @@ func (g *group) publish(eff *Effects) {
 		Acts:    g.core.cfg.Protocol,
 		Always:  g.announced && soleVoter(g.conf, g.core.cfg.Node),
 		Quiet:   g.quiet,
+
+		Outdated: !g.leader && g.core.now-g.age.fresh > outdatedAfter,
 	}
 	if v != g.published {
 		g.published = v

@@ -226,6 +226,13 @@ func (h *Host) LeaderChange(shard banyan.ShardID) <-chan struct{} {
 	return s.change()
 }
 
+// Current says whether there is a replica of the shard here that keeps up with
+// its leader.
+func (h *Host) Current(shard banyan.ShardID) bool {
+	s := h.slot(shard)
+	return s != nil && !s.view.Load().Outdated
+}
+
 // Hosts says whether there is a replica of the shard here.
 func (h *Host) Hosts(shard banyan.ShardID) bool { return h.slot(shard) != nil }
 

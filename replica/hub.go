@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"sync"
 
@@ -102,6 +103,17 @@ func (h *Hub) Drop(shard banyan.ShardID) {
 	h.mu.Unlock()
 }
 
+// TurnAway ends the shard's present watchers: they would be told nothing here.
+func (h *Hub) TurnAway(shard banyan.ShardID) {
+	t := h.topic(shard)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for w := range t.watchers {
+		w.end = banyan.Errorf(banyan.Unavailable, "the replica of shard %d on this node has not heard from a leader for %v: watch it on another", shard, outdatedAfter)
+		w.signal()
+	}
+}
+
 // Stop ends all watchers, and those to come.
 func (h *Hub) Stop() {
 	h.mu.Lock()
@@ -162,6 +174,7 @@ type Watcher struct {
 	bytes  int             // in queue
 	seen   banyan.Revision // if live
 	sent   banyan.Revision // Next has given all up to here
+	end    error
 	closed bool
 }
 
@@ -211,8 +224,8 @@ func (w *Watcher) poll() (events []mvcc.Event, upTo banyan.Revision, live bool, 
 	if w.closed {
 		return nil, 0, false, banyan.Errorf(banyan.Canceled, "the watch was closed")
 	}
-	if t.end != nil {
-		return nil, 0, false, t.end
+	if err := cmp.Or(t.end, w.end); err != nil {
+		return nil, 0, false, err
 	}
 	if !w.live && w.sent >= t.revision {
 		w.live, w.seen = true, w.sent

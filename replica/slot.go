@@ -74,6 +74,9 @@ func (h *Host) show(v View) {
 		h.hasMoved(s)
 	default:
 		before := s.view.Swap(&v)
+		if v.Outdated && !before.Outdated {
+			h.hub.TurnAway(v.Shard)
+		}
 		if v.Leader != 0 && v.Leader != before.Leader {
 			h.meter.leaders.Inc()
 		}

@@ -140,7 +140,7 @@ func errFirst(errs ...error) error {
 
 func (r *Router) watchOnce(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func([]mvcc.Event, banyan.Revision) error) error {
 	node := r.guess(shard, 0)
-	if r.cfg.Host.Hosts(shard) {
+	if r.cfg.Host.Current(shard) {
 		node = r.cfg.Node
 	}
 	if node == r.cfg.Node {
