@@ -363,12 +363,27 @@ func (o *operator) tidy() {
 					c.Remove(st.Shard, st.Tenure, func(err error) {
 						if err == nil {
 							o.w.reach("replica removed")
+							o.darken(st.Shard)
 						}
 					})
 				})
 			})
 		}
 	}
+}
+
+// darken cuts the power, sometimes, when a replica has just gone and nobody
+// writes: if the others still need it, it is now that they find out.
+func (o *operator) darken(shard banyan.ShardID) {
+	if !o.w.lulled(shard) || o.w.cfg.without("power all") || !o.w.chance(0.3) {
+		return
+	}
+	o.w.after(o.w.between(0, 5*time.Millisecond), func() {
+		o.w.fault("power all")
+		for _, n := range o.w.nodes {
+			n.die(powerLost, "all")
+		}
+	})
 }
 
 // named asks a shard's leader whether its configuration names a node.
