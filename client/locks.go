@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -74,6 +75,9 @@ func (l Locks) Acquire(ctx context.Context, name string, o LockOptions) (*Lock, 
 	}
 	if o.Owner == "" {
 		o.Owner = processName()
+	}
+	if !utf8.ValidString(name) || !utf8.ValidString(o.Owner) { // it could not be sent, nor what goes in one message with it
+		return nil, banyan.Errorf(banyan.Invalid, "lock %q, for %q: give names of printable characters", name, o.Owner)
 	}
 	for {
 		lock, again, err := l.claim(ctx, name, o)

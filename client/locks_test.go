@@ -135,6 +135,21 @@ const (
 
 var options = client.LockOptions{TTL: ttl, Grace: grace}
 
+// TestLockNamesThatCannotBeSent are refused before anything is sent: a session
+// breaks over them, with all calls in it.
+func TestLockNamesThatCannotBeSent(t *testing.T) {
+	withLocks(t, &fakeCoord{}, func(t *testing.T, l client.Locks) {
+		if _, err := l.Acquire(t.Context(), "shop/\xff", options); !banyan.IsKind(err, banyan.Invalid) {
+			t.Errorf("a name that is no text: %v", err)
+		}
+		o := options
+		o.Owner = "\xff"
+		if _, err := l.Acquire(t.Context(), "shop", o); !banyan.IsKind(err, banyan.Invalid) {
+			t.Errorf("an owner that is no text: %v", err)
+		}
+	})
+}
+
 // TestLockIsKept: four beats in each TTL, until it is released.
 func TestLockIsKept(t *testing.T) {
 	f := &fakeCoord{token: 7}
