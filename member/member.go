@@ -39,7 +39,7 @@ const (
 const (
 	probeEvery     = 500 * time.Millisecond
 	probeTimeout   = 300 * time.Millisecond
-	gossipEvery    = 100 * time.Millisecond
+	gossipEvery    = 200 * time.Millisecond
 	suspicionMult  = 2 // × probeEvery, for up to ten nodes
 	suspectSilence = 3 * time.Second
 	syncEvery      = 10 * time.Second // full exchange with one other node

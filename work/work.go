@@ -34,7 +34,7 @@ const (
 	tickMs = 50
 	// calmMs is the same when there is none, and how often the list of members
 	// is read without being told to.
-	calmMs = 500
+	calmMs = 1000
 )
 
 // resultsPerCommand leaves room for a second condition with every result: the

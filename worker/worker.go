@@ -72,7 +72,7 @@ type Config struct {
 
 const (
 	tickEvery     = 50 * time.Millisecond
-	calmEvery     = 500 * time.Millisecond // when there is nothing to look at
+	calmEvery     = time.Second // when there is nothing to look at
 	backoffMin    = 50 * time.Millisecond
 	backoffMax    = 500 * time.Millisecond
 	gatherFor     = 5 * time.Millisecond // results wait for company while there is enough to do
