@@ -74,7 +74,7 @@ func Commands(data []byte) ([][]byte, error) {
 	case data[0] != packVersion:
 		return [][]byte{data}, nil
 	}
-	var commands [][]byte
+	commands := make([][]byte, 0, 16) // most entries have fewer
 	for rest := data[1:]; len(rest) > 0 || len(commands) < 2; {
 		size, n := binary.Uvarint(rest)
 		if n <= 0 || size == 0 || size > uint64(len(rest)-n) || len(commands) == packCommandsMax {
