@@ -25,8 +25,13 @@ type leaders struct {
 
 var _ worker.Leaders = (*leaders)(nil)
 
-// leadersPoll is how often the view is compared when nothing announces a change.
-const leadersPoll = time.Second
+// leadersPoll is how often the view is compared when nothing announces a change;
+// leadersSoon is the same for leadersLooks times after one.
+const (
+	leadersPoll  = time.Second
+	leadersSoon  = 100 * time.Millisecond
+	leadersLooks = 20
+)
 
 func newLeaders(n *Server) *leaders {
 	return &leaders{n: n, view: map[banyan.ShardID]banyan.NodeID{}, changed: make(chan struct{})}
@@ -76,19 +81,27 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 			defer stop()
 			members = changes
 		}
-		poll := time.NewTicker(leadersPoll)
+		poll := time.NewTimer(leadersSoon)
 		defer poll.Stop()
-		for ctx.Err() == nil {
+		for looks := leadersLooks; ctx.Err() == nil; {
 			if n.members != nil {
 				all := n.claims().all()
 				n.claimed.Store(&all)
 			}
 			n.leaders.look()
+			if looks > 0 {
+				poll.Reset(leadersSoon)
+			} else {
+				poll.Reset(leadersPoll)
+			}
 			select {
 			case <-ctx.Done():
 			case <-members:
+				looks = leadersLooks
 			case <-n.host.Moved():
+				looks = leadersLooks
 			case <-poll.C:
+				looks--
 			}
 		}
 	})

@@ -78,7 +78,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer tick.Stop()
 	var read int64
 	for {
-		if now := s.now(); now-read >= calmMs {
+		if now := s.now(); now-read >= nodesEveryMs || every == calmMs {
 			read = now
 			s.NodesChanged()
 		}
@@ -101,7 +101,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// tickIn is how many milliseconds may pass until the next tick. input says when
+// tickIn is how many milliseconds may pass until the next tick. act says when
 // that is no longer so.
 func (s *Service) tickIn() int {
 	s.mu.Lock()
@@ -147,14 +147,14 @@ func (s *Service) input(fn func()) {
 	defer s.mu.Unlock()
 	fn()
 	s.act()
-	if s.calm && !s.core.Calm() {
-		s.calm = false
-		poke(s.lively)
-	}
 }
 
 // act does what the core wants. Nothing in it blocks. The lock is held.
 func (s *Service) act() {
+	if s.calm && !s.core.Calm() {
+		s.calm = false
+		poke(s.lively)
+	}
 	e := s.core.Effects()
 	for _, r := range e.Results {
 		for _, res := range r.Results {

@@ -811,3 +811,26 @@ func BenchmarkTasks(b *testing.B) {
 	}
 	b.ReportMetric(float64(tasks)*float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 }
+
+// TestACalmServiceTicksAgain: a controller that begins waits for what the nodes
+// say, at most for a while; that while must not last until the next calm tick.
+func TestACalmServiceTicksAgain(t *testing.T) {
+	s := New(Config{ShardOf: func([]byte) banyan.ShardID { return 1 }})
+	defer s.cancel()
+	s.input(func() { s.core.Members(s.now(), []NodeInfo{{ID: 2, Alive: true}}) })
+	if every := s.tickIn(); every != calmMs || !s.calm {
+		t.Fatalf("with nothing to do it ticks each %d ms", every)
+	}
+	s.mu.Lock()
+	s.core.Lead(s.now(), 1, 5, s.now(), nil, nil)
+	s.act()
+	s.mu.Unlock()
+	select {
+	case <-s.lively:
+	default:
+		t.Error("nobody says that it is calm no more")
+	}
+	if every := s.tickIn(); every != tickMs {
+		t.Errorf("it waits for node 2 to say what it runs, and ticks each %d ms", every)
+	}
+}

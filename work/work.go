@@ -32,9 +32,11 @@ const (
 	HelloGraceMs = 300
 	// tickMs is how often time-outs are looked at.
 	tickMs = 50
-	// calmMs is the same when there is none, and how often the list of members
-	// is read without being told to.
+	// calmMs is the same when there is none.
 	calmMs = 1000
+	// nodesEveryMs is how often the list of members is read without being told
+	// to, or each calmMs.
+	nodesEveryMs = 250
 )
 
 // resultsPerCommand leaves room for a second condition with every result: the

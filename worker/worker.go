@@ -158,7 +158,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// tickIn is how long it may be until the next tick. do says when that is no
+// tickIn is how long it may be until the next tick. act says when that is no
 // longer so.
 func (w *Worker) tickIn() time.Duration {
 	w.mu.Lock()
@@ -183,6 +183,10 @@ func (w *Worker) do(change func()) {
 	defer w.mu.Unlock()
 	change()
 	w.act()
+}
+
+// act carries out the core's effects; w.mu is held.
+func (w *Worker) act() {
 	if w.calm && !w.core.Calm(w.now()) {
 		w.calm = false
 		select {
@@ -190,10 +194,6 @@ func (w *Worker) do(change func()) {
 		default:
 		}
 	}
-}
-
-// act carries out the core's effects; w.mu is held.
-func (w *Worker) act() {
 	effects := w.core.Take()
 	for _, k := range effects.Stop {
 		if r := w.running[k]; r != nil {
