@@ -108,6 +108,10 @@ func (c *Core) Lead(now int64, id banyan.ShardID, term uint64, since int64, runs
 		if !n.alive {
 			continue
 		}
+		if n.early && n.session != 0 {
+			n.early, n.out.SayHello = false, true // and say it again
+			c.wake(n)
+		}
 		if n.session != 0 && n.helloAt >= since && slices.Contains(n.leads, id) {
 			c.claims(n, n.claimed, id)
 			continue

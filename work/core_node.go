@@ -30,6 +30,7 @@ type node struct {
 	dismissed  map[Key]struct{} // see dismiss
 	graceUntil int64            // what earlier sessions hold is kept till then; 0: nothing
 	out        Message
+	early      bool // it has sent a result to a controller that is not here, or not yet
 	told       bool // that there is demand
 	woken      bool // is in Effects.Wake, or the driver has not taken since
 }
@@ -281,6 +282,7 @@ func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
 	delete(n.holds, k)
 	s := c.shardFor(k.Job)
 	if s == nil {
+		n.early = true
 		return
 	}
 	r := c.jobs[k.Job]

@@ -188,12 +188,17 @@ func (c *Core) Disconnect(node banyan.NodeID) {
 			a.from = 0
 		}
 	}
+	c.unsent(node)
+	c.grant()
+}
+
+// unsent has results go out again that a controller was sent.
+func (c *Core) unsent(to banyan.NodeID) {
 	for _, a := range c.results {
-		if a.sentTo == node {
+		if a.sentTo == to {
 			a.sentTo = 0
 		}
 	}
-	c.grant()
 }
 
 // Receive takes a controller's message. An error means that the stream is no
@@ -204,7 +209,10 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 		return nil
 	}
 	from.demand = int(m.GetDemand())
-	from.hello = from.hello || m.GetSayHello()
+	if m.GetSayHello() {
+		from.hello = true
+		c.unsent(node) // it may not have led yet when they came
+	}
 	for _, k := range m.GetRecorded() {
 		c.unwanted(keyOf(k), 0)
 	}

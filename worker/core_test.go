@@ -20,7 +20,7 @@ import (
 //	new slots=2
 //	lead a=1 b=2           who leads which shard
 //	connect N, disconnect N
-//	recv N [demand=D]      lines: job NAME tasks=T [per-node=P], start K…, stop K…, recorded K…, unknown K…
+//	recv N [demand=D] [say-hello]  lines: job NAME tasks=T [per-node=P], start K…, stop K…, recorded K…, unknown K…
 //	finish K… took=MS      the attempts ended by themselves, one after another
 //	handback K             it was killed because the worker stops
 //	tick MS                time passes
@@ -154,9 +154,12 @@ func (s *script) messages(b *strings.Builder) {
 func parse(d *datadriven.TestData) *peerv1.ControllerMessage {
 	m := &peerv1.ControllerMessage{}
 	for _, a := range d.CmdArgs {
-		if a.Key == "demand" {
+		switch a.Key {
+		case "demand":
 			n, _ := strconv.Atoi(a.Vals[0])
 			m.Demand = uint32(n)
+		case "say-hello":
+			m.SayHello = true
 		}
 	}
 	for line := range strings.Lines(d.Input) {
