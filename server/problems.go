@@ -184,6 +184,8 @@ func shardProblem(sh *banyanv1.Shard, state map[uint64]string, voters int) (what
 		return "no leader, and no replica on a node that is up", "bring back the nodes that have it; if they are lost for good, docs/recovery.md says how to go on", true
 	case sh.Leader == 0 && len(down) == 0:
 		return "no leader", "wait a second: an election is under way, or its nodes do not reach each other", true
+	case sh.Leader == 0 && len(down) <= (len(sh.Voters)-1)/2:
+		return "no leader: " + strings.Join(down, ", ") + " cannot be reached", "wait two seconds: the others elect one, unless they do not reach each other", true
 	case sh.Leader == 0:
 		return "no leader: " + strings.Join(down, ", ") + " cannot be reached", "bring back a majority of its voters (" + strings.Join(names, ", ") + ")", true
 	case len(down) > 0 && len(sh.Voters)-len(down) <= len(sh.Voters)/2+1:

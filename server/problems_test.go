@@ -33,6 +33,15 @@ func TestProblemsAreToldOncePerCause(t *testing.T) {
 			t.Errorf("%q is missing in:\n%s", line, got)
 		}
 	}
+	for down, remedy := range map[string]string{"alive": "wait two seconds", "dead": "bring back a majority"} {
+		var told string
+		for _, p := range findProblems([]*banyanv1.Node{node(1, "alive"), node(2, down), node(3, "dead")}, []*banyanv1.Shard{shard(0, 0)}, 3, time.Minute) {
+			told += p.What + ": " + p.Remedy + "\n"
+		}
+		if !strings.Contains(told, remedy) {
+			t.Errorf("with node 3 dead and node 2 %s, told:\n%s", down, told)
+		}
+	}
 	if got := tell([]*banyanv1.Node{node(1, "draining"), node(2, "draining"), node(3, "dead")}, shard(0, 1)); !strings.Contains(got, "no node takes work") {
 		t.Errorf("told:\n%s", got)
 	}

@@ -223,10 +223,12 @@ func (x *GetRequest) GetStale() bool {
 }
 
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kv            *KeyValue              `protobuf:"bytes,1,opt,name=kv,proto3" json:"kv,omitempty"` // absent: no such key
-	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	AgeMs         int64                  `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // with stale: at most this old
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Kv       *KeyValue              `protobuf:"bytes,1,opt,name=kv,proto3" json:"kv,omitempty"` // absent: no such key
+	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// With stale: at most this old, taking messages between nodes to travel in no
+	// time. What one waited on its way, as when a node was paused, comes to it.
+	AgeMs         int64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
