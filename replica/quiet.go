@@ -169,7 +169,7 @@ func (c *Core) heardBeat(m *raftpb.Message) {
 // digestOf is the digest of what rests here that a node leads.
 func (c *Core) digestOf(leader uint64) (sum uint64) {
 	for _, g := range c.order {
-		if g.quiet && !g.leader && g.lead == leader {
+		if g.restsUnder(leader) {
 			sum += g.digest()
 		}
 	}
@@ -180,7 +180,7 @@ func (c *Core) digestOf(leader uint64) (sum uint64) {
 func (c *Core) follow(leader uint64, same bool, hint uint64) {
 	for _, g := range c.order {
 		switch {
-		case !g.quiet || g.leader || g.lead != leader:
+		case !g.restsUnder(leader):
 		case same:
 			c.bond(leader).unheard = 0
 			g.age.note(g, g.applied, hint)
@@ -204,11 +204,14 @@ func (c *Core) wakeLed(id uint64) {
 // now.
 func (c *Core) missed(leader uint64) {
 	for _, g := range c.order {
-		if g.quiet && !g.leader && g.lead == leader {
+		if g.restsUnder(leader) {
 			g.abandonLeader()
 		}
 	}
 }
+
+// restsUnder says whether this replica is at rest and follows a leader.
+func (g *group) restsUnder(leader uint64) bool { return g.quiet && !g.leader && g.lead == leader }
 
 // digest names a shard's state.
 func (g *group) digest() uint64 {

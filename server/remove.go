@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"banyan"
-	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
 
 	"connectrpc.com/connect"
@@ -72,12 +71,6 @@ func (n *Server) canSpare(id banyan.NodeID) error {
 	return banyan.Errorf(banyan.Invalid, "node %v is the last one that stays: a cluster is not removed, its nodes are stopped and their directories deleted", id)
 }
 
-// unsettled says whether a shard's leader says that replicas which it does not
-// name may still be needed.
-func unsettled(leader *nodeInfo, shard uint32) bool {
-	return leader == nil || slices.ContainsFunc(leader.Shards, func(sh *peerv1.ShardInfo) bool { return sh.Id == shard && sh.Unsettled })
-}
-
 // leftOn says what a node still has that others need.
 func (n *Server) leftOn(id banyan.NodeID, infos map[banyan.NodeID]*nodeInfo) *banyanv1.RemoveNodeResponse {
 	out := &banyanv1.RemoveNodeResponse{}
@@ -91,8 +84,11 @@ func (n *Server) leftOn(id banyan.NodeID, infos map[banyan.NodeID]*nodeInfo) *ba
 			out.Replicas++
 		case slices.Contains(sh.Voters, uint64(id)) || slices.Contains(sh.Learners, uint64(id)):
 			out.Replicas++
-		case unsettled(infos[banyan.NodeID(sh.Leader)], sh.Id):
-			out.Waiting = fmt.Sprintf("for the replicas of shard %d to note where it lives now", sh.Id)
+		default:
+			leader := banyan.NodeID(sh.Leader)
+			if _, sure := names(infos[leader], id, banyan.ShardID(sh.Id), leader, 0); !sure {
+				out.Waiting = fmt.Sprintf("for the replicas of shard %d to note where it lives now", sh.Id)
+			}
 		}
 	}
 	info := infos[id]
