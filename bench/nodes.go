@@ -13,7 +13,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // nodes is a Banyan cluster of real processes on loopback, in a directory of

@@ -14,7 +14,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // The shell waits for completion: what does not come in time is left out.

@@ -14,7 +14,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // completed gives what a shell would be told of the last of args: the words with

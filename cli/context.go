@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banyan"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // contextJSON is a context as -o json prints it.

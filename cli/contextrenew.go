@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // renewJSON is what 'context renew -o json' prints.

@@ -15,7 +15,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/server"
+	"banyan/node/server"
 )
 
 // TestFilesGoToStandardOutput: there is nothing beside them then.

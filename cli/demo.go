@@ -16,7 +16,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // demo is one run of `banyan demo`.

@@ -14,7 +14,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/job"
+	"banyan/core/job"
 )
 
 // sendFile is a file that goes with a job.

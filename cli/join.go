@@ -3,7 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"banyan/server"
+	"banyan/node/server"
 )
 
 func (a *app) joinCommand() *cobra.Command {

@@ -6,7 +6,7 @@ import (
 
 	"banyan"
 	"banyan/client"
-	"banyan/server"
+	"banyan/node/server"
 )
 
 // startLane runs a node in a locked lane until the session is closed.

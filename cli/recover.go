@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banyan"
-	"banyan/server"
+	"banyan/node/server"
 )
 
 // recoverFlags are the flags of recover.

@@ -14,7 +14,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/job"
+	"banyan/core/job"
 	"banyan/obs"
 )
 

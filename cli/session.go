@@ -8,7 +8,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // target says which cluster the user means.

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"banyan"
+	"banyan/node/server"
 	"banyan/obs"
-	"banyan/server"
 )
 
 // nodeFlags are the flags of the commands that start a node.

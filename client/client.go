@@ -26,7 +26,7 @@ import (
 	"banyan"
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
-	"banyan/pki"
+	"banyan/node/pki"
 
 	"connectrpc.com/connect"
 )

@@ -23,8 +23,8 @@ import (
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/client"
-	"banyan/gate"
-	"banyan/pki"
+	"banyan/door/gate"
+	"banyan/node/pki"
 )
 
 // cluster is several doors on loopback, with real TLS, to one fake.

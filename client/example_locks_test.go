@@ -8,7 +8,7 @@ import (
 
 	"banyan"
 	"banyan/client"
-	"banyan/gate"
+	"banyan/door/gate"
 )
 
 // store is anything that a lock protects: a file, a table, a device. It refuses

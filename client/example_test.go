@@ -10,8 +10,8 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
-	"banyan/gate"
-	"banyan/pki"
+	"banyan/door/gate"
+	"banyan/node/pki"
 )
 
 // exampleClient stands for one of the two ways to a real node below.

@@ -14,8 +14,8 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/blob"
-	"banyan/gate"
+	"banyan/door/gate"
+	"banyan/engine/blob"
 )
 
 // fake is the inside of one node: small services in memory behind the real door.

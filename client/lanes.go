@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 const (

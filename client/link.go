@@ -15,7 +15,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
-	"banyan/pki"
+	"banyan/node/pki"
 
 	"connectrpc.com/connect"
 )

@@ -12,7 +12,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
-	"banyan/gate"
+	"banyan/door/gate"
 )
 
 // fakeCoord has one lock, which the test holds and gives away.

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // complaint is a command that must fail with one line that holds all words.

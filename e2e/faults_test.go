@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 func TestKillEachNodeInTurnDuringJobs(t *testing.T) {

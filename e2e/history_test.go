@@ -19,7 +19,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
-	"banyan/pki"
+	"banyan/node/pki"
 )
 
 // history is what some clients asked while faults came and went, and what they

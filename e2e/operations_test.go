@@ -95,7 +95,7 @@ func TestOperatorsLook(t *testing.T) {
 	if all := strings.Join(replicas, "\n"); len(replicas) != 3 || strings.Count(all, `"role":"leader"`) != 1 || strings.Count(all, `"role":"follower"`) != 2 {
 		t.Errorf("replicas of the root shard: %s", all)
 	}
-	if text := c.run("debug", "goroutines", "--node", "n2"); !strings.Contains(text, "banyan/replica.(*Host).loop") {
+	if text := c.run("debug", "goroutines", "--node", "n2"); !strings.Contains(text, "banyan/engine/replica.(*Host).loop") {
 		t.Errorf("goroutines: %s", tail(text, 20))
 	}
 	c.run("debug", "profile", "--heap", "--node", "n3", "-f", "heap.pprof")

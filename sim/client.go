@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
-	"banyan/replica"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
 )
 
 // kind is what an operation does.

@@ -8,8 +8,8 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/work"
-	"banyan/worker"
+	"banyan/layer/work"
+	"banyan/node/worker"
 )
 
 const slotsPerNode = 3

@@ -6,9 +6,9 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/coord"
-	"banyan/mvcc"
-	"banyan/replica"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
+	"banyan/layer/coord"
 )
 
 // desk is a process's controllers of locks: what coord.Service does with

@@ -11,7 +11,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"banyan"
-	"banyan/mvcc"
+	"banyan/core/mvcc"
 )
 
 // history is what the clients asked and were told.

@@ -7,10 +7,10 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/job"
-	"banyan/mvcc"
-	"banyan/replica"
-	"banyan/work"
+	"banyan/core/job"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
+	"banyan/layer/work"
 )
 
 // jobs is what clients have submitted and what became of it.

@@ -8,8 +8,8 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/coord"
-	"banyan/mvcc"
+	"banyan/core/mvcc"
+	"banyan/layer/coord"
 )
 
 // locker is a client that takes a lock, keeps it alive for a while, writes what

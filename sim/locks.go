@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"banyan"
-	"banyan/mvcc"
+	"banyan/core/mvcc"
 )
 
 // locks is what is true of locks: the rows, as first applied anywhere.

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/replica"
+	"banyan/engine/replica"
 )
 
 // network carries messages between nodes. In quiet times it is quick and keeps

@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/replica"
-	"banyan/store"
-	"banyan/store/simdisk"
+	"banyan/engine/replica"
+	"banyan/engine/store"
+	"banyan/engine/store/simdisk"
 )
 
 // node is a machine: its disk outlives the processes that run on it.

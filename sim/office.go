@@ -7,10 +7,10 @@ import (
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
-	"banyan/job"
-	"banyan/mvcc"
-	"banyan/replica"
-	"banyan/work"
+	"banyan/core/job"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
+	"banyan/layer/work"
 )
 
 // office is a process's controllers: what work.Service does with goroutines,

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
-	"banyan/placement"
-	"banyan/replica"
+	"banyan/core/mvcc"
+	"banyan/core/placement"
+	"banyan/engine/replica"
 )
 
 // operator is what server does beside the cores: it carries out what placement

@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
-	"banyan/replica"
-	"banyan/store"
+	"banyan/engine/replica"
+	"banyan/engine/store"
 )
 
 // process is one life of a node: what Host does with goroutines is done here by

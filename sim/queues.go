@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
-	"banyan/replica"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
 )
 
 // Bounds of the queues of one process, as simulated clients and clusters may

@@ -8,14 +8,14 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
-	"banyan/mvcc"
-	"banyan/replica"
-	"banyan/store"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
+	"banyan/engine/store"
 )
 
 // In a mixed run some machines begin with the release before this one and are
 // upgraded one by one, by a restart. The cluster acts at the older protocol
-// until all speak the newer one, as server/settings.go decides it: a row of the
+// until all speak the newer one, as node/server/settings.go decides it: a row of the
 // root shard says so, which every process hears of in its own time. What the
 // older release knows is one form of each entry and row: one that gets to see
 // another must stop, and may only if it was put back at the wrong moment.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
+	"banyan/core/mvcc"
 )
 
 // budget is how many seeds every run of the tests tries.

@@ -6,8 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
-	"banyan/replica"
-	"banyan/store"
+	"banyan/engine/replica"
+	"banyan/engine/store"
 )
 
 // stream is one snapshot on its way, in the order of Host.sendSnapshot at one

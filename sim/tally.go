@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
-	"banyan/replica"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
 )
 
 // tally is the smallest controller: beside a shard's leader it keeps a number

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
-	"banyan/replica"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
 )
 
 // truth is the one history of a shard, as first applied anywhere. Every other

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"banyan"
-	"banyan/mvcc"
+	"banyan/core/mvcc"
 )
 
 // watcher is a client that watches a shard, on one node after the other.

@@ -1,0 +1,379 @@
+// Package route finds the replica that must answer and asks it: here, or on
+// the node that leads the shard. It is the one place that knows about
+// forwarding; layers above see rows of shards and nothing of nodes.
+package route
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
+	"banyan/api/banyan/peer/v1/peerv1connect"
+	"banyan/core/mvcc"
+	"banyan/engine/replica"
+	"banyan/obs"
+	"banyan/obs/metric"
+
+	"connectrpc.com/connect"
+)
+
+// CallTimeout bounds a call whose context has no deadline.
+const CallTimeout = 10 * time.Second
+
+const (
+	retryMin = 5 * time.Millisecond
+	retryMax = 250 * time.Millisecond
+)
+
+// Members tells what gossip knows: who claims to lead a shard, and who is
+// worth asking about it.
+type Members interface {
+	// Leader gives the claim with the highest term, or 0.
+	Leader(shard banyan.ShardID) (node banyan.NodeID, term uint64)
+	// Alive lists the nodes believed alive, this one included.
+	Alive() []banyan.NodeID
+}
+
+// Config is what a Router is made of. All fields are needed but Members, which
+// a node without a cluster leaves nil.
+type Config struct {
+	Node    banyan.NodeID
+	Shards  int // data shards, numbered from 1
+	Host    *replica.Host
+	Members Members
+	// Dial gives a client of another node. It does not block; calls do.
+	Dial    func(banyan.NodeID) (peerv1connect.PeerClient, error)
+	Logger  *slog.Logger
+	Metrics *metric.Set // nil: none
+}
+
+// Router commits, reads and watches rows of any shard from any node.
+type Router struct {
+	cfg   Config
+	meter meter
+}
+
+// New builds a Router.
+func New(cfg Config) *Router { return &Router{cfg, newMeter(cfg.Metrics)} }
+
+// ReadQuery asks for one key, or with End for the range [Key, End).
+type ReadQuery struct {
+	Key, End []byte
+	At       banyan.Revision // 0: now
+	Limit    int             // rows; 0: ListRowsMax
+	KeysOnly bool
+	Stale    bool // from the nearest replica; the answer tells its age
+}
+
+// ReadResult is what a replica answered.
+type ReadResult struct {
+	Rows     []mvcc.Row
+	Revision banyan.Revision // of the shard when it was read
+	More     bool            // the range has more rows behind the last
+	Age      time.Duration   // with Stale: at most this old
+}
+
+// ShardOf gives the shard that holds a partition.
+func (r *Router) ShardOf(partition []byte) banyan.ShardID {
+	return ShardOfSlot(banyan.SlotOf(partition), r.cfg.Shards)
+}
+
+// ShardOfSlot is the map fixed at creation: slots are dealt to the data shards in turn.
+func ShardOfSlot(slot, shards int) banyan.ShardID {
+	return banyan.ShardID(1 + slot%shards)
+}
+
+// DataShards lists every shard but the root.
+func (r *Router) DataShards() []banyan.ShardID {
+	out := make([]banyan.ShardID, r.cfg.Shards)
+	for i := range out {
+		out[i] = banyan.ShardID(i + 1)
+	}
+	return out
+}
+
+// Leader gives the node that leads a shard as far as is known here.
+func (r *Router) Leader(shard banyan.ShardID) (banyan.NodeID, bool) {
+	node, term := r.cfg.Host.Leader(shard)
+	if r.cfg.Members != nil {
+		if claimed, t := r.cfg.Members.Leader(shard); claimed != 0 && (node == 0 && t >= term || t > term) {
+			node = claimed
+		}
+	}
+	return node, node != 0
+}
+
+// WaitLeader waits until a leader of the shard is known.
+func (r *Router) WaitLeader(ctx context.Context, shard banyan.ShardID) (banyan.NodeID, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	for {
+		if node, ok := r.Leader(shard); ok {
+			return node, nil
+		}
+		if err := r.rest(ctx, shard, retryMin*4); err != nil {
+			return 0, banyan.Errorf(banyan.Unavailable, "shard %d has no leader: a majority of its replicas must be up ('banyan status' shows which are not)", shard)
+		}
+	}
+}
+
+// Peer gives a client of another node.
+func (r *Router) Peer(node banyan.NodeID) (peerv1connect.PeerClient, error) { return r.cfg.Dial(node) }
+
+// Commit applies a command at the shard's leader. It tries again under the
+// same request id while there is no leader, leadership moves or the network
+// fails, until ctx ends (CallTimeout if it has no deadline). A command that
+// carries a term is fenced: it is proposed here once, or not at all.
+func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	if cmd.Term != 0 {
+		return r.propose(ctx, shard, cmd)
+	}
+	if err := r.name(ctx, shard, cmd); err != nil {
+		return mvcc.Result{}, err
+	}
+	var res mvcc.Result
+	err := r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
+		res, err = r.propose(ctx, shard, cmd)
+		return err
+	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
+		reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
+			Shard: uint32(shard), Command: cmd.EncodeFor(r.cfg.Host.Acts(), nil),
+		}))
+		if err != nil {
+			return err
+		}
+		res, err = mvcc.DecodeResult(reply.Msg.Result)
+		return err
+	})
+	return res, err
+}
+
+// name gives a command that has none a request id, and with it what is known
+// here of its shard, before it is sent for the first time.
+func (r *Router) name(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) error {
+	if cmd.Request != (banyan.RequestID{}) {
+		return nil
+	}
+	known := r.cfg.Host.Revision(shard)
+	if known == 0 { // there is no replica here, or nothing yet
+		res, err := r.Read(ctx, shard, ReadQuery{Key: []byte{0}})
+		if err != nil {
+			return err
+		}
+		known = res.Revision
+	}
+	cmd.Request, cmd.Earliest = banyan.NewRequestID(), known+1
+	return nil
+}
+
+// CommitThen is Commit for a caller that does not wait: done is called once,
+// from a goroutine that must not be held up.
+func (r *Router) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	if cmd.Request == (banyan.RequestID{}) && r.cfg.Host.Revision(shard) == 0 {
+		go func() { done(r.Commit(ctx, shard, cmd)) }()
+		return
+	}
+	_ = r.name(ctx, shard, cmd) // it need not ask
+	_, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
+	finish := func(res mvcc.Result, err error) {
+		span.End(err)
+		if err != nil && retryable(err) {
+			go func() { done(r.Commit(ctx, shard, cmd)) }()
+			return
+		}
+		done(res, err)
+	}
+	if err := r.cfg.Host.ProposeThen(shard, cmd, finish); err != nil {
+		finish(mvcc.Result{}, err)
+	}
+}
+
+// propose commits at the replica here, as a span of the caller's trace.
+func (r *Router) propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	ctx, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
+	res, err := r.cfg.Host.Propose(ctx, shard, cmd)
+	span.End(err)
+	return res, err
+}
+
+// Read answers a query, linearizable unless it asks for stale.
+func (r *Router) Read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
+	if q.Stale {
+		return r.readStale(ctx, shard, q)
+	}
+	var res ReadResult
+	err := r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
+		res, err = r.readLocal(ctx, shard, q)
+		return err
+	}, func(ctx context.Context, peer peerv1connect.PeerClient) (err error) {
+		res, err = readPeer(ctx, peer, shard, q)
+		return err
+	})
+	return res, err
+}
+
+// ReadThen is Read for a caller that does not wait: done is called once, from a
+// goroutine that must not be held up.
+func (r *Router) ReadThen(ctx context.Context, shard banyan.ShardID, q ReadQuery, done func(ReadResult, error)) {
+	if q.Stale || q.End != nil { // may take long, or go elsewhere
+		go func() { done(r.Read(ctx, shard, q)) }()
+		return
+	}
+	finish := func(err error) {
+		var res ReadResult
+		if err == nil {
+			res, err = r.read(shard, q)
+		}
+		if err != nil && retryable(err) {
+			go func() { done(r.Read(ctx, shard, q)) }()
+			return
+		}
+		done(res, err)
+	}
+	if err := r.cfg.Host.ReadThen(shard, finish); err != nil {
+		finish(err)
+	}
+}
+
+func (r *Router) readStale(ctx context.Context, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
+	res, err := r.readLocal(ctx, shard, q)
+	if err == nil || !retryable(err) {
+		return res, err
+	}
+	for _, node := range r.candidates(shard) {
+		peer, perr := r.cfg.Dial(node)
+		if perr != nil {
+			continue
+		}
+		if res, perr = readPeer(ctx, peer, shard, q); perr == nil {
+			return res, nil
+		}
+	}
+	return ReadResult{}, err
+}
+
+// atLeader runs local or remote at the shard's leader, following hints and
+// waiting out elections.
+func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(context.Context) error, remote func(context.Context, peerv1connect.PeerClient) error) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	began := time.Now()
+	wait := retryMin
+	var hint banyan.NodeID
+	for tries := 0; ; tries++ {
+		node := hint
+		if node == 0 {
+			node = r.guess(shard, tries)
+		}
+		hint = 0
+		err := r.ask(ctx, node, local, remote)
+		if err == nil || !retryable(err) {
+			if tries > 0 {
+				r.meter.settled(shard, began, tries, err)
+			}
+			return err
+		}
+		r.meter.retries.Inc()
+		var e *banyan.Error
+		if errors.As(err, &e) && e.Leader != 0 && e.Leader != node {
+			hint = e.Leader
+			if tries < 2 {
+				continue
+			}
+		}
+		if r.rest(ctx, shard, wait) != nil {
+			r.meter.settled(shard, began, tries, err)
+			return giveUp(shard, err)
+		}
+		wait = min(wait*2, retryMax)
+	}
+}
+
+func (r *Router) ask(ctx context.Context, node banyan.NodeID, local func(context.Context) error, remote func(context.Context, peerv1connect.PeerClient) error) error {
+	if node == r.cfg.Node {
+		return local(ctx)
+	}
+	if node == 0 {
+		return banyan.Errorf(banyan.Unavailable, "no leader is known")
+	}
+	peer, err := r.cfg.Dial(node)
+	if err != nil {
+		return err
+	}
+	return remote(ctx, peer)
+}
+
+// guess names the node to ask: the known leader, else any live node in turn.
+func (r *Router) guess(shard banyan.ShardID, tries int) banyan.NodeID {
+	if node, ok := r.Leader(shard); ok && tries%4 != 3 {
+		return node
+	}
+	others := r.candidates(shard)
+	if len(others) == 0 {
+		return r.cfg.Node
+	}
+	return others[rand.IntN(len(others))]
+}
+
+// candidates lists other nodes to ask about a shard, its leader first.
+func (r *Router) candidates(shard banyan.ShardID) []banyan.NodeID {
+	if r.cfg.Members == nil {
+		return nil
+	}
+	nodes := slices.DeleteFunc(slices.Clone(r.cfg.Members.Alive()), func(n banyan.NodeID) bool { return n == r.cfg.Node })
+	leader, _ := r.Leader(shard)
+	if i := slices.Index(nodes, leader); i > 0 {
+		nodes[0], nodes[i] = nodes[i], nodes[0]
+	}
+	return nodes
+}
+
+// retryable says whether another try, here or elsewhere, may succeed. A retry
+// of a write is safe: it carries the same request id.
+func retryable(err error) bool {
+	switch banyan.KindOf(err) {
+	case banyan.NotLeader, banyan.Unavailable, banyan.Stale:
+		return true
+	}
+	return false
+}
+
+func giveUp(shard banyan.ShardID, err error) error {
+	if banyan.IsKind(err, banyan.Stale) || banyan.IsKind(err, banyan.NotLeader) || banyan.IsKind(err, banyan.Unavailable) {
+		return banyan.Errorf(banyan.Unavailable, "shard %d did not answer in time (%w): a majority of its replicas must be up; 'banyan status' shows which are not", shard, err)
+	}
+	return err
+}
+
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, CallTimeout)
+}
+
+// rest waits, but no longer than until the replica here hears of a leader.
+func (r *Router) rest(ctx context.Context, shard banyan.ShardID, d time.Duration) error {
+	return sleepUntil(ctx, d, r.cfg.Host.LeaderChange(shard))
+}
+
+func sleep(ctx context.Context, d time.Duration) error { return sleepUntil(ctx, d, nil) }
+
+// sleepUntil sleeps for d, or until early is closed.
+func sleepUntil(ctx context.Context, d time.Duration, early <-chan struct{}) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-early:
+		return nil
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,279 @@
+package route
+
+import (
+	"context"
+	"time"
+
+	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
+	"banyan/api/banyan/peer/v1/peerv1connect"
+	"banyan/core/mvcc"
+
+	"connectrpc.com/connect"
+)
+
+// Handler answers the rows part of the peer service for shards hosted here.
+// It never forwards: a caller that guessed wrong gets NotLeader with a hint.
+type Handler struct{ r *Router }
+
+// Handler gives the part of the peer service that route answers.
+func (r *Router) Handler() *Handler { return &Handler{r} }
+
+// Commit proposes at this replica.
+func (h *Handler) Commit(ctx context.Context, req *connect.Request[peerv1.CommitRequest]) (*connect.Response[peerv1.CommitResponse], error) {
+	cmd, err := mvcc.Decode(req.Msg.Command)
+	if err != nil {
+		return nil, err
+	}
+	if cmd.Term != 0 {
+		return nil, banyan.Errorf(banyan.Invalid, "a fenced command is proposed by its own leader only")
+	}
+	res, err := h.r.propose(ctx, banyan.ShardID(req.Msg.Shard), cmd)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&peerv1.CommitResponse{Result: res.Encode(nil)}), nil
+}
+
+// Read reads at this replica: linearizable if it leads, or stale.
+func (h *Handler) Read(ctx context.Context, req *connect.Request[peerv1.ReadRequest]) (*connect.Response[peerv1.ReadResponse], error) {
+	m := req.Msg
+	res, err := h.r.readLocal(ctx, banyan.ShardID(m.Shard), ReadQuery{
+		Key: m.Key, End: m.End, At: banyan.Revision(m.Revision), Limit: int(m.Limit), KeysOnly: m.KeysOnly, Stale: m.Stale,
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &peerv1.ReadResponse{Revision: uint64(res.Revision), More: res.More, AgeMs: res.Age.Milliseconds()}
+	for i := range res.Rows {
+		out.Rows = append(out.Rows, toRow(&res.Rows[i]))
+	}
+	return connect.NewResponse(out), nil
+}
+
+// Watch streams changes from this replica.
+func (h *Handler) Watch(ctx context.Context, req *connect.Request[peerv1.WatchRowsRequest], stream *connect.ServerStream[peerv1.WatchRowsResponse]) error {
+	m := req.Msg
+	return h.r.watchLocal(ctx, banyan.ShardID(m.Shard), m.Key, m.End, banyan.Revision(m.FromRevision), func(evs []mvcc.Event, upTo banyan.Revision) error {
+		out := &peerv1.WatchRowsResponse{Revision: uint64(upTo)}
+		for i := range evs {
+			out.Events = append(out.Events, &peerv1.RowEvent{Deleted: evs[i].Deleted, Row: toRow(&evs[i].Row)})
+		}
+		return stream.Send(out)
+	})
+}
+
+// Reconfigure changes the replicas of a shard that this node leads.
+func (h *Handler) Reconfigure(ctx context.Context, req *connect.Request[peerv1.ReconfigureRequest]) (*connect.Response[peerv1.ReconfigureResponse], error) {
+	err := h.r.cfg.Host.Reconfigure(ctx, banyan.ShardID(req.Msg.Shard), nodeIDs(req.Msg.Voters), nodeIDs(req.Msg.Learners))
+	return connect.NewResponse(&peerv1.ReconfigureResponse{}), err
+}
+
+// TransferLeader hands a shard that this node leads to another voter.
+func (h *Handler) TransferLeader(ctx context.Context, req *connect.Request[peerv1.TransferLeaderRequest]) (*connect.Response[peerv1.TransferLeaderResponse], error) {
+	err := h.r.cfg.Host.TransferLeader(ctx, banyan.ShardID(req.Msg.Shard), banyan.NodeID(req.Msg.To))
+	return connect.NewResponse(&peerv1.TransferLeaderResponse{}), err
+}
+
+// Reconfigure asks the shard's leader to change its replicas.
+func (r *Router) Reconfigure(ctx context.Context, shard banyan.ShardID, voters, learners []banyan.NodeID) error {
+	return r.atLeader(ctx, shard, func(ctx context.Context) error {
+		return r.cfg.Host.Reconfigure(ctx, shard, voters, learners)
+	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
+		_, err := peer.Reconfigure(ctx, connect.NewRequest(&peerv1.ReconfigureRequest{
+			Shard: uint32(shard), Voters: rawIDs(voters), Learners: rawIDs(learners),
+		}))
+		return err
+	})
+}
+
+// TransferLeader asks the shard's leader to hand over to another voter.
+func (r *Router) TransferLeader(ctx context.Context, shard banyan.ShardID, to banyan.NodeID) error {
+	return r.atLeader(ctx, shard, func(ctx context.Context) error {
+		return r.cfg.Host.TransferLeader(ctx, shard, to)
+	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
+		_, err := peer.TransferLeader(ctx, connect.NewRequest(&peerv1.TransferLeaderRequest{Shard: uint32(shard), To: uint64(to)}))
+		return err
+	})
+}
+
+// Watch calls fn with every change of the rows in [lo, hi) after a revision,
+// once and in order, and with a new upTo when nothing in the range changed. It
+// returns fn's error, ctx's, or Compacted; broken streams are taken up again
+// where they ended.
+func (r *Router) Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func([]mvcc.Event, banyan.Revision) error) error {
+	var own error // fn's error ends the watch whatever its kind
+	step := func(evs []mvcc.Event, upTo banyan.Revision) error {
+		if own = fn(evs, upTo); own == nil {
+			after = max(after, upTo)
+		}
+		return own
+	}
+	wait := retryMin
+	for {
+		before := after
+		err := r.watchOnce(ctx, shard, lo, hi, after, step)
+		if own != nil || ctx.Err() != nil {
+			return errFirst(own, ctx.Err())
+		}
+		if err != nil && !retryable(err) {
+			return err
+		}
+		if after > before {
+			wait = retryMin
+		}
+		if sleep(ctx, wait) != nil {
+			return ctx.Err()
+		}
+		wait = min(wait*2, retryMax)
+	}
+}
+
+func errFirst(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Router) watchOnce(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func([]mvcc.Event, banyan.Revision) error) error {
+	node := r.guess(shard, 0)
+	if r.cfg.Host.Current(shard) {
+		node = r.cfg.Node
+	}
+	if node == r.cfg.Node {
+		return r.watchLocal(ctx, shard, lo, hi, after, fn)
+	}
+	peer, err := r.cfg.Dial(node)
+	if err != nil {
+		return err
+	}
+	stream, err := peer.Watch(ctx, connect.NewRequest(&peerv1.WatchRowsRequest{Shard: uint32(shard), Key: lo, End: hi, FromRevision: uint64(after)}))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		m := stream.Msg()
+		evs := make([]mvcc.Event, len(m.Events))
+		for i, e := range m.Events {
+			evs[i] = mvcc.Event{Deleted: e.Deleted, Row: fromRow(e.Row)}
+		}
+		if err := fn(evs, banyan.Revision(m.Revision)); err != nil {
+			return err
+		}
+	}
+	return stream.Err()
+}
+
+func (r *Router) watchLocal(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func([]mvcc.Event, banyan.Revision) error) error {
+	w, err := r.cfg.Host.Watch(shard, lo, hi, after)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for {
+		evs, upTo, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := fn(evs, upTo); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Router) readLocal(ctx context.Context, shard banyan.ShardID, q ReadQuery) (res ReadResult, err error) {
+	var age time.Duration
+	if q.Stale {
+		age, err = r.cfg.Host.Age(shard)
+	} else {
+		err = r.cfg.Host.ReadIndex(ctx, shard)
+	}
+	if err != nil {
+		return res, err
+	}
+	res, err = r.read(shard, q)
+	res.Age = age
+	return res, err
+}
+
+// read reads what is applied here.
+func (r *Router) read(shard banyan.ShardID, q ReadQuery) (res ReadResult, err error) {
+	if q.End == nil && q.At == 0 {
+		row, at, err := r.cfg.Host.Get(shard, q.Key)
+		if row != nil {
+			res.Rows = []mvcc.Row{*row}
+		}
+		res.Revision = at
+		return res, err
+	}
+	view, err := r.cfg.Host.View(shard)
+	if err != nil {
+		return res, err
+	}
+	defer view.Close()
+	res.Revision, err = mvcc.RevisionOf(view)
+	if err != nil {
+		return res, err
+	}
+	if q.End == nil {
+		row, err := mvcc.Get(view, q.Key, q.At)
+		if row != nil {
+			res.Rows = []mvcc.Row{*row}
+		}
+		return res, err
+	}
+	limit := q.Limit
+	if limit <= 0 || limit > banyan.ListRowsMax {
+		limit = banyan.ListRowsMax
+	}
+	res.Rows, res.More, err = mvcc.Range(view, mvcc.Query{
+		Lo: q.Key, Hi: q.End, At: q.At, Limit: limit, BytesMax: banyan.ListBytesMax, KeysOnly: q.KeysOnly,
+	})
+	return res, err
+}
+
+func readPeer(ctx context.Context, peer peerv1connect.PeerClient, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
+	reply, err := peer.Read(ctx, connect.NewRequest(&peerv1.ReadRequest{
+		Shard: uint32(shard), Key: q.Key, End: q.End, Revision: uint64(q.At), Limit: uint32(q.Limit), KeysOnly: q.KeysOnly, Stale: q.Stale,
+	}))
+	if err != nil {
+		return ReadResult{}, err
+	}
+	m := reply.Msg
+	res := ReadResult{Revision: banyan.Revision(m.Revision), More: m.More, Age: time.Duration(m.AgeMs) * time.Millisecond}
+	for _, row := range m.Rows {
+		res.Rows = append(res.Rows, fromRow(row))
+	}
+	return res, nil
+}
+
+func toRow(r *mvcc.Row) *peerv1.Row {
+	return &peerv1.Row{Key: r.Key, Value: r.Value, CreateRevision: uint64(r.Create), ModRevision: uint64(r.Mod), Version: r.Version, Lease: r.Lease}
+}
+
+func fromRow(r *peerv1.Row) mvcc.Row {
+	if r == nil {
+		return mvcc.Row{}
+	}
+	return mvcc.Row{Key: r.Key, Value: r.Value, Create: banyan.Revision(r.CreateRevision), Mod: banyan.Revision(r.ModRevision), Version: r.Version, Lease: r.Lease}
+}
+
+func nodeIDs(raw []uint64) []banyan.NodeID {
+	out := make([]banyan.NodeID, len(raw))
+	for i, v := range raw {
+		out[i] = banyan.NodeID(v)
+	}
+	return out
+}
+
+func rawIDs(ids []banyan.NodeID) []uint64 {
+	out := make([]uint64, len(ids))
+	for i, v := range ids {
+		out[i] = uint64(v)
+	}
+	return out
+}

@@ -1,0 +1,118 @@
+package work
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
+	"banyan/core/mvcc"
+	"banyan/core/mvcc/memrows"
+)
+
+// fakeShards is the replicated machine of a few shards in memory: real
+// commands on real rows, with a term that the test moves.
+type fakeShards struct {
+	mu     sync.Mutex
+	shards map[banyan.ShardID]*fakeShard
+	// before is asked before each command; an error is returned instead, after
+	// applying it if applied is true (the answer was lost).
+	before  func(banyan.ShardID, *mvcc.Command) (applied bool, err error)
+	commits int
+}
+
+type fakeShard struct {
+	term    uint64
+	rows    *memrows.Rows
+	machine *mvcc.Machine
+}
+
+func newFakeShards(ids ...banyan.ShardID) *fakeShards {
+	f := &fakeShards{shards: map[banyan.ShardID]*fakeShard{}}
+	for _, id := range ids {
+		rows := memrows.New()
+		m, err := mvcc.Open(rows)
+		if err != nil {
+			panic(err)
+		}
+		f.shards[id] = &fakeShard{rows: rows, machine: m}
+	}
+	return f
+}
+
+func (f *fakeShards) setTerm(id banyan.ShardID, term uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.shards[id].term = term
+}
+
+func (f *fakeShards) Commit(_ context.Context, id banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var lost error
+	if f.before != nil {
+		applied, err := f.before(id, cmd)
+		if err != nil && !applied {
+			return mvcc.Result{}, err
+		}
+		lost = err
+	}
+	s := f.shards[id]
+	again, err := mvcc.Decode(cmd.Encode(nil))
+	if err == nil {
+		err = again.Validate()
+	}
+	if err != nil {
+		return mvcc.Result{}, err
+	}
+	f.commits++
+	res, _, err := s.machine.Apply(s.rows, s.term, again)
+	s.machine.Flush(s.rows)
+	if err == nil && res.Stale {
+		return res, banyan.Errorf(banyan.Stale, "term %d is over", cmd.Term)
+	}
+	if err == nil {
+		err = lost
+	}
+	return res, err
+}
+
+func (f *fakeShards) Range(_ context.Context, id banyan.ShardID, q mvcc.Query) ([]mvcc.Row, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return mvcc.Range(f.shards[id].rows, q)
+}
+
+// put writes rows as if they had been committed before.
+func (f *fakeShards) put(id banyan.ShardID, pairs ...[]byte) banyan.Revision {
+	cmd := &mvcc.Command{Term: f.shards[id].term}
+	for i := 0; i < len(pairs); i += 2 {
+		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: pairs[i], Value: pairs[i+1]})
+	}
+	res, err := f.Commit(context.Background(), id, cmd)
+	if err != nil {
+		panic(err)
+	}
+	return res.Revision
+}
+
+// header makes the header of an active job.
+func header(id banyan.JobID, tasks int, change func(*banyanv1.JobSpec)) *banyanv1.Job {
+	spec := &banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"true"}}}
+	if change != nil {
+		change(spec)
+	}
+	return &banyanv1.Job{Id: string(id), Spec: spec, Tasks: uint32(tasks), State: banyanv1.JobState_JOB_STATE_ACTIVE}
+}
+
+func submitCommand(h *banyanv1.Job) *mvcc.Command {
+	key := job.HeaderKey(banyan.JobID(h.Id))
+	return &mvcc.Command{
+		Conds: []mvcc.Cond{{Key: key, Test: mvcc.Missing}},
+		Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: key, Value: job.EncodeHeader(h)}},
+	}
+}
+
+func clock() time.Time { return time.Now() }

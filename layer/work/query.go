@@ -1,0 +1,308 @@
+package work
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
+	"banyan/core/mvcc"
+)
+
+// listDefault is the length of a list when the caller does not say.
+const listDefault = 100
+
+// Get describes a job.
+func (s *Service) Get(ctx context.Context, req *banyanv1.GetJobRequest) (*banyanv1.GetJobResponse, error) {
+	id, shard, err := s.led(ctx, req.JobId)
+	if err != nil {
+		return nil, err
+	}
+	j, err := s.describe(ctx, shard, id)
+	return &banyanv1.GetJobResponse{Job: j}, err
+}
+
+// describe gives a job with its then step's result.
+func (s *Service) describe(ctx context.Context, shard banyan.ShardID, id banyan.JobID) (*banyanv1.Job, error) {
+	j := s.snapshot(id)
+	if j == nil {
+		header, _, err := readHeader(ctx, s.cfg.Reader, shard, id)
+		if err != nil {
+			return nil, err
+		}
+		j = s.placed(header, shard)
+	}
+	var err error
+	if j.Spec.Then != nil {
+		j.ThenResult, err = s.result(ctx, shard, id, banyan.TaskIndex(j.Tasks))
+	}
+	return j, err
+}
+
+// snapshot describes an unfinished job led here, nil if it is none.
+func (s *Service) snapshot(id banyan.JobID) *banyanv1.Job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.core.Run(id)
+	if r == nil {
+		return nil
+	}
+	j := s.core.Snapshot(s.now(), r)
+	j.Leader = uint64(s.cfg.Node)
+	return j
+}
+
+func (s *Service) placed(header *banyanv1.Job, shard banyan.ShardID) *banyanv1.Job {
+	header.Shard, header.Leader = uint32(shard), uint64(s.cfg.Node)
+	return header
+}
+
+// result reads one recorded result, nil if there is none.
+func (s *Service) result(ctx context.Context, shard banyan.ShardID, id banyan.JobID, task banyan.TaskIndex) (*banyanv1.TaskResult, error) {
+	row, err := get(ctx, s.cfg.Reader, shard, job.ResultKey(id, task))
+	if err != nil || row == nil {
+		return nil, err
+	}
+	return resultOf(*row)
+}
+
+func resultOf(row mvcc.Row) (*banyanv1.TaskResult, error) {
+	r, err := job.DecodeResult(row.Value)
+	if err == nil {
+		r.Revision = uint64(row.Mod)
+	}
+	return r, err
+}
+
+// List gives the jobs of the shards led here, newest first.
+func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*banyanv1.ListJobsResponse, error) {
+	limit := bound(req.Limit, listDefault)
+	s.mu.Lock()
+	var shards []banyan.ShardID
+	for id := range s.leads {
+		shards = append(shards, id)
+	}
+	s.mu.Unlock()
+	slices.Sort(shards)
+	out := &banyanv1.ListJobsResponse{}
+	for _, shard := range shards {
+		more, err := s.latest(ctx, shard, limit, &out.Jobs)
+		if err != nil {
+			return nil, err
+		}
+		out.More = out.More || more
+	}
+	slices.SortFunc(out.Jobs, func(a, b *banyanv1.Job) int { return cmp.Compare(b.Id, a.Id) })
+	if len(out.Jobs) > limit {
+		out.Jobs, out.More = out.Jobs[:limit], true
+	}
+	for i, j := range out.Jobs {
+		if now := s.snapshot(banyan.JobID(j.Id)); now != nil {
+			out.Jobs[i] = now
+		}
+	}
+	return out, nil
+}
+
+// latest appends the newest jobs of one shard.
+func (s *Service) latest(ctx context.Context, shard banyan.ShardID, limit int, jobs *[]*banyanv1.Job) (more bool, err error) {
+	lo, hi := job.HeaderRange()
+	var keys [][]byte
+	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: lo, Hi: hi, KeysOnly: true}, func(row mvcc.Row) error {
+		keys = append(keys, row.Key)
+		return nil
+	})
+	if err != nil || len(keys) == 0 {
+		return false, err
+	}
+	if len(keys) > limit {
+		more, keys = true, keys[len(keys)-limit:]
+	}
+	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: keys[0], Hi: hi}, func(row mvcc.Row) error {
+		header, err := job.DecodeHeader(row.Value)
+		if err == nil {
+			*jobs = append(*jobs, s.placed(header, shard))
+		}
+		return err
+	})
+	return more, err
+}
+
+func bound(asked uint32, otherwise int) int {
+	if asked == 0 {
+		return otherwise
+	}
+	return int(min(asked, banyan.ListRowsMax))
+}
+
+// Tasks pages through results by task. Asked from the number of tasks on, it
+// gives the then step.
+func (s *Service) Tasks(ctx context.Context, req *banyanv1.TasksRequest) (*banyanv1.TasksResponse, error) {
+	id, shard, err := s.led(ctx, req.JobId)
+	if err != nil {
+		return nil, err
+	}
+	p := &taskPage{s: s, id: id, shard: shard, from: req.From, limit: bound(req.Limit, banyan.ListRowsMax), out: &banyanv1.TasksResponse{}}
+	if err := p.open(ctx); err != nil {
+		return nil, err
+	}
+	if req.FailedOnly {
+		err = p.failures(ctx)
+	} else {
+		err = p.results(ctx)
+	}
+	if err == nil && req.WithRunning {
+		p.running()
+	}
+	if err == nil {
+		err = p.close(ctx)
+	}
+	return p.out, err
+}
+
+// taskPage is one page of Tasks under construction.
+type taskPage struct {
+	s      *Service
+	id     banyan.JobID
+	shard  banyan.ShardID
+	from   uint32
+	end    uint32 // exclusive
+	limit  int
+	tasks  uint32
+	chunks []banyan.TaskIndex
+	out    *banyanv1.TasksResponse
+}
+
+func (p *taskPage) open(ctx context.Context) (err error) {
+	rec := p.s.record(p.id)
+	if rec != nil {
+		p.tasks, p.chunks = rec.tasks, rec.chunks
+	} else {
+		header, _, err := readHeader(ctx, p.s.cfg.Reader, p.shard, p.id)
+		if err != nil {
+			return err
+		}
+		p.tasks = header.Tasks
+		if p.chunks, err = readChunkList(ctx, p.s.cfg.Reader, p.shard, p.id); err != nil {
+			return err
+		}
+	}
+	if p.end = p.tasks; p.from >= p.tasks {
+		p.end = p.tasks + 1
+	}
+	return nil
+}
+
+// results takes one page of rows.
+func (p *taskPage) results(ctx context.Context) error {
+	q := mvcc.Query{
+		Lo: job.ResultKey(p.id, banyan.TaskIndex(p.from)), Hi: job.ResultKey(p.id, banyan.TaskIndex(p.end)), Limit: p.limit,
+	}
+	rows, more, err := p.s.cfg.Reader.Range(ctx, p.shard, q)
+	if err != nil {
+		return err
+	}
+	p.out.More = more
+	for _, row := range rows {
+		if err := p.add(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failures takes the results of the tasks whose failure is final.
+func (p *taskPage) failures(ctx context.Context) error {
+	lo := job.FailureKey(p.id, banyan.TaskIndex(p.from))
+	hi := job.FailureKey(p.id, banyan.TaskIndex(p.end))
+	bytes := 0
+	full := banyan.Errorf(banyan.Exhausted, "the page is full")
+	err := scan(ctx, p.s.cfg.Reader, p.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
+		f, err := job.DecodeFailure(row.Value)
+		if err != nil || !f.Final {
+			return err
+		}
+		if len(p.out.Results) >= p.limit || bytes >= banyan.ListBytesMax {
+			return full
+		}
+		task, err := job.Number(row.Key)
+		if err != nil {
+			return err
+		}
+		result, err := get(ctx, p.s.cfg.Reader, p.shard, job.ResultKey(p.id, task))
+		if err != nil || result == nil {
+			return err
+		}
+		bytes += len(result.Value)
+		return p.add(*result)
+	})
+	if errors.Is(err, full) {
+		p.out.More, err = true, nil
+	}
+	return err
+}
+
+func (p *taskPage) add(row mvcc.Row) error {
+	r, err := resultOf(row)
+	if err == nil {
+		p.out.Results = append(p.out.Results, r)
+	}
+	return err
+}
+
+// running puts what runs now between the results of the page.
+func (p *taskPage) running() {
+	until := p.end
+	if n := len(p.out.Results); p.out.More && n > 0 {
+		until = p.out.Results[n-1].Task
+	}
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	r := p.s.core.Run(p.id)
+	if r == nil {
+		return
+	}
+	for _, task := range r.openTasks() {
+		node, _, startMs, ok := p.s.core.Locate(p.id, task)
+		if !ok || task < p.from || task >= until {
+			continue
+		}
+		p.out.Results = append(p.out.Results, &banyanv1.TaskResult{
+			Task: task, Attempt: r.failures[task].Count + 1, State: banyanv1.TaskState_TASK_STATE_RUNNING,
+			Node: uint64(node), StartMs: startMs,
+		})
+	}
+	slices.SortStableFunc(p.out.Results, func(a, b *banyanv1.TaskResult) int { return cmp.Compare(a.Task, b.Task) })
+	p.out.Results = slices.CompactFunc(p.out.Results, func(a, b *banyanv1.TaskResult) bool { return a.Task == b.Task })
+	if len(p.out.Results) > p.limit {
+		p.out.Results, p.out.More = p.out.Results[:p.limit], true
+	}
+}
+
+// close adds the inputs and says where to go on.
+func (p *taskPage) close(ctx context.Context) error {
+	p.out.Next = p.end
+	for _, r := range p.out.Results {
+		if r.Task >= p.tasks {
+			continue
+		}
+		in, err := p.s.inputs.get(ctx, p.shard, p.id, p.chunks, banyan.TaskIndex(r.Task))
+		if err != nil {
+			return err
+		}
+		r.Input = in
+	}
+	if n := len(p.out.Results); p.out.More && n > 0 {
+		p.out.Next = p.out.Results[n-1].Task + 1
+	}
+	return nil
+}
+
+func (s *Service) record(id banyan.JobID) *record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records[id]
+}

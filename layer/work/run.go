@@ -1,0 +1,302 @@
+package work
+
+import (
+	"maps"
+	"slices"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
+)
+
+// Key names one attempt in the cluster.
+type Key struct {
+	Job     banyan.JobID
+	Task    uint32
+	Attempt uint64
+}
+
+// attempt is one try at a task that is on a worker, or whose result waits to
+// be recorded.
+type attempt struct {
+	key     Key
+	node    banyan.NodeID
+	state   job.AttemptState
+	startMs int64
+}
+
+// Run is one unfinished job in memory. Tasks are bits; only what is open, has
+// failed or was lost has an entry of its own.
+type Run struct {
+	id     banyan.JobID
+	header *banyanv1.Job // as committed; never changed, only replaced
+	mod    banyan.Revision
+	shard  *shard
+
+	tasks    uint32
+	then     bool // the task behind the last is the then step
+	tries    uint32
+	perNode  int
+	settled  bool // who runs what is known
+	freezing bool // about to be held or canceled
+	retrying bool // failed results are being taken back
+	wants    bool // is in Core.wanting
+
+	taken    bitmap // running, finished or recorded; the then step also until it may run
+	recorded bitmap
+	cursor   uint32 // no task below it is pending
+	pending  int
+
+	open     map[uint32]*attempt
+	failures map[uint32]job.Failure
+	lost     map[uint32]uint32     // attempts of unrecorded tasks that were lost
+	running  map[banyan.NodeID]int // open attempts that have not reported
+	active   int                   // sum of running
+	done     map[banyan.NodeID]uint32
+
+	succeeded, failed, retried, repeated uint32
+	thenResult                           banyanv1.TaskState // unspecified until recorded
+	rate                                 rate
+}
+
+// NewRun makes a job nothing of which is done. It keeps header, which must not
+// change afterwards; mod is the revision that wrote it.
+func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
+	n := int(header.Tasks) + 1
+	r := &Run{
+		id: banyan.JobID(header.Id), header: header, mod: mod,
+		tasks: header.Tasks, then: header.Spec.Then != nil,
+		tries: uint32(job.Tries(header.Spec)), perNode: int(header.Spec.PerNodeMax),
+		taken: newBitmap(n), recorded: newBitmap(n), pending: int(header.Tasks),
+		open: map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{},
+		running: map[banyan.NodeID]int{}, done: map[banyan.NodeID]uint32{},
+	}
+	r.taken.set(r.tasks)
+	return r
+}
+
+// ID is the job's id.
+func (r *Run) ID() banyan.JobID { return r.id }
+
+// Result takes up a recorded result while a job is rebuilt from its rows.
+func (r *Run) Result(task uint32, m job.Meta) {
+	if task > r.tasks || r.recorded.has(task) {
+		return
+	}
+	r.take(task)
+	r.repeated += m.Repeats
+	r.record(task, m.State, m.Node)
+}
+
+// Failure takes up a count of failed tries while a job is rebuilt.
+func (r *Run) Failure(task uint32, f job.Failure) {
+	if task > r.tasks {
+		return
+	}
+	r.failures[task] = f
+	r.retried += f.Count
+	if f.Final && f.Count > 0 {
+		r.retried--
+	}
+}
+
+// admits says whether the job has such a task and it may have been started.
+func (r *Run) admits(task uint32) bool {
+	return task < r.tasks || task == r.tasks && r.then && r.succeeded == r.tasks
+}
+
+func (r *Run) take(task uint32) {
+	if !r.taken.has(task) {
+		r.taken.set(task)
+		r.pending--
+	}
+}
+
+// untake makes a task pending again.
+func (r *Run) untake(task uint32) {
+	if r.taken.has(task) && !r.recorded.has(task) {
+		r.taken.clear(task)
+		r.pending++
+		r.cursor = min(r.cursor, task)
+	}
+}
+
+// next gives the first pending task; there must be one.
+func (r *Run) next() uint32 {
+	r.cursor = r.taken.firstClear(r.cursor, r.tasks+1)
+	return r.cursor
+}
+
+// record notes that a task has a durable result.
+func (r *Run) record(task uint32, state banyanv1.TaskState, node banyan.NodeID) {
+	r.recorded.set(task)
+	delete(r.lost, task)
+	if task == r.tasks {
+		r.thenResult = state
+		return
+	}
+	r.done[node]++
+	if state == banyanv1.TaskState_TASK_STATE_SUCCEEDED {
+		r.succeeded++
+	} else {
+		r.failed++
+	}
+	r.admitThen()
+}
+
+// admitThen makes the then step pending once every task has succeeded.
+func (r *Run) admitThen() {
+	if r.then && r.succeeded == r.tasks && r.open[r.tasks] == nil {
+		r.untake(r.tasks)
+	}
+}
+
+// forget takes a failed result back.
+func (r *Run) forget(task uint32) {
+	r.recorded.clear(task)
+	delete(r.failures, task)
+	if task == r.tasks {
+		r.thenResult = banyanv1.TaskState_TASK_STATE_UNSPECIFIED
+		r.admitThen()
+		return
+	}
+	r.failed--
+	r.untake(task)
+}
+
+// end tells the state the job ends in once so many more tasks have succeeded
+// and failed, and the then step has ended as given. ok is false if it goes on.
+func (r *Run) end(succeeded, failed uint32, then banyanv1.TaskState) (state banyanv1.JobState, ok bool) {
+	succeeded, failed = succeeded+r.succeeded, failed+r.failed
+	switch {
+	case r.retrying || succeeded+failed < r.tasks:
+		return 0, false
+	case failed > 0:
+		return banyanv1.JobState_JOB_STATE_FAILED, true
+	case !r.then || then == banyanv1.TaskState_TASK_STATE_SUCCEEDED:
+		return banyanv1.JobState_JOB_STATE_SUCCEEDED, true
+	case then == banyanv1.TaskState_TASK_STATE_UNSPECIFIED:
+		return 0, false
+	}
+	return banyanv1.JobState_JOB_STATE_FAILED, true
+}
+
+// with gives a new header that differs in its state.
+func (r *Run) with(state banyanv1.JobState, now int64, p *banyanv1.Progress) *banyanv1.Job {
+	h := &banyanv1.Job{
+		Id: r.header.Id, Spec: r.header.Spec, State: state, Tasks: r.tasks, SubmitMs: r.header.SubmitMs, Progress: p,
+	}
+	if job.Ended(state) {
+		h.EndMs = now
+	}
+	return h
+}
+
+// claim opens an attempt of a task.
+func (r *Run) claim(task uint32, a *attempt) {
+	r.take(task)
+	r.open[task] = a
+	r.running[a.node]++
+	r.active++
+}
+
+// close ends the running of an open attempt, if it still runs.
+func (r *Run) close(a *attempt, to job.AttemptState) {
+	if a.state != job.AttemptSent {
+		return
+	}
+	a.state = to
+	r.active--
+	if r.running[a.node]--; r.running[a.node] == 0 {
+		delete(r.running, a.node)
+	}
+}
+
+// drop gives up an open attempt and makes its task pending.
+func (r *Run) drop(a *attempt, to job.AttemptState) {
+	r.close(a, to)
+	delete(r.open, a.key.Task)
+	r.untake(a.key.Task)
+	if to == job.AttemptLost {
+		r.lost[a.key.Task]++
+		r.repeated++
+	}
+}
+
+// assumeLost counts what a controller before this one had given out and nobody
+// claims: tasks go out in order, so that is what is missing below the last one
+// known to have gone out.
+func (r *Run) assumeLost() {
+	last := uint32(0)
+	for i := range r.tasks {
+		if r.taken.has(i) {
+			last = i
+		}
+	}
+	for i := r.taken.firstClear(0, last); i < last; i = r.taken.firstClear(i+1, last) {
+		if r.failures[i].Count == 0 {
+			r.lost[i]++
+			r.repeated++
+		}
+	}
+}
+
+// openTasks lists the tasks with an open attempt, in order.
+func (r *Run) openTasks() []uint32 { return slices.Sorted(maps.Keys(r.open)) }
+
+// failedTasks lists the tasks whose failure is recorded, in order.
+func (r *Run) failedTasks() []uint32 {
+	var out []uint32
+	for task, f := range r.failures {
+		if f.Final {
+			out = append(out, task)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// rate counts what was recorded in each of the last seconds.
+type rate struct {
+	since   int64 // ms; 0: nothing was counted yet
+	seconds [rateSeconds]struct {
+		at int64
+		n  uint32
+	}
+}
+
+const rateSeconds = 5
+
+// start says that work begins after a pause: the time until the first result
+// counts, or the first results would look like thousands a second.
+func (r *rate) start(now int64) {
+	if r.perSecond(now) == 0 {
+		r.since = now
+	}
+}
+
+func (r *rate) add(now int64, n uint32) {
+	if r.since == 0 {
+		r.since = now
+	}
+	s := &r.seconds[now/1000%rateSeconds]
+	if s.at != now/1000 {
+		s.at, s.n = now/1000, 0
+	}
+	s.n += n
+}
+
+// perSecond is the mean over the last seconds, the present one included.
+func (r *rate) perSecond(now int64) float64 {
+	n := uint32(0)
+	for _, s := range r.seconds {
+		if s.at > now/1000-rateSeconds {
+			n += s.n
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	span := min(now-r.since, (rateSeconds-1)*1000+now%1000)
+	return float64(n) * 1000 / float64(max(span, 100))
+}

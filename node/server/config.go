@@ -1,0 +1,151 @@
+// Package server turns a Config into a running node. It is the composition
+// root: the only package that knows every other. New builds in order, Run
+// runs until its context ends, and everything is stopped in reverse.
+package server
+
+import (
+	"cmp"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+	"unicode"
+
+	"banyan"
+	"banyan/engine/transport"
+)
+
+// Defaults of Config.
+const (
+	DefaultListen      = "127.0.0.1:7117"
+	DefaultShards      = 8
+	DefaultDeadAfter   = 5 * time.Minute
+	DefaultReplication = 3
+	shutdownMax        = 10 * time.Second
+)
+
+// Config says what node to run. Dir is needed; zero elsewhere means what the
+// node in Dir had before, or else the default.
+type Config struct {
+	Dir       string // everything the node keeps; 0700
+	Listen    string // host:port to listen on
+	Advertise string // host:port where others reach the node; default: what Listen was bound to
+	Name      string // shown to people; default: the host's name
+	Zone      string // replicas are spread over zones
+	Slots     int    // attempts at once; default: the number of CPUs
+
+	Shards      int           // data shards, chosen once when the cluster is created
+	Replication int           // voters of a shard and copies of a blob, when there are nodes enough
+	DeadAfter   time.Duration // a node silent for longer has its replicas replaced
+
+	// Embedded runs the node inside another program: no port, no certificates,
+	// one data shard, jobs of earlier runs held until they are resumed.
+	Embedded bool
+
+	ConfigDir string // where the operator's context is written; empty: nowhere
+	Logger    *slog.Logger
+}
+
+// withDefaults gives a whole Config.
+func (c Config) withDefaults() Config {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	num := func(n *int, v int) {
+		if *n == 0 {
+			*n = v
+		}
+	}
+	if f, err := readNodeFile(c); err == nil && f != nil && !c.Embedded { // an error comes up again
+		def(&c.Name, f.Name)
+		def(&c.Zone, f.Zone)
+		num(&c.Slots, f.Slots)
+		num(&c.Shards, f.Shards)
+	}
+	if host, err := os.Hostname(); err == nil {
+		def(&c.Name, host)
+	}
+	def(&c.Name, "node")
+	num(&c.Slots, runtime.NumCPU())
+	num(&c.Shards, DefaultShards)
+	num(&c.Replication, DefaultReplication)
+	if c.Embedded {
+		c.Shards, c.Replication = 1, 1
+	}
+	if c.DeadAfter == 0 {
+		c.DeadAfter = DefaultDeadAfter
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate says what is wrong with the config, before anything is changed.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return banyan.Errorf(banyan.Invalid, "no directory given: say where the node keeps its data with --dir")
+	case c.Slots < 0 || c.Slots > banyan.SlotsMax:
+		return banyan.Errorf(banyan.Invalid, "slots %d: give a number from 1 to %d", c.Slots, banyan.SlotsMax)
+	case c.Shards < 0 || c.Shards > banyan.ShardsMax:
+		return banyan.Errorf(banyan.Invalid, "shards %d: give a number from 1 to %d", c.Shards, banyan.ShardsMax)
+	case c.Replication < 0 || c.Replication > 0 && c.Replication%2 == 0 || c.Replication > 7:
+		return banyan.Errorf(banyan.Invalid, "replication %d: give 1, 3, 5 or 7", c.Replication)
+	case len(c.Name) > banyan.NameBytesMax/4 || len(c.Zone) > banyan.NameBytesMax/4:
+		return banyan.Errorf(banyan.Invalid, "name and zone have at most %d bytes", banyan.NameBytesMax/4)
+	case strings.ContainsFunc(c.Name+c.Zone, unicode.IsControl):
+		return banyan.Errorf(banyan.Invalid, "name %q or zone %q has characters that cannot be printed: leave them out", c.Name, c.Zone)
+	case c.DeadAfter < 0:
+		return banyan.Errorf(banyan.Invalid, "dead-after %v is negative", c.DeadAfter)
+	}
+	if c.Embedded {
+		return nil
+	}
+	if err := checkAddress("--listen", c.Listen); err != nil {
+		return err
+	}
+	return checkAdvertise(c.Advertise)
+}
+
+func checkAddress(flag, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return banyan.Errorf(banyan.Invalid, "%s %q: give HOST:PORT, such as 192.0.2.7:7117", flag, addr)
+	}
+	return nil
+}
+
+// checkAdvertise refuses an address that nobody can dial.
+func checkAdvertise(addr string) error {
+	if err := checkAddress("--advertise", addr); addr == "" || err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	if n, err := net.LookupPort("tcp", port); host == "" || net.ParseIP(host).IsUnspecified() || err != nil || n == 0 {
+		return banyan.Errorf(banyan.Invalid, "--advertise %q: nobody can dial that: give HOST:PORT as other machines reach this one, such as 192.0.2.7:7117", addr)
+	}
+	return nil
+}
+
+// checkFirstListen finds out whether a node that is not yet there could listen,
+// before anything is made of it.
+func (c Config) checkFirstListen() error {
+	if _, err := os.Stat(c.nodeFile()); c.Embedded || err == nil {
+		return nil
+	}
+	return transport.CheckListen(cmp.Or(c.Listen, DefaultListen))
+}
+
+func (c Config) pkiDir() string   { return filepath.Join(c.Dir, "pki") }
+func (c Config) storeDir() string { return filepath.Join(c.Dir, "store") }
+func (c Config) blobDir() string  { return filepath.Join(c.Dir, "blobs") }
+func (c Config) workDir() string  { return filepath.Join(c.Dir, "work") }
+func (c Config) nodeFile() string { return filepath.Join(c.Dir, "node.json") }

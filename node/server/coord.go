@@ -1,0 +1,41 @@
+package server
+
+import (
+	"context"
+
+	"banyan"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/api/wire"
+	"banyan/core/mvcc"
+	"banyan/layer/coord"
+
+	"connectrpc.com/connect"
+)
+
+// openCoord builds what gives out locks.
+func (n *Server) openCoord() {
+	n.coord = coord.New(coord.Config{Replicas: replicas{n, localRows{n}}, Rows: n.router, Shards: n.router, Logger: n.log})
+}
+
+// replicas are those of the shards that this node leads.
+type replicas struct {
+	n *Server
+	localRows
+}
+
+var _ coord.Replicas = replicas{}
+
+// Commit proposes a command, whose Term is set, here or not at all.
+func (r replicas) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	r.n.router.CommitThen(ctx, shard, cmd, done)
+}
+
+// ReadIndex returns once a majority has said that this node leads.
+func (r replicas) ReadIndex(ctx context.Context, shard banyan.ShardID) error {
+	return r.n.host.ReadIndex(ctx, shard)
+}
+
+// coordAt gives the locks of another node, for calls that are passed on to it.
+func (n *Server) coordAt(id banyan.NodeID) (banyanv1connect.CoordClient, error) {
+	return banyanv1connect.NewCoordClient(n.port.HTTPClient(), n.port.URL(id), connect.WithInterceptors(wire.ClientInterceptor())), nil
+}

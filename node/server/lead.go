@@ -1,0 +1,193 @@
+package server
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"banyan"
+	"banyan/core/mvcc"
+	"banyan/engine/member"
+	"banyan/engine/replica"
+	"banyan/node/worker"
+)
+
+// leaders tells the worker who leads what: what replicas here know, and for
+// other shards what gossip says. It looks again at every hint of a change.
+type leaders struct {
+	n       *Server
+	mu      sync.Mutex
+	view    map[banyan.ShardID]banyan.NodeID
+	changed chan struct{}
+}
+
+var _ worker.Leaders = (*leaders)(nil)
+
+// leadersPoll is how often the view is compared when nothing announces a change;
+// leadersSoon is the same for leadersLooks times after one.
+const (
+	leadersPoll  = time.Second
+	leadersSoon  = 100 * time.Millisecond
+	leadersLooks = 20
+)
+
+func newLeaders(n *Server) *leaders {
+	return &leaders{n: n, view: map[banyan.ShardID]banyan.NodeID{}, changed: make(chan struct{})}
+}
+
+// ShardOf gives the shard of a job id.
+func (l *leaders) ShardOf(partition []byte) banyan.ShardID { return l.n.router.ShardOf(partition) }
+
+// Leaders gives the leader of every data shard that is known to have one.
+func (l *leaders) Leaders() (map[banyan.ShardID]banyan.NodeID, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.view), l.changed
+}
+
+func (l *leaders) look() {
+	view := map[banyan.ShardID]banyan.NodeID{}
+	claimed := *l.n.claimed.Load()
+	for id := 1; id <= l.n.file.Shards; id++ {
+		shard := banyan.ShardID(id)
+		node, term := l.n.host.Leader(shard)
+		if c := claimed[shard]; c.node != 0 && (node == 0 && c.term >= term || c.term > term) {
+			node = c.node
+		}
+		if node != 0 {
+			view[shard] = node
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !maps.Equal(view, l.view) {
+		l.view = view
+		close(l.changed)
+		l.changed = make(chan struct{})
+	}
+}
+
+// watchLeadership tells controllers and gossip which shards this node leads,
+// and keeps the view of all leaders fresh.
+func (n *Server) watchLeadership(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		var members <-chan struct{} // an embedded node has none
+		if n.members != nil {
+			changes, stop := n.members.Watch()
+			defer stop()
+			members = changes
+		}
+		poll := time.NewTimer(leadersSoon)
+		defer poll.Stop()
+		for looks := leadersLooks; ctx.Err() == nil; {
+			if n.members != nil {
+				all := n.claims().all()
+				n.claimed.Store(&all)
+			}
+			n.leaders.look()
+			if looks > 0 {
+				poll.Reset(leadersSoon)
+			} else {
+				poll.Reset(leadersPoll)
+			}
+			select {
+			case <-ctx.Done():
+			case <-members:
+				looks = leadersLooks
+			case <-n.host.Moved():
+				looks = leadersLooks
+			case <-poll.C:
+				looks--
+			}
+		}
+	})
+	feed := n.host.Leadership()
+	defer feed.Close()
+	led := map[banyan.ShardID]uint64{}
+	for {
+		changes, err := feed.Next(ctx)
+		if err != nil {
+			return nil // ctx ended, or the host stopped, which is told elsewhere
+		}
+		for _, l := range changes {
+			if l.Leading {
+				led[l.Shard] = l.Term
+			} else {
+				delete(led, l.Shard)
+			}
+			n.tellController(ctx, l)
+		}
+		if n.members != nil {
+			n.members.SetLeads(claimsOf(led))
+		}
+		n.leaders.look()
+		if len(led) == n.file.Shards+1 {
+			n.ledAll.Do(func() { close(n.led) })
+		}
+	}
+}
+
+func (n *Server) tellController(ctx context.Context, l replica.Leadership) {
+	if l.Shard == banyan.RootShard {
+		return // it holds no jobs and no locks
+	}
+	if l.Leading {
+		n.work.Lead(ctx, l.Shard, l.Term)
+		n.coord.Lead(ctx, l.Shard, l.Term)
+	} else {
+		n.work.Unlead(l.Shard)
+		n.coord.Unlead(l.Shard)
+	}
+}
+
+// compactEvery is how often a leader looks whether history is too long.
+const compactEvery = 5 * time.Second
+
+// compact keeps the history of the shards led here within HistoryRevisionsMax.
+func (n *Server) compact(ctx context.Context) error {
+	done := map[banyan.ShardID]banyan.Revision{}
+	for ctx.Err() == nil {
+		pause(ctx, compactEvery)
+		statuses, err := n.host.Statuses(ctx)
+		if err != nil {
+			continue
+		}
+		for _, st := range statuses {
+			if !st.Leading || st.Revision < done[st.Shard]+banyan.HistoryRevisionsMax+banyan.HistoryRevisionsMax/10 {
+				continue
+			}
+			to := st.Revision - banyan.HistoryRevisionsMax
+			if n.compactShard(ctx, st.Shard, to) {
+				done[st.Shard] = to
+			}
+		}
+	}
+	return nil
+}
+
+// compactShard repeats the bounded command until the horizon is reached.
+func (n *Server) compactShard(ctx context.Context, shard banyan.ShardID, to banyan.Revision) bool {
+	for ctx.Err() == nil {
+		res, err := n.host.Propose(ctx, shard, &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Compact, Rev: to}}})
+		if err != nil {
+			return false
+		}
+		if !res.More {
+			return true
+		}
+	}
+	return false
+}
+
+func claimsOf(led map[banyan.ShardID]uint64) []member.Lead {
+	out := make([]member.Lead, 0, len(led))
+	for shard, term := range led {
+		out = append(out, member.Lead{Shard: shard, Term: term})
+	}
+	slices.SortFunc(out, func(a, b member.Lead) int { return int(a.Shard) - int(b.Shard) })
+	return out
+}

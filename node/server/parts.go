@@ -1,0 +1,329 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"banyan"
+	"banyan/api/banyan/v1/banyanv1connect"
+	"banyan/api/wire"
+	"banyan/core/mvcc"
+	"banyan/door/gate"
+	"banyan/engine/blob"
+	"banyan/engine/member"
+	"banyan/engine/transport"
+	"banyan/layer/kv"
+	"banyan/layer/work"
+	"banyan/node/exec"
+	"banyan/node/pki"
+	"banyan/node/worker"
+
+	"connectrpc.com/connect"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// openBlobs opens the chunk store of this node as part of the cluster's.
+func (n *Server) openBlobs() error {
+	disk, err := blob.OpenDisk(n.cfg.blobDir(), nil)
+	if err != nil {
+		return err
+	}
+	c := blob.Config{Self: n.file.Node, Local: disk, Nodes: n.keepers, Factor: n.cfg.Replication, Logger: n.log, Metrics: n.metrics}
+	if !n.cfg.Embedded {
+		c.Peers = gate.BlobPeers(n.peers.bulk)
+	}
+	n.blobs = blob.New(c)
+	return nil
+}
+
+// openWork builds what does the work, and the door in front of everything.
+func (n *Server) openWork() error {
+	n.work = work.New(work.Config{
+		Node: n.file.Node, ShardOf: n.router.ShardOf,
+		Committer: n.router, Reader: localRows{n}, Nodes: n.workNodes,
+		Caller: func(ctx context.Context) banyan.NodeID {
+			who, _ := gate.Caller(ctx)
+			return who.Node
+		},
+		HoldUnfinished: n.cfg.Embedded,
+		Logger:         n.log,
+		Metrics:        n.metrics,
+	})
+	var err error
+	n.runner, err = exec.New(exec.Config{
+		Dir: n.cfg.workDir(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.worker, err = worker.New(worker.Config{
+		Node: n.file.Node, Slots: n.cfg.Slots, Runner: n.runner, Blobs: n.blobs,
+		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.openCoord()
+	c := gate.Config{
+		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
+		Admit: func(who pki.Subject) error { return n.nodes.admit(who.Node) },
+		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work, Coord: n.coord,
+		Leaders: n.router, Tail: n.worker,
+		Peer: peerService{Handler: n.router.Handler(), PeerBlobs: gate.PeerBlobs{Store: n.blobs}, n: n},
+	}
+	if !n.cfg.Embedded {
+		c.JobsAt, c.CoordAt, c.PeerAt = n.jobsAt, n.coordAt, n.peers.client
+	}
+	n.handler = gate.New(c)
+	n.metrics.Read(n.readMetrics)
+	return nil
+}
+
+// jobsAt gives the jobs of another node, for calls that are passed on to it.
+func (n *Server) jobsAt(id banyan.NodeID) (banyanv1connect.JobsClient, error) {
+	return banyanv1connect.NewJobsClient(n.port.HTTPClient(), n.port.URL(id), connect.WithInterceptors(wire.ClientInterceptor())), nil
+}
+
+// localRows reads the rows of shards that this node leads.
+type localRows struct{ n *Server }
+
+// Range reads applied state.
+func (l localRows) Range(_ context.Context, shard banyan.ShardID, q mvcc.Query) ([]mvcc.Row, bool, error) {
+	view, err := l.n.host.View(shard)
+	if err != nil {
+		return nil, false, err
+	}
+	defer view.Close()
+	return mvcc.Range(view, q)
+}
+
+// workNodes is the cluster as controllers see it.
+func (n *Server) workNodes() []work.NodeInfo {
+	var out []work.NodeInfo
+	for _, row := range n.nodes.list() {
+		state := n.stateOf(row.ID)
+		info := work.NodeInfo{
+			ID: row.ID, Name: row.Name, State: state, Slots: row.Slots, Draining: row.Draining,
+			Alive: state == "alive" || state == "suspect", LastContact: time.Now(),
+		}
+		if row.Draining && info.Alive {
+			info.State = "draining"
+		}
+		if n.port != nil && row.ID != n.file.Node {
+			info.LastContact = n.port.LastContact(row.ID)
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// keepers lists the live nodes that blobs are kept on: those that stay.
+func (n *Server) keepers() []banyan.NodeID {
+	return slices.DeleteFunc(n.alive(), func(id banyan.NodeID) bool {
+		row, ok := n.nodes.get(id)
+		return ok && row.LeavingMs != 0
+	})
+}
+
+// alive lists the nodes believed alive, this one included.
+func (n *Server) alive() []banyan.NodeID {
+	out := []banyan.NodeID{n.file.Node}
+	for _, row := range n.nodes.list() {
+		if row.ID != n.file.Node && n.stateOf(row.ID) == "alive" {
+			out = append(out, row.ID)
+		}
+	}
+	return out
+}
+
+// claims adapts gossip to what route asks.
+func (n *Server) claims() claims { return claims{n} }
+
+type claims struct{ n *Server }
+
+// Leader gives the claim with the highest term among live nodes.
+func (c claims) Leader(shard banyan.ShardID) (node banyan.NodeID, term uint64) {
+	best := (*c.n.claimed.Load())[shard]
+	return best.node, best.term
+}
+
+// claim is what a node says it leads, and since which term.
+type claim struct {
+	node banyan.NodeID
+	term uint64
+}
+
+// all looks at what gossip says now.
+func (c claims) all() map[banyan.ShardID]claim {
+	out := map[banyan.ShardID]claim{}
+	for _, m := range c.n.members.Members() {
+		if m.State != member.Alive && m.State != member.Suspect {
+			continue
+		}
+		for _, l := range m.Leads {
+			if l.Term >= out[l.Shard].term {
+				out[l.Shard] = claim{m.ID, l.Term}
+			}
+		}
+	}
+	return out
+}
+
+// Alive lists the nodes believed alive.
+func (c claims) Alive() []banyan.NodeID { return c.n.alive() }
+
+func (n *Server) openMembers() (err error) {
+	n.members, err = member.New(member.Config{
+		Node: n.file.Node, Name: n.cfg.Name, Addr: n.file.Address, Zone: n.file.Zone, Slots: n.file.Slots,
+		Known: n.file.Peers, Network: n.port, Logger: n.log,
+	})
+	return err
+}
+
+// resolve says where a node listens: as it said itself, else as its row says.
+func (n *Server) resolve(id banyan.NodeID) (string, bool) {
+	if addr, ok := n.members.Addr(id); ok {
+		return addr, true
+	}
+	return n.nodes.resolve(id)
+}
+
+func (n *Server) portHandlers() transport.Handlers {
+	return transport.Handlers{
+		OnRaft: func(from banyan.NodeID, shard banyan.ShardID, m *raftpb.Message) {
+			if m.GetFrom() == uint64(from) && n.nodes.admit(from) == nil { // nobody speaks for another node
+				n.host.Step(shard, m)
+			}
+		},
+		OnPacket:   n.members.HandlePacket,
+		OnStream:   n.members.HandleStream,
+		OnFound:    n.members.Found,
+		OnExpelled: n.refuse,
+		OnOutdated: n.expel,
+		OnLost: func(id banyan.NodeID) {
+			n.log.Warn("a node's process is gone", "node", id)
+			n.host.PeerLost(id)
+			n.members.Lost(id)
+			n.work.NodesChanged()
+		},
+	}
+}
+
+// serveHTTP answers at the port until ctx ends.
+func (n *Server) serveHTTP(ctx context.Context) error {
+	srv := gate.NewServer(n.handler, n.log)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(n.port.HTTPListener()) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownMax/5)
+	defer cancel()
+	if srv.Shutdown(stop) != nil {
+		_ = srv.Close() // streams that would go on for ever
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// background is what a node does by itself, all the time.
+func (n *Server) background(ctx context.Context) error {
+	var wg sync.WaitGroup
+	run := func(fn func(context.Context) error) {
+		wg.Go(func() {
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				n.log.Error("a background loop ended", "error", err)
+			}
+		})
+	}
+	run(n.watchLeadership)
+	run(n.compact)
+	if !n.cfg.Embedded {
+		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
+		run(n.tellMembers)
+		run(n.tellControllers)
+		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })
+		run(n.place)
+		run(n.tidy)
+		run(n.sweepTokens)
+		run(func(ctx context.Context) error { n.keeper.Run(ctx, n.log); return nil })
+		run(n.remember)
+		run(n.watchRemoval)
+		run(n.tellRecoveries)
+		run(n.evacuate)
+		run(func(ctx context.Context) error { return n.facts.follow(ctx, n.router) })
+		run(n.blobs.Run)
+	}
+	wg.Wait()
+	return nil
+}
+
+// remember writes where the other nodes are into node.json, so that they are
+// found again after every node was down.
+func (n *Server) remember(ctx context.Context) error {
+	for ctx.Err() == nil {
+		changed := n.nodes.watch()
+		peers := map[banyan.NodeID]string{}
+		for _, row := range n.nodes.list() {
+			if row.ID != n.file.Node {
+				peers[row.ID] = row.Address
+			}
+		}
+		f := *n.file
+		f.Peers = peers
+		if err := f.write(n.cfg); err != nil {
+			n.log.Warn("node.json not written", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+			pause(ctx, time.Second)
+		}
+	}
+	return nil
+}
+
+// tellMembers passes what node rows say on to gossip and to the worker: where
+// others listen, and whether this node is to be drained.
+func (n *Server) tellMembers(ctx context.Context) error {
+	for ctx.Err() == nil {
+		changed := n.nodes.watch()
+		for _, row := range n.nodes.list() {
+			if row.ID != n.file.Node {
+				n.members.Learn(row.ID, row.Address)
+				continue
+			}
+			n.members.SetDraining(row.Draining)
+			n.worker.Drain(row.Draining)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+	return nil
+}
+
+// tellControllers wakes the controllers when a node comes, goes or drains.
+func (n *Server) tellControllers(ctx context.Context) error {
+	members, stop := n.members.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		n.work.NodesChanged()
+		select {
+		case <-ctx.Done():
+		case <-members:
+		case <-n.nodes.watch():
+		}
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
+	"banyan/engine/blob"
+	"banyan/node/exec"
+	"banyan/obs"
+)
+
+// notRun is the exit code of an attempt whose command was not even looked for.
+const notRun = 126
+
+// running is an attempt that occupies a slot.
+type running struct {
+	cancel context.CancelCauseFunc
+	place  atomic.Pointer[exec.Place] // nil: not ready yet
+	done   chan struct{}              // closed when its process is gone
+}
+
+// start runs an attempt in a goroutine of its own; w.mu is held.
+func (w *Worker) start(s Start) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	r := &running{cancel: cancel, done: make(chan struct{})}
+	w.running[s.Key] = r
+	w.count.Add(1)
+	w.attempts.Go(func() {
+		result := w.attempt(ctx, s, r)
+		if errors.Is(context.Cause(ctx), errShutdown) && result.State == banyanv1.TaskState_TASK_STATE_CANCELED {
+			result = nil
+		}
+		if result.GetState() == banyanv1.TaskState_TASK_STATE_FAILED && w.atFault(ctx, s.Key) {
+			result = nil
+		}
+		cancel(nil)
+		w.meter.attempted(result)
+		w.do(func() {
+			delete(w.running, s.Key)
+			w.count.Add(-1)
+			w.core.Finish(w.now(), s.Key, result)
+		})
+	})
+}
+
+// sickPause holds a slot whose disk is sick, so that others get the attempts.
+const sickPause = time.Second
+
+// atFault says whether an attempt may have failed because this node's disk
+// takes no writes: then it says nothing about the task, and is handed back.
+func (w *Worker) atFault(ctx context.Context, k Key) bool {
+	err := w.cfg.Runner.Writable()
+	if err == nil {
+		return false
+	}
+	w.cfg.Logger.Error("attempt handed back: the disk takes no writes", "job", k.Job, "task", k.Task+1, "error", err)
+	select {
+	case <-ctx.Done():
+	case <-time.After(sickPause):
+	}
+	return true
+}
+
+// attempt does all there is to do for an attempt and says how it went.
+func (w *Worker) attempt(ctx context.Context, s Start, r *running) *banyanv1.TaskResult {
+	result := &banyanv1.TaskResult{
+		Task: s.Key.Task, Attempt: s.Attempt.GetTry(), Node: uint64(w.cfg.Node), Slot: uint32(s.Slot),
+		StartMs: time.Now().UnixMilli(), Stdout: &banyanv1.Output{}, Stderr: &banyanv1.Output{},
+	}
+	began := time.Now()
+	ctx, span := obs.Start(obs.WithTraceparent(ctx, s.Attempt.GetTraceparent()), "attempt",
+		slog.String("job", string(s.Key.Job)), slog.Int("task", int(s.Key.Task)+1), slog.Int("try", int(result.Attempt)), slog.Int("slot", s.Slot))
+	err := w.perform(ctx, s, r, result)
+	if result.DurationUs == 0 {
+		result.DurationUs = time.Since(began).Microseconds()
+	}
+	switch ran := result.State != banyanv1.TaskState_TASK_STATE_UNSPECIFIED; {
+	case err == nil:
+	case ctx.Err() != nil:
+		result.State = banyanv1.TaskState_TASK_STATE_CANCELED
+	case !ran:
+		result.State, result.ExitCode = banyanv1.TaskState_TASK_STATE_FAILED, notRun
+	case result.State == banyanv1.TaskState_TASK_STATE_SUCCEEDED:
+		result.State = banyanv1.TaskState_TASK_STATE_FAILED
+	}
+	if err != nil {
+		result.Error = err.Error()
+	}
+	span.Set(slog.String("state", result.State.String()), slog.Int("exit_code", int(result.ExitCode)))
+	span.End(err)
+	return result
+}
+
+// perform prepares, runs and collects. It fills in result as far as it comes;
+// the error says why it came no further.
+func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banyanv1.TaskResult) error {
+	ended := false
+	end := func() {
+		if !ended {
+			ended = true
+			close(r.done)
+		}
+	}
+	defer end()
+	spec, cmd := s.Job.GetSpec(), s.Job.GetSpec().GetCommand()
+	if then := s.Key.Task == s.Job.GetTasks(); then {
+		cmd = spec.GetThen()
+	}
+	vars := job.Vars{Columns: s.Attempt.GetInput().GetColumns(), Seq: int(s.Key.Task) + 1, Slot: s.Slot}
+	args, err := job.Expand(cmd, vars)
+	if err != nil {
+		return err
+	}
+	place, err := w.cfg.Runner.Open(spec.GetWorkDir())
+	if err != nil {
+		return err
+	}
+	defer place.Release()
+	had, err := w.prepare(ctx, s, vars, place)
+	if err != nil {
+		return err
+	}
+	r.place.Store(place)
+	res := w.cfg.Runner.Run(ctx, place, exec.Command{
+		Args:    args,
+		Env:     w.environment(s, spec, place.Dir(), obs.Traceparent(ctx)),
+		Timeout: time.Duration(spec.GetTimeoutMs()) * time.Millisecond,
+	})
+	end()
+	result.StartMs, result.DurationUs = res.Start.UnixMilli(), max(1, res.Duration.Microseconds())
+	result.ExitCode, result.Signal = res.ExitCode, res.Signal
+	result.State = stateOf(res)
+	return w.collect(ctx, s, vars, place, had, res, result)
+}
+
+func stateOf(res exec.Result) banyanv1.TaskState {
+	switch {
+	case res.OK():
+		return banyanv1.TaskState_TASK_STATE_SUCCEEDED
+	case res.Outcome == exec.TimedOut:
+		return banyanv1.TaskState_TASK_STATE_TIMED_OUT
+	case res.Outcome == exec.Canceled:
+		return banyanv1.TaskState_TASK_STATE_CANCELED
+	}
+	return banyanv1.TaskState_TASK_STATE_FAILED
+}
+
+// prepare puts the files the attempt needs into its working directory.
+func (w *Worker) prepare(ctx context.Context, s Start, vars job.Vars, place *exec.Place) (map[string]given, error) {
+	files, err := wanted(s.Job.GetSpec(), vars, s.Attempt.GetInputsFromTasks())
+	if err != nil || len(files) == 0 {
+		return nil, err
+	}
+	root, err := place.Root()
+	if err != nil {
+		return nil, fmt.Errorf("the task's working directory: %w", err)
+	}
+	defer root.Close()
+	return fetch(ctx, w.blobs, root, files, place.Shared())
+}
+
+// collect stores what the attempt wrote and left. What was canceled still gets
+// its output stored, for a while, unless this worker shuts down.
+func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exec.Place, had map[string]given, res exec.Result, result *banyanv1.TaskResult) error {
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errShutdown) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), outputStoring)
+		defer cancel()
+	}
+	if res.Err != nil {
+		return res.Err
+	}
+	err := errors.Join(
+		w.keep(ctx, place.Stdout(), res.Stdout, result.Stdout),
+		w.keep(ctx, place.Stderr(), res.Stderr, result.Stderr))
+	if err != nil {
+		return fmt.Errorf("the task ended (exit code %d) but its output could not be stored: %w", res.ExitCode, err)
+	}
+	then := s.Key.Task == s.Job.GetTasks()
+	patterns := s.Job.GetSpec().GetReturn()
+	if !res.OK() || then && place.Shared() || !then && len(patterns) == 0 {
+		return nil
+	}
+	root, err := place.Root()
+	if err != nil {
+		return fmt.Errorf("the task's working directory: %w", err)
+	}
+	defer root.Close()
+	var names []string
+	if then {
+		names, err = left(root, had)
+	} else {
+		expanded := make([]string, len(patterns))
+		for i, p := range patterns {
+			expanded[i] = job.ExpandString(p, vars)
+		}
+		names, err = match(root, expanded)
+	}
+	if err != nil {
+		return err
+	}
+	result.Returned, err = store(ctx, w.blobs, root, names)
+	return err
+}
+
+// keep puts an output into the result: small ones whole, others as a blob.
+func (w *Worker) keep(ctx context.Context, o exec.Output, size int64, to *banyanv1.Output) error {
+	to.Bytes = size
+	if size == 0 {
+		return nil
+	}
+	r := io.NewSectionReader(o, 0, size)
+	if size <= banyan.OutputInlineMax {
+		to.Inline = make([]byte, size)
+		_, err := io.ReadFull(r, to.Inline)
+		return err
+	}
+	chunks, _, err := blob.Write(ctx, w.blobs, r)
+	to.Chunks = rawHashes(chunks)
+	return err
+}
+
+// patient tries again while too few nodes answer.
+type patient struct {
+	blob.Store
+	most time.Duration
+}
+
+func (p patient) Put(ctx context.Context, h banyan.Hash, data []byte) error {
+	return p.try(ctx, func() error { return p.Store.Put(ctx, h, data) })
+}
+
+func (p patient) Get(ctx context.Context, h banyan.Hash) (data []byte, err error) {
+	err = p.try(ctx, func() error {
+		data, err = p.Store.Get(ctx, h)
+		return err
+	})
+	return data, err
+}
+
+func (p patient) try(ctx context.Context, once func() error) error {
+	until := time.Now().Add(p.most)
+	for wait := backoffMin; ; wait = min(2*wait, time.Second) {
+		err := once()
+		if !banyan.IsKind(err, banyan.Unavailable) || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
