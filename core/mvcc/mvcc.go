@@ -147,4 +147,5 @@ type Query struct {
 	Limit    int             // rows; 0: banyan.ListRowsMax
 	BytesMax int             // stop behind the row that reaches this many bytes; 0: banyan.ListBytesMax
 	KeysOnly bool            // leave Value nil
+	Stop     func() bool     // with At, asked now and then; true gives the query up. nil: never
 }

@@ -76,7 +76,8 @@ func (r Row) clone() *Row {
 
 // Range gives rows in the order of their keys, as many as the query's bounds
 // allow, and whether there are more. The rows are the caller's. Errors are
-// those of Get. With At it costs a look at every version kept in the range.
+// those of Get, and Canceled if the query was stopped. With At it costs a look
+// at the versions kept of the keys up to the last one it gives.
 func Range(r Reader, q Query) (rows []Row, more bool, err error) {
 	if q.At != 0 {
 		if _, err := readable(r, q.At); err != nil {
@@ -92,32 +93,12 @@ func Range(r Reader, q Query) (rows []Row, more bool, err error) {
 	if len(q.Hi) > 0 && bytes.Compare(q.Lo, q.Hi) >= 0 {
 		return nil, false, nil
 	}
-	current := page{q: &q}
-	if err := current.scanCurrent(r); err != nil {
-		return nil, false, err
+	if q.At != 0 {
+		return rangeAt(r, &q)
 	}
-	if q.At == 0 {
-		return current.rows, current.more, nil
-	}
-	ended := page{q: &q}
-	if err := ended.scanHistory(r); err != nil {
-		return nil, false, err
-	}
-	// No key is in both. Each page holds the first of its kind until it is
-	// full by itself, so the merged one is full before it misses any.
-	merged := page{q: &q}
-	a, b := current.rows, ended.rows
-	for len(a)+len(b) > 0 {
-		from := &a
-		if len(a) == 0 || len(b) > 0 && bytes.Compare(b[0].Key, a[0].Key) < 0 {
-			from = &b
-		}
-		if !merged.add((*from)[0]) {
-			break
-		}
-		*from = (*from)[1:]
-	}
-	return merged.rows, merged.more || current.more || ended.more, nil
+	p := page{q: &q}
+	err = p.scanCurrent(r)
+	return p.rows, p.more, err
 }
 
 // page collects rows until it is full.
@@ -141,13 +122,17 @@ func (p *page) add(row Row) bool {
 
 // addCopy takes a row whose slices are the reader's.
 func (p *page) addCopy(row Row) bool {
+	if len(p.rows) >= p.q.Limit || p.bytes >= p.q.BytesMax {
+		p.more = true // and no copy
+		return false
+	}
 	if p.q.KeysOnly {
 		row.Value = nil
 	}
 	return p.add(*row.clone())
 }
 
-// scanCurrent collects the current versions that are old enough.
+// scanCurrent collects the current versions.
 func (p *page) scanCurrent(r Reader) error {
 	var err error
 	from, to := currentBounds(p.q.Lo, p.q.Hi)
@@ -155,37 +140,6 @@ func (p *page) scanCurrent(r Reader) error {
 		var row Row
 		if row, err = decodeVersion(k[1:], v); err != nil {
 			return false
-		}
-		if p.q.At != 0 && row.Mod > p.q.At {
-			return true
-		}
-		return p.addCopy(row)
-	})
-	if err == nil {
-		err = scanErr
-	}
-	return err
-}
-
-// scanHistory collects the versions that held at the revision and ended later.
-func (p *page) scanHistory(r Reader) error {
-	var err error
-	from, to := historyBounds(p.q.Lo, p.q.Hi)
-	scanErr := r.Scan(from, to, func(k, v []byte) bool {
-		var key []byte
-		var end banyan.Revision
-		if key, end, err = parseHistoryKey(k); err != nil {
-			return false
-		}
-		if end <= p.q.At {
-			return true
-		}
-		var row Row
-		if row, err = decodeVersion(key, v); err != nil {
-			return false
-		}
-		if row.Mod > p.q.At {
-			return true
 		}
 		return p.addCopy(row)
 	})

@@ -227,7 +227,7 @@ func (r *Router) ReadThen(ctx context.Context, shard banyan.ShardID, q ReadQuery
 	finish := func(err error) {
 		var res ReadResult
 		if err == nil {
-			res, err = r.read(shard, q)
+			res, err = r.read(ctx, shard, q)
 		}
 		if err != nil && retryable(err) {
 			go func() { done(r.Read(ctx, shard, q)) }()

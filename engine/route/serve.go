@@ -195,13 +195,13 @@ func (r *Router) readLocal(ctx context.Context, shard banyan.ShardID, q ReadQuer
 	if err != nil {
 		return res, err
 	}
-	res, err = r.read(shard, q)
+	res, err = r.read(ctx, shard, q)
 	res.Age = age
 	return res, err
 }
 
 // read reads what is applied here.
-func (r *Router) read(shard banyan.ShardID, q ReadQuery) (res ReadResult, err error) {
+func (r *Router) read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (res ReadResult, err error) {
 	if q.End == nil && q.At == 0 {
 		row, at, err := r.cfg.Host.Get(shard, q.Key)
 		if row != nil {
@@ -232,6 +232,7 @@ func (r *Router) read(shard banyan.ShardID, q ReadQuery) (res ReadResult, err er
 	}
 	res.Rows, res.More, err = mvcc.Range(view, mvcc.Query{
 		Lo: q.Key, Hi: q.End, At: q.At, Limit: limit, BytesMax: banyan.ListBytesMax, KeysOnly: q.KeysOnly,
+		Stop: func() bool { return ctx.Err() != nil },
 	})
 	return res, err
 }

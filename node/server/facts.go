@@ -104,14 +104,14 @@ func (f *facts) take(row *mvcc.Row) error {
 func (f *facts) follow(ctx context.Context, db *route.Router) error {
 	lo, hi := []byte(clusterPrefix), mvcc.PrefixEnd([]byte(clusterPrefix))
 	for ctx.Err() == nil {
-		res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: lo, End: hi})
-		for i := range res.Rows {
-			if terr := f.take(&res.Rows[i]); terr != nil {
+		rows, at, err := readRoot(ctx, db, clusterPrefix)
+		for i := range rows {
+			if terr := f.take(&rows[i]); terr != nil {
 				return terr
 			}
 		}
 		if err == nil {
-			err = db.Watch(ctx, banyan.RootShard, lo, hi, res.Revision, func(evs []mvcc.Event, _ banyan.Revision) error {
+			err = db.Watch(ctx, banyan.RootShard, lo, hi, at, func(evs []mvcc.Event, _ banyan.Revision) error {
 				for i := range evs {
 					if evs[i].Deleted {
 						continue

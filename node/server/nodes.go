@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -89,8 +90,36 @@ func rootRows(st *store.Store, prefix string) ([]mvcc.Row, error) {
 		return nil, err
 	}
 	defer root.Close()
-	rows, _, err := mvcc.Range(root, mvcc.Query{Lo: []byte(prefix), Hi: mvcc.PrefixEnd([]byte(prefix))})
-	return rows, err
+	return everyPage([]byte(prefix), func(lo []byte) ([]mvcc.Row, bool, error) {
+		return mvcc.Range(root, mvcc.Query{Lo: lo, Hi: mvcc.PrefixEnd([]byte(prefix))})
+	})
+}
+
+// readRoot gives the rows of the root shard under a prefix, all of one revision.
+func readRoot(ctx context.Context, db *route.Router, prefix string) (rows []mvcc.Row, at banyan.Revision, err error) {
+	rows, err = everyPage([]byte(prefix), func(lo []byte) ([]mvcc.Row, bool, error) {
+		res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: lo, End: mvcc.PrefixEnd([]byte(prefix)), At: at})
+		if at == 0 {
+			at = res.Revision
+		}
+		return res.Rows, res.More, err
+	})
+	return rows, at, err
+}
+
+// everyPage asks for page after page, each beginning behind the one before.
+func everyPage(lo []byte, page func(lo []byte) ([]mvcc.Row, bool, error)) (all []mvcc.Row, err error) {
+	for {
+		rows, more, err := page(lo)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
+		if !more || len(rows) == 0 {
+			return all, nil
+		}
+		lo = append(bytes.Clone(rows[len(rows)-1].Key), 0)
+	}
 }
 
 func (t *nodeTable) get(id banyan.NodeID) (nodeRow, bool) {
@@ -183,11 +212,11 @@ func (t *nodeTable) follow(ctx context.Context, db *route.Router) error {
 
 // reload takes over the rows as they are now.
 func (t *nodeTable) reload(ctx context.Context, db *route.Router) (banyan.Revision, error) {
-	res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(nodePrefix), End: mvcc.PrefixEnd([]byte(nodePrefix))})
+	rows, at, err := readRoot(ctx, db, nodePrefix)
 	if err != nil {
 		return 0, err
 	}
-	return res.Revision, t.replace(res.Rows, res.Revision)
+	return at, t.replace(rows, at)
 }
 
 // replace makes the table what rows were at a revision, unless there are none
