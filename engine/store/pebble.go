@@ -134,7 +134,10 @@ func (k *pebbleKV) inspect() error {
 	case desc.Exists && desc.FormatMajorVersion > engineFormat:
 		return tooNew(desc.FormatMajorVersion)
 	case desc.Exists:
-		return k.checkSeals(desc.ManifestFilename)
+		return k.checkSeals(k.fs.PathBase(desc.ManifestFilename))
+	}
+	if err := k.checkSeals(""); err != nil {
+		return err
 	}
 	names, err := k.fs.List(k.dir)
 	if err != nil {

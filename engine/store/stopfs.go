@@ -1,8 +1,6 @@
 package store
 
 import (
-	"strings"
-
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -38,17 +36,30 @@ func (f stopFS) open(what string, op func() (vfs.File, error)) (file vfs.File) {
 // names it; Pebble leaves their order to the file system.
 func (f stopFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	file := f.open("create a file in", func() (vfs.File, error) { return f.FS.Create(name, c) })
-	if strings.HasPrefix(f.PathBase(name), "MANIFEST-") {
-		dir := f.open("open", func() (vfs.File, error) { return f.FS.OpenDir(f.PathDir(name)) })
-		f.do("sync", dir.Sync)
-		f.need(dir.Close())
+	if isManifest(f.PathBase(name)) {
+		f.syncDir(name)
 	}
 	return f.new(name, file), nil
 }
 
+// syncDir makes durable which names are in the directory of a file.
+func (f stopFS) syncDir(name string) {
+	dir := f.open("open", func() (vfs.File, error) { return f.FS.OpenDir(f.PathDir(name)) })
+	f.do("sync", dir.Sync)
+	f.need(dir.Close())
+}
+
+// Remove removes a file's seal first, or neither.
+func (f stopFS) Remove(name string) error {
+	if err := f.unseal(name); err != nil {
+		return err
+	}
+	return f.FS.Remove(name)
+}
+
 // new wraps a file that is written from its beginning.
 func (f stopFS) new(name string, file vfs.File) vfs.File {
-	if sealOf(f.PathBase(name)) != "" {
+	if isSealed(f.PathBase(name)) {
 		return f.sealed(name, file)
 	}
 	return stopFile{file, f}
@@ -60,6 +71,7 @@ func (f stopFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.Ope
 }
 
 func (f stopFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f.do("reuse a file in", func() error { return f.unseal(from) })
 	file := f.open("reuse a file in", func() (vfs.File, error) { return f.FS.ReuseForWrite(from, to, c) })
 	return f.new(to, file), nil
 }

@@ -148,6 +148,20 @@ func create(c Config) (*nodeFile, error) {
 	return f, f.write(c)
 }
 
+// checkStore refuses to make an empty store where a node's was: its replicas
+// would have forgotten what they promised.
+func checkStore(c Config, f *nodeFile) error {
+	_, err := os.Stat(c.storeDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNoStore(c, f)
+	}
+	return err
+}
+
+func errNoStore(c Config, f *nodeFile) error {
+	return banyan.Errorf(banyan.Corrupt, "%s says that this is node %v of cluster %s, but its data is missing: %s is not there, or is empty. Put that directory back as it was (is its disk mounted?); if it is lost, move %s away and let this machine join as a new node", c.nodeFile(), f.Node, f.Cluster, c.storeDir(), c.Dir)
+}
+
 func createTrust(c Config, cluster string) error {
 	now := time.Now()
 	ca, err := pki.NewCA(cluster, now)

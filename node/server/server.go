@@ -98,6 +98,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	sweep(cfg)
 	f, err := readNodeFile(cfg)
+	if err == nil && f != nil {
+		err = checkStore(cfg, f)
+	}
 	if err == nil && f == nil {
 		cfg.Listen = cmp.Or(cfg.Listen, DefaultListen)
 		f, err = create(cfg)
@@ -176,7 +179,10 @@ func (n *Server) openStore() (err error) {
 		return err
 	}
 	id, ok := n.store.Identity()
-	if !ok || id.Cluster != n.file.Cluster || id.Node != n.file.Node {
+	if !ok {
+		return errNoStore(n.cfg, n.file)
+	}
+	if id.Cluster != n.file.Cluster || id.Node != n.file.Node {
 		return banyan.Errorf(banyan.Conflict, "%s holds the data of node %v of cluster %q, but %s says node %v of cluster %q: this directory was put together from two; restore it from one copy", n.cfg.storeDir(), id.Node, id.Cluster, n.cfg.nodeFile(), n.file.Node, n.file.Cluster)
 	}
 	return nil
