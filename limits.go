@@ -124,7 +124,7 @@ var Limits = []Limit{
 	{"SlotsMax", SlotsMax, "slots", "offered by one node"},
 	{"WorkerBacklogMax", WorkerBacklogMax, "attempts", "waiting on one worker beyond its slots"},
 	{"WorkerResultsMax", WorkerResultsMax, "results", "kept by one worker until they are recorded; then it takes no more attempts"},
-	{"WorkerJobsMax", WorkerJobsMax, "jobs", "announced over one stream to a worker; then it opens a new one"},
+	{"WorkerJobsMax", WorkerJobsMax, "jobs", "whose specification a worker keeps of one stream; then they are announced anew"},
 	{"OutputInlineMax", OutputInlineMax, "bytes", "of one output kept in a task's result; a longer one is a blob"},
 	{"ResultBatchMax", ResultBatchMax, "results", "recorded by one command"},
 	{"ResultQueueMax", ResultQueueMax, "results", "waiting to be recorded in one shard; then none of its tasks are started"},

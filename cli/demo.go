@@ -233,12 +233,12 @@ func (d *demo) render(ctx context.Context) error {
 		Return:      []string{"frame-{}.png"},
 		AttemptsMax: 1,
 	}
-	d.job = d.app.newJobID()
 	numbers := &inputs{groups: [][][]string{nil}, count: d.frames, columns: 1}
 	for i := range d.frames {
 		numbers.groups[0] = append(numbers.groups[0], []string{strconv.Itoa(i + 1)})
 	}
-	if _, err := d.s.Jobs().Submit(ctx, d.job, spec, numbers.messages()); err != nil {
+	var err error
+	if d.job, err = d.app.submit(ctx, d.s, spec, numbers); err != nil {
 		return err
 	}
 	d.say("Job %s: %d frames, one task each.", d.job, d.frames)
@@ -246,7 +246,7 @@ func (d *demo) render(ctx context.Context) error {
 	fw := d.app.newFollower(d.s, follow{job: d.job, show: show, then: true})
 	defer d.watching.Wait()
 	fw.on = func(m *banyanv1.FollowResponse) error { return d.drive(ctx, fw, m) }
-	err := fw.run(ctx)
+	err = fw.run(ctx)
 	fw.bar.clear()
 	if err != nil {
 		return err

@@ -270,11 +270,8 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if err := upload(ctx, s, spec, files, f.send); err != nil {
 		return err
 	}
-	id := a.newJobID()
-	if err := s.place(id); err != nil {
-		return err
-	}
-	if _, err := s.Jobs().Submit(ctx, id, spec, in.messages()); err != nil {
+	id, err := a.submit(ctx, s, spec, in)
+	if err != nil {
 		return err
 	}
 	s.learn(ctx)

@@ -168,6 +168,24 @@ func (p parallelism) perNodeMax(ctx context.Context, s *session) (uint32, error)
 	return uint32(percentOf(p.percent, slots)), nil
 }
 
+// drawsMax is how many ids are drawn for a job. One in a million is taken if
+// another job is submitted in the same millisecond.
+const drawsMax = 5
+
+// submit stores a job under an id that no other job has.
+func (a *app) submit(ctx context.Context, s *session, spec *banyanv1.JobSpec, in *inputs) (id banyan.JobID, err error) {
+	for range drawsMax {
+		id = a.newJobID()
+		if err = s.place(id); err != nil {
+			return id, err
+		}
+		if _, err = s.Jobs().Submit(ctx, id, spec, in.messages()); !banyan.IsKind(err, banyan.AlreadyExists) {
+			break
+		}
+	}
+	return id, err
+}
+
 // newJobID draws an id from the clock and the process.
 func (a *app) newJobID() banyan.JobID {
 	r := banyan.NewRequestID()

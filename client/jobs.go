@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"iter"
 	"time"
@@ -26,13 +27,16 @@ const (
 )
 
 // Submit stores a job under an id that the caller has drawn (banyan.NewJobID);
-// when it returns nil the job is durable and will run. inputs may be ranged
+// when it returns nil the job is durable and will run. An id that another
+// submission has is refused with banyan.AlreadyExists: draw another one. inputs may be ranged
 // over again when a try failed. spec is sent without changes.
 func (j Jobs) Submit(ctx context.Context, id banyan.JobID, spec *banyanv1.JobSpec, inputs iter.Seq[*banyanv1.Input]) (tasks uint32, err error) {
+	r := banyan.NewRequestID()
+	nonce := binary.LittleEndian.Uint64(r[:]) | 1 // the same in every try; not 0
 	err = j.c.try(ctx, []byte(id), submitPatience, func(ctx context.Context, n *node) error {
 		stream := n.jobs.Submit(ctx)
 		obs.ToHeader(ctx, stream.RequestHeader())
-		sendInputs(stream, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec}, inputs)
+		sendInputs(stream, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec, Nonce: nonce}, inputs)
 		reply, err := stream.CloseAndReceive()
 		if err == nil {
 			tasks = reply.Msg.Tasks

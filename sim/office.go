@@ -58,7 +58,8 @@ func (p *process) every(d time.Duration, do func()) {
 	})
 }
 
-func (o *office) now() int64 { return o.p.n.clock().UnixMilli() }
+// now is the machine's monotonic clock; what the wall clock does is no matter.
+func (o *office) now() int64 { return 1 + o.p.clock().Milliseconds() }
 
 // hear brings word of leadership, in order, and sometimes late: until then a
 // controller goes on in a term that is over.
@@ -145,9 +146,9 @@ func (o *office) members() {
 		case !missed:
 			o.missing[n.id], since, missed = w.now, w.now, true
 		}
-		info := work.NodeInfo{ID: n.id, Name: n.id.String(), State: "alive", Alive: true, Draining: n.draining, Slots: slotsPerNode, LastContact: time.UnixMilli(o.now())}
+		info := work.NodeInfo{ID: n.id, Name: n.id.String(), State: "alive", Alive: true, Draining: n.draining, Slots: slotsPerNode}
 		if missed {
-			info.LastContact = time.UnixMilli(o.now() - (w.now - since).Milliseconds())
+			info.Silent = w.now - since
 			info.Alive = w.now-since < missedFor
 		}
 		infos = append(infos, info)
@@ -237,7 +238,7 @@ func (o *office) commit(x *lead) {
 	if !o.current(x) || x.committing {
 		return
 	}
-	b := o.core.NextBatch(o.now(), x.shard)
+	b := o.core.NextBatch(o.now(), o.p.n.clock().UnixMilli(), x.shard)
 	o.act()
 	if b == nil {
 		return

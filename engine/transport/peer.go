@@ -28,7 +28,7 @@ type peer struct {
 	wake  chan struct{} // something is queued
 	probe chan struct{} // see whether the node is there, and now
 
-	lastContactMs atomic.Int64
+	lastContact atomic.Int64 // ns since the Transport began, from 1; 0: never
 	// boot is the process of the node that is known to have run, from either
 	// direction; 0 when it is known to be gone.
 	boot atomic.Uint64
@@ -53,7 +53,7 @@ func nudge(c chan struct{}) {
 func (p *peer) wakeUp() { nudge(p.wake) }
 
 // heard notes that a frame arrived from the node.
-func (p *peer) heard() { p.lastContactMs.Store(time.Now().UnixMilli()) }
+func (p *peer) heard() { p.lastContact.Store(int64(time.Since(p.t.began)) + 1) }
 
 // run dials whenever there is something to send or to find out, and sends
 // until the connection breaks. After a break it finds out at once.

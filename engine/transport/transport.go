@@ -92,6 +92,7 @@ type Handlers struct {
 // Transport is one node's port and its connections to others.
 type Transport struct {
 	config   Config
+	began    time.Time
 	own      hello
 	log      *slog.Logger
 	meter    meter
@@ -146,6 +147,7 @@ func Listen(c Config) (*Transport, error) {
 	}
 	t := &Transport{
 		config:   c,
+		began:    time.Now(),
 		own:      hello{Min: banyan.ProtocolMin, Max: banyan.ProtocolVersion, Node: c.Node, Boot: rand.Uint64(), Version: banyan.Version},
 		log:      c.Logger,
 		meter:    newMeter(c.Metrics),
@@ -284,6 +286,7 @@ func (t *Transport) SendPacket(to banyan.NodeID, b []byte) {
 }
 
 // LastContact is when something last arrived from node; zero if never.
+// How long ago that is does not depend on jumps of the wall clock.
 func (t *Transport) LastContact(node banyan.NodeID) time.Time {
 	t.mu.Lock()
 	p := t.peers[node]
@@ -291,8 +294,8 @@ func (t *Transport) LastContact(node banyan.NodeID) time.Time {
 	if p == nil {
 		return time.Time{}
 	}
-	if ms := p.lastContactMs.Load(); ms != 0 {
-		return time.UnixMilli(ms)
+	if d := p.lastContact.Load(); d != 0 {
+		return t.began.Add(time.Duration(d))
 	}
 	return time.Time{}
 }

@@ -136,6 +136,9 @@ func TestMessages(t *testing.T) {
 	if one.LastContact(2).IsZero() || !one.LastContact(9).IsZero() {
 		t.Error("LastContact")
 	}
+	if at := one.LastContact(2).String(); !strings.Contains(at, " m=") {
+		t.Errorf("how long ago the last contact was, %s, changes when the wall clock is set", at)
+	}
 }
 
 func TestStream(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 // Core is every controller of one node without its goroutines: the unfinished
 // jobs of the shards led here, the workers, and what is on its way between
 // them. It reads no clock: now is milliseconds on any clock that does not go
-// back. It is not safe for concurrent use. The same inputs in the same order
+// back, and never 0; the time of day is given only where people are told it. It is not safe for concurrent use. The same inputs in the same order
 // give the same outputs.
 //
 // What it wants done comes out in four ways: Effects (after each input),
@@ -22,6 +22,7 @@ import (
 type Core struct {
 	shardOf func(partition []byte) banyan.ShardID
 	now     int64
+	wall    int64 // the time of day, of the batch that is being made
 
 	shards  []*shard // led here and loaded, by id
 	jobs    map[banyan.JobID]*Run
@@ -312,7 +313,7 @@ func (c *Core) Snapshot(now int64, r *Run) *banyanv1.Job {
 	return j
 }
 
-// Locate gives the attempt that runs a task.
+// Locate gives the attempt that runs a task, and since when by the core's clock.
 func (c *Core) Locate(id banyan.JobID, task uint32) (node banyan.NodeID, key Key, startMs int64, ok bool) {
 	r := c.jobs[id]
 	if r == nil || r.open[task] == nil || r.open[task].state != job.AttemptSent {

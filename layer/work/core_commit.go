@@ -94,9 +94,10 @@ func (c *Core) commits(s *shard) {
 }
 
 // NextBatch gives the next command of a shard, nil if there is nothing to
-// commit or the one before has not been answered.
-func (c *Core) NextBatch(now int64, id banyan.ShardID) *Batch {
-	c.now = now
+// commit or the one before has not been answered. wall is the time of day, as
+// the end of a job is told.
+func (c *Core) NextBatch(now, wall int64, id banyan.ShardID) *Batch {
+	c.now, c.wall = now, wall
 	at, ok := c.findShard(id)
 	if !ok || c.shards[at].inflight != nil {
 		return nil
@@ -198,7 +199,7 @@ func (c *Core) putEnd(b *Batch, r *Run, state banyanv1.JobState, t *tally) int {
 		n.Done += t.done[banyan.NodeID(n.Node)]
 		n.Running = 0
 	}
-	header := r.with(state, c.now, p)
+	header := r.with(state, c.wall, p)
 	b.ends = append(b.ends, ending{r, header})
 	return putHeader(b.Cmd, r, header)
 }

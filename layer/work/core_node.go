@@ -104,7 +104,7 @@ func (c *Core) Members(now int64, members []NodeInfo) {
 	for _, m := range members {
 		listed[m.ID] = true
 		n := c.meet(m.ID)
-		n.name, n.state, n.draining, n.lastContact = m.Name, m.State, m.Draining, m.LastContact.UnixMilli()
+		n.name, n.state, n.draining, n.lastContact = m.Name, m.State, m.Draining, now-m.Silent.Milliseconds()
 		if n.session == 0 {
 			n.slots = m.Slots
 		}

@@ -107,7 +107,7 @@ func (c *Core) begin(s *shard, b *Batch, op *Op) error {
 			c.discard(r)
 			return conflict(r.id, state, op.Kind)
 		}
-		b.header = r.with(to, c.now, nil)
+		b.header = r.with(to, c.wall, nil)
 		if job.Ended(to) {
 			b.header.Progress = c.Progress(c.now, r)
 			b.header.Progress.Pending += b.header.Progress.Running

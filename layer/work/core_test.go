@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/datadriven"
 
@@ -121,7 +120,7 @@ func (x *script) members(words []string) {
 	var nodes []NodeInfo
 	for _, w := range words {
 		name, v, said := strings.Cut(w, "=")
-		n := NodeInfo{ID: nodeNamed(name), Name: name, Alive: true, State: "alive", Slots: 2, LastContact: time.UnixMilli(x.now)}
+		n := NodeInfo{ID: nodeNamed(name), Name: name, Alive: true, State: "alive", Slots: 2}
 		switch {
 		case v == "dead":
 			n.Alive, n.State = false, v
@@ -247,12 +246,12 @@ func (x *script) report(t *testing.T, w []string) {
 
 func (x *script) take(t *testing.T) {
 	if x.batch != nil {
-		if x.core.NextBatch(x.now, 1) != nil {
+		if x.core.NextBatch(x.now, x.now, 1) != nil {
 			t.Fatal("two batches at once")
 		}
 		return
 	}
-	x.batch = x.core.NextBatch(x.now, 1)
+	x.batch = x.core.NextBatch(x.now, x.now, 1)
 	if x.batch == nil {
 		x.effects()
 		return

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"time"
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
@@ -117,7 +116,7 @@ func (x *faults) elect() {
 func (x *faults) members() {
 	var nodes []NodeInfo
 	for _, w := range x.workers {
-		nodes = append(nodes, NodeInfo{ID: w.id, Name: w.id.String(), Alive: w.alive, Slots: w.slots, LastContact: time.UnixMilli(x.now)})
+		nodes = append(nodes, NodeInfo{ID: w.id, Name: w.id.String(), Alive: w.alive, Slots: w.slots})
 	}
 	x.core.Members(x.now, nodes)
 }
@@ -222,7 +221,7 @@ func (x *faults) hello(w *simWorker) *peerv1.Hello {
 
 func (x *faults) commit(lost bool) {
 	if x.batch == nil {
-		x.batch = x.core.NextBatch(x.now, 1)
+		x.batch = x.core.NextBatch(x.now, x.now, 1)
 		return
 	}
 	b := x.batch

@@ -180,7 +180,7 @@ func (s *Service) waitLoaded(ctx context.Context) {
 func (s *Service) commits(l *lead) error {
 	for {
 		s.mu.Lock()
-		b := s.core.NextBatch(s.now(), l.shard)
+		b := s.core.NextBatch(s.now(), s.wall(), l.shard)
 		recs := s.recordsOf(b)
 		s.act()
 		s.mu.Unlock()

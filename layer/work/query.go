@@ -272,7 +272,7 @@ func (p *taskPage) running() {
 		}
 		p.out.Results = append(p.out.Results, &banyanv1.TaskResult{
 			Task: task, Attempt: r.failures[task].Count + 1, State: banyanv1.TaskState_TASK_STATE_RUNNING,
-			Node: uint64(node), StartMs: startMs,
+			Node: uint64(node), StartMs: p.s.wall() - (p.s.now() - startMs),
 		})
 	}
 	slices.SortStableFunc(p.out.Results, func(a, b *banyanv1.TaskResult) int { return cmp.Compare(a.Task, b.Task) })

@@ -182,12 +182,13 @@ func (r *Run) end(succeeded, failed uint32, then banyanv1.TaskState) (state bany
 }
 
 // with gives a new header that differs in its state.
-func (r *Run) with(state banyanv1.JobState, now int64, p *banyanv1.Progress) *banyanv1.Job {
+func (r *Run) with(state banyanv1.JobState, wall int64, p *banyanv1.Progress) *banyanv1.Job {
 	h := &banyanv1.Job{
 		Id: r.header.Id, Spec: r.header.Spec, State: state, Tasks: r.tasks, SubmitMs: r.header.SubmitMs, Progress: p,
+		Nonce: r.header.Nonce,
 	}
 	if job.Ended(state) {
-		h.EndMs = now
+		h.EndMs = wall
 	}
 	return h
 }

@@ -14,6 +14,7 @@ import (
 // with the workers, and answers the door. Its methods are safe for concurrent use.
 type Service struct {
 	cfg    Config
+	began  time.Time
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -55,6 +56,7 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{
 		cfg:      cfg,
+		began:    time.Now(),
 		core:     NewCore(cfg.ShardOf),
 		inputs:   newInputs(cfg.Reader),
 		leads:    map[banyan.ShardID]*lead{},
@@ -139,7 +141,12 @@ func (s *Service) Locate(id banyan.JobID, task banyan.TaskIndex) (node banyan.No
 	return node, key.Attempt, ok
 }
 
-func (s *Service) now() int64 { return s.cfg.Now().UnixMilli() }
+// now is milliseconds on a clock that does not go back, whatever is done to the
+// wall clock; it is never 0.
+func (s *Service) now() int64 { return 1 + time.Since(s.began).Milliseconds() }
+
+// wall is the time of day in milliseconds since 1970, for people.
+func (s *Service) wall() int64 { return s.cfg.Now().UnixMilli() }
 
 // input gives the core something under the lock and does what it then wants.
 func (s *Service) input(fn func()) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,7 +211,7 @@ func messages(id string, spec *banyanv1.JobSpec, inputs []*banyanv1.Input, end e
 	return func() (*banyanv1.SubmitRequest, error) {
 		m := &banyanv1.SubmitRequest{JobId: id}
 		if first {
-			m.Spec = spec
+			m.Spec, m.Nonce = spec, 1
 		} else if len(inputs) == 0 {
 			return nil, end
 		}
@@ -381,7 +382,7 @@ func TestLeadershipMovesWhileTasksRun(t *testing.T) {
 	b := newBench(t)
 	members := func(c *Config) {
 		c.Nodes = func() []NodeInfo {
-			return []NodeInfo{{ID: 1, Alive: true, LastContact: c.Now()}, {ID: 2, Alive: true, LastContact: c.Now()}}
+			return []NodeInfo{{ID: 1, Alive: true}, {ID: 2, Alive: true}}
 		}
 	}
 	now := func(c *Config) { c.Now = clock; members(c) }
@@ -655,6 +656,135 @@ func TestSubmitIsAppliedOnce(t *testing.T) {
 	in, err := s.inputs.get(b.ctx, 2, jobID, s.record(jobID).chunks, 149_999)
 	if err != nil || in.Columns[0] != "in-149999" {
 		t.Error(in, err)
+	}
+}
+
+func TestAnotherSubmissionOfAnIDIsRefused(t *testing.T) {
+	b := newBench(t)
+	s := b.service(1, nil)
+	b.lead(s, 3)
+	submit := func(nonce uint64, tasks int) error {
+		next := messages(jobID, header("", 0, nil).Spec, inputsOf(tasks), io.EOF)
+		_, err := s.Submit(b.ctx, func() (*banyanv1.SubmitRequest, error) {
+			m, err := next()
+			if m != nil {
+				m.Nonce = nonce
+			}
+			return m, err
+		})
+		return err
+	}
+	if err := submit(7, 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := submit(7, 3); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	for _, nonce := range []uint64{8, 0} {
+		if err := submit(nonce, 4); !banyan.IsKind(err, banyan.AlreadyExists) {
+			t.Errorf("nonce %d: %v", nonce, err)
+		}
+	}
+}
+
+// Two submissions of one id write their inputs to the same rows: the first to
+// be complete must not be made of the other's.
+func TestASubmissionIsNotMadeOfAnothersInputs(t *testing.T) {
+	b := newBench(t)
+	s := b.service(1, nil)
+	b.lead(s, 3)
+	other := messages(jobID, header("", 0, nil).Spec, inputsOf(150_000), io.EOF)
+	next, n := messages(jobID, header("", 0, nil).Spec, inputsOf(150_000), io.EOF), 0
+	_, err := s.Submit(b.ctx, func() (*banyanv1.SubmitRequest, error) {
+		m, err := next()
+		if n++; n == 150 { // its first rows are there: now the other comes, and gives up
+			if _, err := s.Submit(b.ctx, func() (*banyanv1.SubmitRequest, error) {
+				m, err := other()
+				if m != nil && m.Spec != nil {
+					m.Nonce = 2
+				}
+				if err != nil {
+					err = errEnough
+				}
+				return m, err
+			}); !errors.Is(err, errEnough) {
+				t.Error(err)
+			}
+		}
+		return m, err
+	})
+	if !banyan.IsKind(err, banyan.Conflict) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestTheWallClockJumpsDuringATakeover sets the clock back by an hour while
+// a new controller waits for a worker that does not say hello.
+func TestTheWallClockJumpsDuringATakeover(t *testing.T) {
+	b := newBench(t)
+	var back atomic.Bool
+	s := b.service(1, func(c *Config) {
+		c.Now = func() time.Time {
+			if back.Load() {
+				return time.Now().Add(-time.Hour)
+			}
+			return time.Now()
+		}
+		c.Nodes = func() []NodeInfo {
+			return []NodeInfo{{ID: 1, Alive: true}, {ID: 2, Alive: true, Silent: time.Since(time.Time{})}}
+		}
+	})
+	b.lead(s, 3)
+	b.submit(s, jobID, 3, nil)
+	b.lead(s, 4)
+	back.Store(true)
+	w := b.worker(1, 2, succeed)
+	w.connect(s)
+	var f followed
+	if err := f.follow(b.ctx, s, jobID, nil); err != nil || f.state != banyanv1.JobState_JOB_STATE_SUCCEEDED {
+		t.Errorf("%v, %v", f.state, err)
+	}
+}
+
+// TestAWorkerHearsOfManyJobsOverOneStream: what the two sides keep of a stream
+// is bounded, and the stream goes on.
+func TestAWorkerHearsOfManyJobsOverOneStream(t *testing.T) {
+	s := New(Config{ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
+	x := &session{ctx: t.Context(), jobs: map[banyan.JobID]struct{}{}}
+	known := map[string]bool{}
+	for i := range 3 * banyan.WorkerJobsMax {
+		id := banyan.NewJobID(int64(i), 0)
+		rec := &record{id: id, spec: header("", 0, nil).Spec} // its only task is the then step, which has no input
+		msg := &peerv1.ControllerMessage{}
+		if failed := s.prepare(x, msg, []start{{Start{Key: Key{id, 0, 1}, Try: 1}, rec}}); len(failed) > 0 {
+			t.Fatal(i, failed)
+		}
+		if msg.ForgetJobs {
+			clear(known)
+		}
+		for _, j := range msg.Jobs {
+			known[j.JobId] = true
+		}
+		if !known[string(id)] || len(known) > banyan.WorkerJobsMax || len(x.jobs) != len(known) {
+			t.Fatalf("after %d jobs the worker knows %d, its controller believes %d", i, len(known), len(x.jobs))
+		}
+	}
+}
+
+// TestStreamsOpenWhileTheServiceStops: whoever opens one is either refused or
+// waited for. It is for the race detector.
+func TestStreamsOpenWhileTheServiceStops(t *testing.T) {
+	for range 50 {
+		b := newBench(t)
+		ctx, cancel := context.WithCancel(b.ctx)
+		s := New(Config{Node: 1, Committer: b.rows, Reader: b.rows, ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); s.Run(ctx) }()
+		for n := range banyan.NodeID(4) {
+			b.worker(n+1, 1, succeed).connect(s)
+		}
+		cancel()
+		<-stopped
 	}
 }
 

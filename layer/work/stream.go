@@ -31,6 +31,9 @@ var _ Stream = (*connect.BidiStream[peerv1.WorkerMessage, peerv1.ControllerMessa
 // unsentPause keeps a start that cannot be prepared from being tried in a tight loop.
 const unsentPause = 100 * time.Millisecond
 
+// sessionGoroutines are those of one session, which Serve starts: receive and send.
+const sessionGoroutines = 2
+
 // session is one worker's stream.
 type session struct {
 	id     Session
@@ -38,7 +41,7 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wake   chan struct{}
-	jobs   map[banyan.JobID]struct{} // whose specification was sent
+	jobs   map[banyan.JobID]struct{} // whose specification was sent and is kept there; at most banyan.WorkerJobsMax
 }
 
 // Work is the handler of the peer service's method of that name.
@@ -61,8 +64,15 @@ func (s *Service) Serve(ctx context.Context, stream Stream) error {
 	// An answer may not be written to once its handler has returned: net/http
 	// panics then, and the node with it.
 	defer func() { s.disconnect(x); <-sent }()
-	s.wg.Go(func() { ended <- s.receive(x, first) })
-	s.wg.Go(func() { defer close(sent); ended <- s.send(x) })
+	go func() {
+		defer s.wg.Done()
+		ended <- s.receive(x, first)
+	}()
+	go func() {
+		defer s.wg.Done()
+		defer close(sent)
+		ended <- s.send(x)
+	}()
 	select {
 	case err = <-ended:
 		return err
@@ -99,6 +109,7 @@ func (s *Service) connect(ctx context.Context, stream Stream, first *peerv1.Work
 	s.lastID++
 	x.id = Session{node, s.lastID}
 	s.sessions[node] = x
+	s.wg.Add(sessionGoroutines) // before Run, which sets closed under this lock, may wait
 	stop := context.AfterFunc(s.ctx, x.cancel)
 	context.AfterFunc(x.ctx, func() { stop() })
 	s.core.Connect(s.now(), x.id)
@@ -171,6 +182,10 @@ type start struct {
 // prepare completes the attempts of a message with what the rows say. Those it
 // cannot complete are given back.
 func (s *Service) prepare(x *session, msg *peerv1.ControllerMessage, starts []start) (failed []Key) {
+	if len(x.jobs)+len(starts) > banyan.WorkerJobsMax && len(x.jobs) > 0 {
+		clear(x.jobs)
+		msg.ForgetJobs = true
+	}
 	for _, st := range starts {
 		a, err := s.attempt(x.ctx, st)
 		if err != nil {
@@ -184,6 +199,10 @@ func (s *Service) prepare(x *session, msg *peerv1.ControllerMessage, starts []st
 			continue
 		}
 		if _, known := x.jobs[st.Key.Job]; !known {
+			if len(x.jobs) >= banyan.WorkerJobsMax {
+				failed = append(failed, st.Key) // next time
+				continue
+			}
 			x.jobs[st.Key.Job] = struct{}{}
 			msg.Jobs = append(msg.Jobs, &peerv1.JobHeader{JobId: string(st.Key.Job), Spec: st.rec.spec, Tasks: st.rec.tasks})
 		}

@@ -19,18 +19,21 @@ const submitBytes = 1 << 20
 type submission struct {
 	s      *Service
 	id     banyan.JobID
+	nonce  uint64 // of the caller, repeated with each copy; 0: none
 	shard  banyan.ShardID
 	spec   *banyanv1.JobSpec
 	cut    job.Chunker
 	chunks []banyan.TaskIndex
 	muts   []mvcc.Mutation
 	bytes  int
-	sent   []mvcc.Cond // one for each command so far: its rows are still there
+	wrote  bool        // or may have written
+	sent   []mvcc.Cond // one for each command so far: its rows are still there, as it wrote them
 }
 
 // Submit stores a job. next gives the messages and then io.EOF; the first must
-// carry the specification and the job's id. A second submission of an id
-// changes nothing and gives the same answer. Nothing of a refused job is kept.
+// carry the specification and the job's id. The same submission repeated, which
+// its nonce tells, changes nothing and gives the same answer; another one of an
+// id that exists is refused. Nothing of a refused job is kept.
 func (s *Service) Submit(ctx context.Context, next func() (*banyanv1.SubmitRequest, error)) (*banyanv1.SubmitResponse, error) {
 	m, err := next()
 	if errors.Is(err, io.EOF) {
@@ -46,7 +49,7 @@ func (s *Service) Submit(ctx context.Context, next func() (*banyanv1.SubmitReque
 	if err := job.Validate(m.Spec); err != nil {
 		return nil, err
 	}
-	x := &submission{s: s, id: id, shard: shard, spec: m.Spec}
+	x := &submission{s: s, id: id, nonce: m.Nonce, shard: shard, spec: m.Spec}
 	done, err := x.exists(ctx)
 	if done != nil || err != nil {
 		return done, err
@@ -59,13 +62,14 @@ func (s *Service) Submit(ctx context.Context, next func() (*banyanv1.SubmitReque
 	if errors.Is(err, io.EOF) {
 		done, err = x.finish(ctx)
 	}
-	if err != nil && len(x.sent) > 0 {
+	if err != nil && x.wrote {
 		x.abandon()
 	}
 	return done, err
 }
 
-// exists answers a submission of a job that is there already.
+// exists answers a submission of a job that is there already: as before, if it
+// is the same submission. Ids are drawn, so another one may have the same.
 func (x *submission) exists(ctx context.Context) (*banyanv1.SubmitResponse, error) {
 	header, _, err := readHeader(ctx, x.s.cfg.Reader, x.shard, x.id)
 	if banyan.IsKind(err, banyan.NotFound) {
@@ -73,6 +77,9 @@ func (x *submission) exists(ctx context.Context) (*banyanv1.SubmitResponse, erro
 	}
 	if err != nil {
 		return nil, err
+	}
+	if header.Nonce != x.nonce || x.nonce == 0 {
+		return nil, banyan.Errorf(banyan.AlreadyExists, "job %s is there already, from another submission: draw another id", x.id)
 	}
 	return &banyanv1.SubmitResponse{JobId: string(x.id), Tasks: header.Tasks}, nil
 }
@@ -110,12 +117,14 @@ func (x *submission) put(ctx context.Context, c job.Chunk) error {
 // flush commits what was gathered, ahead of the header.
 func (x *submission) flush(ctx context.Context) error {
 	muts := x.muts
-	x.muts, x.bytes = nil, 0
-	x.sent = append(x.sent, mvcc.Cond{Key: muts[0].Key, Test: mvcc.Exists})
+	x.muts, x.bytes, x.wrote = nil, 0, true
 	cmd := &mvcc.Command{Conds: []mvcc.Cond{{Key: job.HeaderKey(x.id), Test: mvcc.Missing}}, Muts: muts}
 	a, err := x.s.do(ctx, &Op{Kind: OpWrite, Shard: x.shard, Job: x.id, Cmd: cmd})
 	if err == nil && !a.Result.OK {
 		err = banyan.Errorf(banyan.Conflict, "job %s was submitted by somebody else meanwhile", x.id)
+	}
+	if err == nil {
+		x.sent = append(x.sent, mvcc.Cond{Key: muts[0].Key, Test: mvcc.ModEquals, Mod: a.Result.Revision})
 	}
 	return err
 }
@@ -140,7 +149,7 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 	}
 	header := &banyanv1.Job{
 		Id: string(x.id), Spec: job.TrimSpec(x.spec), State: banyanv1.JobState_JOB_STATE_ACTIVE,
-		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.now(),
+		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.wall(), Nonce: x.nonce,
 	}
 	key := job.HeaderKey(x.id)
 	cmd := &mvcc.Command{

@@ -49,13 +49,13 @@ const commandBytes = 2 << 20
 
 // NodeInfo is what a controller needs to know of a member of the cluster.
 type NodeInfo struct {
-	ID          banyan.NodeID
-	Name        string
-	State       string // as people read it: alive, suspect, dead, draining
-	Alive       bool   // or suspect; false: its attempts are given to others
-	Draining    bool
-	Slots       int
-	LastContact time.Time
+	ID       banyan.NodeID
+	Name     string
+	State    string // as people read it: alive, suspect, dead, draining
+	Alive    bool   // or suspect; false: its attempts are given to others
+	Draining bool
+	Slots    int
+	Silent   time.Duration // since it was last heard of
 }
 
 // Committer commits a command whose Term is set: in that term, or not at all
@@ -84,7 +84,7 @@ type Config struct {
 	// HoldUnfinished holds the jobs that are found unfinished and were neither
 	// submitted nor resumed in this process (the embedded node).
 	HoldUnfinished bool
-	Now            func() time.Time // nil: time.Now
+	Now            func() time.Time // the wall clock, which may jump; nil: time.Now
 	Logger         *slog.Logger
 	Metrics        *metric.Set // nil: none
 }

@@ -109,13 +109,13 @@ func (n *Server) workNodes() []work.NodeInfo {
 		state := n.stateOf(row.ID)
 		info := work.NodeInfo{
 			ID: row.ID, Name: row.Name, State: state, Slots: row.Slots, Draining: row.Draining,
-			Alive: state == "alive" || state == "suspect", LastContact: time.Now(),
+			Alive: state == "alive" || state == "suspect",
 		}
 		if row.Draining && info.Alive {
 			info.State = "draining"
 		}
 		if n.port != nil && row.ID != n.file.Node {
-			info.LastContact = n.port.LastContact(row.ID)
+			info.Silent = time.Since(n.port.LastContact(row.ID))
 		}
 		out = append(out, info)
 	}

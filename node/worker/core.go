@@ -222,6 +222,9 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 	for _, k := range m.GetStop() {
 		c.stop(now, keyOf(k))
 	}
+	if m.GetForgetJobs() {
+		clear(from.jobs) // attempts that are here keep theirs
+	}
 	err := from.learn(m.GetJobs())
 	for _, s := range m.GetStart() {
 		if err == nil {
@@ -232,11 +235,11 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 	return err
 }
 
-// learn keeps job headers for the life of the stream.
+// learn keeps job headers until the controller says that they are forgotten.
 func (x *controller) learn(jobs []*peerv1.JobHeader) error {
 	for _, j := range jobs {
 		if len(x.jobs) >= banyan.WorkerJobsMax {
-			return banyan.Errorf(banyan.Exhausted, "%s has sent %d jobs over one stream (WorkerJobsMax): opening a new one", x.node, len(x.jobs))
+			return banyan.Errorf(banyan.Exhausted, "%s has announced %d jobs at once (WorkerJobsMax): opening a new stream", x.node, len(x.jobs))
 		}
 		x.jobs[banyan.JobID(j.GetJobId())] = j
 	}

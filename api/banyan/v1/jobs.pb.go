@@ -445,6 +445,7 @@ type SubmitRequest struct {
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	Spec          *JobSpec               `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Inputs        []*Input               `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	Nonce         uint64                 `protobuf:"fixed64,16,opt,name=nonce,proto3" json:"nonce,omitempty"` // drawn for this submission; repeated with it, the answer is the same. 0: an id that exists is refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +499,13 @@ func (x *SubmitRequest) GetInputs() []*Input {
 		return x.Inputs
 	}
 	return nil
+}
+
+func (x *SubmitRequest) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
 }
 
 type SubmitResponse struct {
@@ -764,6 +772,7 @@ type Job struct {
 	ThenResult    *TaskResult            `protobuf:"bytes,8,opt,name=then_result,json=thenResult,proto3" json:"then_result,omitempty"`
 	Shard         uint32                 `protobuf:"varint,9,opt,name=shard,proto3" json:"shard,omitempty"`
 	Leader        uint64                 `protobuf:"varint,10,opt,name=leader,proto3" json:"leader,omitempty"`
+	Nonce         uint64                 `protobuf:"fixed64,16,opt,name=nonce,proto3" json:"nonce,omitempty"` // of the submission
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -868,6 +877,13 @@ func (x *Job) GetLeader() uint64 {
 	return 0
 }
 
+func (x *Job) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
 type Output struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -953,6 +969,8 @@ type TaskResult struct {
 	Input         *Input                 `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
 	Revision      uint64                 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
 	Slot          uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`
+	AttemptId     uint64                 `protobuf:"varint,20,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"` // names the attempt in the cluster
+	Lost          uint32                 `protobuf:"varint,21,opt,name=lost,proto3" json:"lost,omitempty"`                            // attempts before this one that were lost with their node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1088,6 +1106,20 @@ func (x *TaskResult) GetRevision() uint64 {
 func (x *TaskResult) GetSlot() uint32 {
 	if x != nil {
 		return x.Slot
+	}
+	return 0
+}
+
+func (x *TaskResult) GetAttemptId() uint64 {
+	if x != nil {
+		return x.AttemptId
+	}
+	return 0
+}
+
+func (x *TaskResult) GetLost() uint32 {
+	if x != nil {
+		return x.Lost
 	}
 	return 0
 }
@@ -1547,6 +1579,7 @@ type LogsRequest struct {
 	Follow        bool                   `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	StderrOnly    bool                   `protobuf:"varint,4,opt,name=stderr_only,json=stderrOnly,proto3" json:"stderr_only,omitempty"`
 	StdoutOnly    bool                   `protobuf:"varint,5,opt,name=stdout_only,json=stdoutOnly,proto3" json:"stdout_only,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,16,opt,name=attempt,proto3" json:"attempt,omitempty"` // only of this one, from 1; 0: of the latest, and while following of those after it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1616,12 +1649,22 @@ func (x *LogsRequest) GetStdoutOnly() bool {
 	return false
 }
 
+func (x *LogsRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 type LogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	Stderr        bool                   `protobuf:"varint,2,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	Ended         bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
-	Result        *TaskResult            `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"` // with ended, when there is one
+	Result        *TaskResult            `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`     // with ended, when there is one
+	Attempt       uint32                 `protobuf:"varint,16,opt,name=attempt,proto3" json:"attempt,omitempty"` // whose output data is, from 1
+	Node          uint64                 `protobuf:"varint,17,opt,name=node,proto3" json:"node,omitempty"`       // it runs or ran there
+	Note          string                 `protobuf:"bytes,18,opt,name=note,proto3" json:"note,omitempty"`        // another attempt begins, and why; its output follows from the front
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1682,6 +1725,27 @@ func (x *LogsResponse) GetResult() *TaskResult {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *LogsResponse) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *LogsResponse) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *LogsResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
 }
 
 type HoldRequest struct {
@@ -1989,11 +2053,12 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x0esend_templates\x18\f \x03(\tR\rsendTemplates\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
 	"\rSubmitRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12(\n" +
-	"\x06inputs\x18\x03 \x03(\v2\x10.banyan.v1.InputR\x06inputs\"=\n" +
+	"\x06inputs\x18\x03 \x03(\v2\x10.banyan.v1.InputR\x06inputs\x12\x14\n" +
+	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\"=\n" +
 	"\x0eSubmitResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x14\n" +
 	"\x05tasks\x18\x02 \x01(\rR\x05tasks\"\xb0\x02\n" +
@@ -2016,7 +2081,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\arunning\x18\x03 \x01(\rR\arunning\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\rR\x04done\x12\x14\n" +
 	"\x05slots\x18\x05 \x01(\rR\x05slots\x12\x14\n" +
-	"\x05state\x18\x06 \x01(\tR\x05state\"\xc9\x02\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\"\xdf\x02\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12)\n" +
@@ -2029,12 +2094,13 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"thenResult\x12\x14\n" +
 	"\x05shard\x18\t \x01(\rR\x05shard\x12\x16\n" +
 	"\x06leader\x18\n" +
-	" \x01(\x04R\x06leader\"l\n" +
+	" \x01(\x04R\x06leader\x12\x14\n" +
+	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\"l\n" +
 	"\x06Output\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06inline\x18\x02 \x01(\fR\x06inline\x12\x16\n" +
 	"\x06chunks\x18\x03 \x03(\fR\x06chunks\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\xdf\x03\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x92\x04\n" +
 	"\n" +
 	"TaskResult\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x18\n" +
@@ -2053,7 +2119,10 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05error\x18\f \x01(\tR\x05error\x12&\n" +
 	"\x05input\x18\r \x01(\v2\x10.banyan.v1.InputR\x05input\x12\x1a\n" +
 	"\brevision\x18\x0e \x01(\x04R\brevision\x12\x12\n" +
-	"\x04slot\x18\x0f \x01(\rR\x04slot\"&\n" +
+	"\x04slot\x18\x0f \x01(\rR\x04slot\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x14 \x01(\x04R\tattemptId\x12\x12\n" +
+	"\x04lost\x18\x15 \x01(\rR\x04lost\"&\n" +
 	"\rGetJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"2\n" +
 	"\x0eGetJobResponse\x12 \n" +
@@ -2083,7 +2152,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x13.banyan.v1.JobStateR\x05state\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x126\n" +
 	"\vthen_result\x18\x05 \x01(\v2\x15.banyan.v1.TaskResultR\n" +
-	"thenResult\"\x92\x01\n" +
+	"thenResult\"\xac\x01\n" +
 	"\vLogsRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\rR\x04task\x12\x16\n" +
@@ -2091,12 +2160,16 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\vstderr_only\x18\x04 \x01(\bR\n" +
 	"stderrOnly\x12\x1f\n" +
 	"\vstdout_only\x18\x05 \x01(\bR\n" +
-	"stdoutOnly\"\x7f\n" +
+	"stdoutOnly\x12\x18\n" +
+	"\aattempt\x18\x10 \x01(\rR\aattempt\"\xc1\x01\n" +
 	"\fLogsResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
 	"\x06stderr\x18\x02 \x01(\bR\x06stderr\x12\x14\n" +
 	"\x05ended\x18\x03 \x01(\bR\x05ended\x12-\n" +
-	"\x06result\x18\x04 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"$\n" +
+	"\x06result\x18\x04 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\x12\x18\n" +
+	"\aattempt\x18\x10 \x01(\rR\aattempt\x12\x12\n" +
+	"\x04node\x18\x11 \x01(\x04R\x04node\x12\x12\n" +
+	"\x04note\x18\x12 \x01(\tR\x04note\"$\n" +
 	"\vHoldRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"0\n" +
 	"\fHoldResponse\x12 \n" +

@@ -1577,6 +1577,7 @@ type Attempt struct {
 	Input           *v1.Input              `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
 	Traceparent     string                 `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	InputsFromTasks []*v1.FileRef          `protobuf:"bytes,5,rep,name=inputs_from_tasks,json=inputsFromTasks,proto3" json:"inputs_from_tasks,omitempty"` // the then step: every returned file
+	Suspect         bool                   `protobuf:"varint,16,opt,name=suspect,proto3" json:"suspect,omitempty"`                                        // an attempt at the task was lost with its node: one such runs on a node at once, and waits for ControllerMessage.begin
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1646,6 +1647,13 @@ func (x *Attempt) GetInputsFromTasks() []*v1.FileRef {
 	return nil
 }
 
+func (x *Attempt) GetSuspect() bool {
+	if x != nil {
+		return x.Suspect
+	}
+	return false
+}
+
 type WorkerMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`    // first message; again when shards move to this controller
@@ -1653,6 +1661,7 @@ type WorkerMessage struct {
 	Finished      []*Finished            `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty"`
 	Rejected      []*AttemptKey          `protobuf:"bytes,4,rep,name=rejected,proto3" json:"rejected,omitempty"` // handed back without a result: not started, or killed because this worker stops
 	Draining      bool                   `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
+	Begins        []*AttemptKey          `protobuf:"bytes,16,rep,name=begins,proto3" json:"begins,omitempty"` // suspects whose turn it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1722,6 +1731,13 @@ func (x *WorkerMessage) GetDraining() bool {
 	return false
 }
 
+func (x *WorkerMessage) GetBegins() []*AttemptKey {
+	if x != nil {
+		return x.Begins
+	}
+	return nil
+}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1729,6 +1745,7 @@ type Hello struct {
 	Running       []*AttemptKey          `protobuf:"bytes,3,rep,name=running,proto3" json:"running,omitempty"` // of the shards that this controller node leads, all it holds
 	Protocol      uint32                 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Leads         []uint32               `protobuf:"varint,5,rep,packed,name=leads,proto3" json:"leads,omitempty"` // shards that the worker believes this controller node leads; of their jobs, running is complete
+	Lost          []*Lost                `protobuf:"bytes,16,rep,name=lost,proto3" json:"lost,omitempty"`          // attempts that ran here when the node ended without warning
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1798,6 +1815,13 @@ func (x *Hello) GetLeads() []uint32 {
 	return nil
 }
 
+func (x *Hello) GetLost() []*Lost {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
 type Finished struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *AttemptKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1853,12 +1877,14 @@ func (x *Finished) GetResult() *v1.TaskResult {
 type ControllerMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*Attempt             `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
-	Stop          []*AttemptKey          `protobuf:"bytes,2,rep,name=stop,proto3" json:"stop,omitempty"`                          // cancel: kill, and report it canceled
-	Recorded      []*AttemptKey          `protobuf:"bytes,3,rep,name=recorded,proto3" json:"recorded,omitempty"`                  // results now durable; the worker may forget them
-	Jobs          []*JobHeader           `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty"`                          // specs of the jobs that start refers to, sent once per stream
-	Demand        uint32                 `protobuf:"varint,5,opt,name=demand,proto3" json:"demand,omitempty"`                     // attempts waiting for credit, over all jobs here
-	Unknown       []*AttemptKey          `protobuf:"bytes,6,rep,name=unknown,proto3" json:"unknown,omitempty"`                    // claimed, but of no job here that wants them: kill and forget
-	SayHello      bool                   `protobuf:"varint,7,opt,name=say_hello,json=sayHello,proto3" json:"say_hello,omitempty"` // this node has taken shards over: send a Hello again, now
+	Stop          []*AttemptKey          `protobuf:"bytes,2,rep,name=stop,proto3" json:"stop,omitempty"`                                 // cancel: kill, and report it canceled
+	Recorded      []*AttemptKey          `protobuf:"bytes,3,rep,name=recorded,proto3" json:"recorded,omitempty"`                         // results now durable; the worker may forget them
+	Jobs          []*JobHeader           `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty"`                                 // specs of the jobs that start refers to, sent once per stream
+	Demand        uint32                 `protobuf:"varint,5,opt,name=demand,proto3" json:"demand,omitempty"`                            // attempts waiting for credit, over all jobs here
+	Unknown       []*AttemptKey          `protobuf:"bytes,6,rep,name=unknown,proto3" json:"unknown,omitempty"`                           // claimed, but of no job here that wants them: kill and forget
+	SayHello      bool                   `protobuf:"varint,7,opt,name=say_hello,json=sayHello,proto3" json:"say_hello,omitempty"`        // this node has taken shards over: send a Hello again, now
+	Begin         []*AttemptKey          `protobuf:"bytes,16,rep,name=begin,proto3" json:"begin,omitempty"`                              // suspects that may begin: it is durable that they do
+	ForgetJobs    bool                   `protobuf:"varint,17,opt,name=forget_jobs,json=forgetJobs,proto3" json:"forget_jobs,omitempty"` // what was sent in jobs before this message is forgotten: what is meant is sent again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1938,6 +1964,20 @@ func (x *ControllerMessage) GetUnknown() []*AttemptKey {
 func (x *ControllerMessage) GetSayHello() bool {
 	if x != nil {
 		return x.SayHello
+	}
+	return false
+}
+
+func (x *ControllerMessage) GetBegin() []*AttemptKey {
+	if x != nil {
+		return x.Begin
+	}
+	return nil
+}
+
+func (x *ControllerMessage) GetForgetJobs() bool {
+	if x != nil {
+		return x.ForgetJobs
 	}
 	return false
 }
@@ -2130,6 +2170,58 @@ func (x *TailResponse) GetEnded() bool {
 	return false
 }
 
+type Lost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *AttemptKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Suspect       bool                   `protobuf:"varint,2,opt,name=suspect,proto3" json:"suspect,omitempty"` // it ran as one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lost) Reset() {
+	*x = Lost{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lost) ProtoMessage() {}
+
+func (x *Lost) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lost.ProtoReflect.Descriptor instead.
+func (*Lost) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Lost) GetKey() *AttemptKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Lost) GetSuspect() bool {
+	if x != nil {
+		return x.Suspect
+	}
+	return false
+}
+
 var File_banyan_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_banyan_peer_v1_peer_proto_rawDesc = "" +
@@ -2249,28 +2341,31 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"AttemptKey\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\rR\x04task\x12\x18\n" +
-	"\aattempt\x18\x03 \x01(\x04R\aattempt\"\xd3\x01\n" +
+	"\aattempt\x18\x03 \x01(\x04R\aattempt\"\xed\x01\n" +
 	"\aAttempt\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\rR\x03try\x12&\n" +
 	"\x05input\x18\x03 \x01(\v2\x10.banyan.v1.InputR\x05input\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12>\n" +
-	"\x11inputs_from_tasks\x18\x05 \x03(\v2\x12.banyan.v1.FileRefR\x0finputsFromTasks\"\xde\x01\n" +
+	"\x11inputs_from_tasks\x18\x05 \x03(\v2\x12.banyan.v1.FileRefR\x0finputsFromTasks\x12\x18\n" +
+	"\asuspect\x18\x10 \x01(\bR\asuspect\"\x92\x02\n" +
 	"\rWorkerMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.banyan.peer.v1.HelloR\x05hello\x12\x16\n" +
 	"\x06credit\x18\x02 \x01(\rR\x06credit\x124\n" +
 	"\bfinished\x18\x03 \x03(\v2\x18.banyan.peer.v1.FinishedR\bfinished\x126\n" +
 	"\brejected\x18\x04 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\brejected\x12\x1a\n" +
-	"\bdraining\x18\x05 \x01(\bR\bdraining\"\x99\x01\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\x122\n" +
+	"\x06begins\x18\x10 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x06begins\"\xc3\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\rR\x05slots\x124\n" +
 	"\arunning\x18\x03 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\arunning\x12\x1a\n" +
 	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x14\n" +
-	"\x05leads\x18\x05 \x03(\rR\x05leads\"g\n" +
+	"\x05leads\x18\x05 \x03(\rR\x05leads\x12(\n" +
+	"\x04lost\x18\x10 \x03(\v2\x14.banyan.peer.v1.LostR\x04lost\"g\n" +
 	"\bFinished\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12-\n" +
-	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xc4\x02\n" +
+	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\x97\x03\n" +
 	"\x11ControllerMessage\x12-\n" +
 	"\x05start\x18\x01 \x03(\v2\x17.banyan.peer.v1.AttemptR\x05start\x12.\n" +
 	"\x04stop\x18\x02 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x04stop\x126\n" +
@@ -2278,7 +2373,10 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x04jobs\x18\x04 \x03(\v2\x19.banyan.peer.v1.JobHeaderR\x04jobs\x12\x16\n" +
 	"\x06demand\x18\x05 \x01(\rR\x06demand\x124\n" +
 	"\aunknown\x18\x06 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\aunknown\x12\x1b\n" +
-	"\tsay_hello\x18\a \x01(\bR\bsayHello\"`\n" +
+	"\tsay_hello\x18\a \x01(\bR\bsayHello\x120\n" +
+	"\x05begin\x18\x10 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x05begin\x12\x1f\n" +
+	"\vforget_jobs\x18\x11 \x01(\bR\n" +
+	"forgetJobs\"`\n" +
 	"\tJobHeader\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12\x14\n" +
@@ -2293,7 +2391,10 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\fTailResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
 	"\x06stderr\x18\x02 \x01(\bR\x06stderr\x12\x14\n" +
-	"\x05ended\x18\x03 \x01(\bR\x05ended2\xb1\a\n" +
+	"\x05ended\x18\x03 \x01(\bR\x05ended\"N\n" +
+	"\x04Lost\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x18\n" +
+	"\asuspect\x18\x02 \x01(\bR\asuspect2\xb1\a\n" +
 	"\x04Peer\x12G\n" +
 	"\x06Commit\x12\x1d.banyan.peer.v1.CommitRequest\x1a\x1e.banyan.peer.v1.CommitResponse\x12A\n" +
 	"\x04Read\x12\x1b.banyan.peer.v1.ReadRequest\x1a\x1c.banyan.peer.v1.ReadResponse\x12N\n" +
@@ -2320,7 +2421,7 @@ func file_banyan_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_banyan_peer_v1_peer_proto_rawDescData
 }
 
-var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*CommitRequest)(nil),          // 0: banyan.peer.v1.CommitRequest
 	(*CommitResponse)(nil),         // 1: banyan.peer.v1.CommitResponse
@@ -2355,63 +2456,68 @@ var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*JobHeader)(nil),              // 30: banyan.peer.v1.JobHeader
 	(*TailRequest)(nil),            // 31: banyan.peer.v1.TailRequest
 	(*TailResponse)(nil),           // 32: banyan.peer.v1.TailResponse
-	nil,                            // 33: banyan.peer.v1.ShardInfo.BehindEntry
-	(*v1.Input)(nil),               // 34: banyan.v1.Input
-	(*v1.FileRef)(nil),             // 35: banyan.v1.FileRef
-	(*v1.TaskResult)(nil),          // 36: banyan.v1.TaskResult
-	(*v1.JobSpec)(nil),             // 37: banyan.v1.JobSpec
+	(*Lost)(nil),                   // 33: banyan.peer.v1.Lost
+	nil,                            // 34: banyan.peer.v1.ShardInfo.BehindEntry
+	(*v1.Input)(nil),               // 35: banyan.v1.Input
+	(*v1.FileRef)(nil),             // 36: banyan.v1.FileRef
+	(*v1.TaskResult)(nil),          // 37: banyan.v1.TaskResult
+	(*v1.JobSpec)(nil),             // 38: banyan.v1.JobSpec
 }
 var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: banyan.peer.v1.ReadResponse.rows:type_name -> banyan.peer.v1.Row
 	3,  // 1: banyan.peer.v1.RowEvent.row:type_name -> banyan.peer.v1.Row
 	6,  // 2: banyan.peer.v1.WatchRowsResponse.events:type_name -> banyan.peer.v1.RowEvent
 	17, // 3: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
-	33, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
+	34, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
 	24, // 5: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
-	34, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
-	35, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
+	35, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
+	36, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
 	27, // 8: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
 	28, // 9: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
 	24, // 10: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
-	24, // 11: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
-	24, // 12: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
-	36, // 13: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
-	25, // 14: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
-	24, // 15: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
-	24, // 16: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
-	30, // 17: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
-	24, // 18: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
-	37, // 19: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
-	24, // 20: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
-	0,  // 21: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
-	2,  // 22: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
-	5,  // 23: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
-	9,  // 24: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
-	11, // 25: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
-	13, // 26: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
-	15, // 27: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
-	18, // 28: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
-	20, // 29: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
-	22, // 30: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
-	26, // 31: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
-	31, // 32: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
-	1,  // 33: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
-	4,  // 34: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
-	7,  // 35: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
-	10, // 36: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
-	12, // 37: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
-	14, // 38: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
-	16, // 39: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
-	19, // 40: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
-	21, // 41: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
-	23, // 42: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
-	29, // 43: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
-	32, // 44: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
-	33, // [33:45] is the sub-list for method output_type
-	21, // [21:33] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	24, // 11: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
+	24, // 12: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
+	33, // 13: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
+	24, // 14: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
+	37, // 15: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
+	25, // 16: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
+	24, // 17: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
+	24, // 18: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
+	30, // 19: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
+	24, // 20: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
+	24, // 21: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
+	38, // 22: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
+	24, // 23: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
+	24, // 24: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
+	0,  // 25: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
+	2,  // 26: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
+	5,  // 27: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
+	9,  // 28: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
+	11, // 29: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
+	13, // 30: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
+	15, // 31: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
+	18, // 32: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
+	20, // 33: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
+	22, // 34: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
+	26, // 35: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
+	31, // 36: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
+	1,  // 37: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
+	4,  // 38: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
+	7,  // 39: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
+	10, // 40: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
+	12, // 41: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
+	14, // 42: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
+	16, // 43: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
+	19, // 44: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
+	21, // 45: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
+	23, // 46: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
+	29, // 47: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
+	32, // 48: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
+	37, // [37:49] is the sub-list for method output_type
+	25, // [25:37] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_banyan_peer_v1_peer_proto_init() }
@@ -2425,7 +2531,7 @@ func file_banyan_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_peer_v1_peer_proto_rawDesc), len(file_banyan_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
