@@ -29,6 +29,9 @@ func Validate(spec *banyanv1.JobSpec) error {
 	if spec.TimeoutMs < 0 {
 		return banyan.Errorf(banyan.Invalid, "the timeout is negative (%d ms): give 0 for none", spec.TimeoutMs)
 	}
+	if strings.Contains(spec.WorkDir, "\x00") {
+		return banyan.Errorf(banyan.Invalid, "the working directory %q holds a NUL byte, which no path has", spec.WorkDir)
+	}
 	if spec.WorkDir != "" && !absolute(spec.WorkDir) {
 		return banyan.Errorf(banyan.Invalid, "the working directory %q is not absolute: nodes cannot know what it is relative to", spec.WorkDir)
 	}
@@ -83,8 +86,13 @@ func validateFiles(spec *banyanv1.JobSpec) error {
 		}
 	}
 	for _, r := range spec.Return {
-		if c := path.Clean(r); r == "" || strings.HasPrefix(r, "/") || c == ".." || strings.HasPrefix(c, "../") {
+		if r == "" || !below(r) {
 			return banyan.Errorf(banyan.Invalid, "bad --return %q: give a name or pattern relative to the working directory", r)
+		}
+	}
+	for _, s := range spec.SendTemplates {
+		if !below(s) {
+			return banyan.Errorf(banyan.Invalid, "bad template %q of files to send: it must be relative and stay below the working directory", s)
 		}
 	}
 	return nil
@@ -96,8 +104,21 @@ func absolute(p string) bool {
 }
 
 func localPath(p string) bool {
-	return p != "" && !strings.HasPrefix(p, "/") && path.Clean(p) == p && p != "." && p != ".." && !strings.HasPrefix(p, "../")
+	return p != "" && path.Clean(p) == p && p != "." && below(p)
 }
+
+// below says whether a path stays below the directory it is relative to, on
+// every system that a node may run on: "C:\\x" and "..\\x" lead out of it on
+// Windows. No system takes a NUL byte.
+func below(p string) bool {
+	if strings.Contains(p, "\x00") || len(p) > 1 && p[1] == ':' && isLetter(p[0]) {
+		return false
+	}
+	c := path.Clean(strings.ReplaceAll(p, `\`, "/"))
+	return !strings.HasPrefix(c, "/") && c != ".." && !strings.HasPrefix(c, "../")
+}
+
+func isLetter(b byte) bool { return 'a' <= b|0x20 && b|0x20 <= 'z' }
 
 // ValidateInput checks one input against the limits and against every template
 // of the (valid) specification.

@@ -46,6 +46,31 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
+// A path that leads out of the working directory on any system that a node may
+// run on is refused when it is submitted, not when a task starts.
+func TestPathsThatLeadOutAreRefused(t *testing.T) {
+	for _, p := range []string{"", "/x", `\x`, `\\host\share`, `C:\x`, "c:x", `..\x`, `a\..\..\x`, "..", "../x", "a/../../x", "a\x00b"} {
+		for what, s := range map[string]*banyanv1.JobSpec{
+			"send":     spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: p}} }),
+			"return":   spec(func(s *banyanv1.JobSpec) { s.Return = []string{p} }),
+			"template": spec(func(s *banyanv1.JobSpec) { s.SendTemplates = []string{p} }),
+		} {
+			if err := Validate(s); (p != "" || what != "template") && !banyan.IsKind(err, banyan.Invalid) {
+				t.Errorf("%s %q: %v", what, p, err)
+			}
+		}
+	}
+	for _, p := range []string{"x", "a/b", `a\b`, "..x", "a:b c", "x..", "ab:c"} {
+		s := spec(func(s *banyanv1.JobSpec) { s.Send, s.Return = []*banyanv1.FileRef{{Path: p}}, []string{p} })
+		if err := Validate(s); (p == "a:b c") != (err != nil) {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+	if err := Validate(spec(func(s *banyanv1.JobSpec) { s.WorkDir = "/a\x00" })); !banyan.IsKind(err, banyan.Invalid) {
+		t.Errorf("a working directory with NUL: %v", err)
+	}
+}
+
 func TestValidateInputAsksEveryTemplate(t *testing.T) {
 	for want, s := range map[string]*banyanv1.JobSpec{
 		"{2} names column 2":  spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = "{2}" }),
