@@ -113,7 +113,7 @@ func (a *app) exportContext(to string) error {
 		return err
 	}
 	for file, text := range map[string]string{"ca.crt": c.CA, "client.crt": c.Cert, "client.key": c.Key} {
-		if err := os.WriteFile(filepath.Join(to, file), []byte(text), 0o600); err != nil {
+		if err := pki.WritePrivate(filepath.Join(to, file), []byte(text)); err != nil {
 			return err
 		}
 	}

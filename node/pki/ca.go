@@ -153,10 +153,15 @@ func parseRequest(csrDER []byte) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request: %w", err)
 	}
-	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
+	key, ok := csr.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
 		return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request: the key must be ECDSA, it is %T", csr.PublicKey)
 	}
-	return csr, nil
+	switch key.Curve {
+	case elliptic.P256(), elliptic.P384(), elliptic.P521():
+		return csr, nil
+	}
+	return nil, banyan.Errorf(banyan.Invalid, "bad certificate signing request: the key is on the curve %s: use P-256, P-384 or P-521", key.Curve.Params().Name)
 }
 
 // NewRequest makes a fresh key and a signing request for it: PKCS #10 and PKCS #8.

@@ -35,6 +35,9 @@ func SaveDir(dir string, ca *CA, nodeCertDER, nodeKeyDER []byte) error {
 	if err := MakePrivateDir(dir); err != nil {
 		return err
 	}
+	if err := CheckOwned(dir); err != nil {
+		return err
+	}
 	caKey, err := ca.KeyDER()
 	if err != nil {
 		return banyan.Errorf(banyan.Internal, "encoding the authority's key: %w", err)
@@ -60,7 +63,7 @@ func loadDir(dir string) (f dirFiles, err error) {
 	if _, err := os.Stat(filepath.Join(dir, nodeCertFile)); errors.Is(err, fs.ErrNotExist) {
 		return f, banyan.Errorf(banyan.NotFound, "%s holds no node's certificate: start a cluster with 'banyan up' or join one with 'banyan join'", dir)
 	}
-	if err := CheckPrivate(dir); err != nil {
+	if err := CheckOwned(dir); err != nil {
 		return f, err
 	}
 	for _, file := range []struct {
@@ -126,6 +129,10 @@ func readPrivate(path string) ([]byte, error) {
 func writePEM(dir, name, block string, der []byte) error {
 	return writePrivate(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: block, Bytes: der}))
 }
+
+// WritePrivate replaces a file as a whole, whatever mode the old one had, with
+// one of mode 0600.
+func WritePrivate(path string, b []byte) error { return writePrivate(path, b) }
 
 // writePrivate replaces a file as a whole, mode 0600, and returns when it is on disk.
 func writePrivate(path string, b []byte) error {

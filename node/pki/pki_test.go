@@ -2,6 +2,9 @@ package pki
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -303,6 +306,37 @@ func TestPrivacy(t *testing.T) {
 	_, err = OpenKeeper(dir, time.Now)
 	wantKind(t, err, banyan.PermissionDenied, "chmod 700 "+dir)
 	wantKind(t, MakePrivateDir(dir), banyan.PermissionDenied)
+	if os.Geteuid() == 0 { // only root can give a directory away
+		if err := errors.Join(os.Chmod(dir, 0o700), os.Chmod(filepath.Join(dir, nodeKeyFile), 0o600), os.Chown(dir, 12345, -1)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = OpenKeeper(dir, time.Now)
+		wantKind(t, err, banyan.PermissionDenied, "owned by the user 12345")
+	}
+	open := filepath.Join(t.TempDir(), "key")
+	if err := errors.Join(os.WriteFile(open, nil, 0o666), os.Chmod(open, 0o666), WritePrivate(open, []byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(open); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("written over an open file: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestWeakKeys are not signed: Go's TLS does not speak P-224 and RSA is not ours.
+func TestWeakKeys(t *testing.T) {
+	for curve, ok := range map[elliptic.Curve]bool{elliptic.P224(): false, elliptic.P256(): true, elliptic.P384(): true} {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := RequestKey(csr); (err == nil) != ok || err != nil && !banyan.IsKind(err, banyan.Invalid) {
+			t.Errorf("%s: %v", curve.Params().Name, err)
+		}
+	}
 }
 
 func TestTokens(t *testing.T) {

@@ -5,6 +5,7 @@ package pki
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"banyan"
 )
@@ -24,6 +25,20 @@ func CheckPrivate(path string) error {
 		want = "700"
 	}
 	return banyan.Errorf(banyan.PermissionDenied, "%s can be read or written by others (mode %04o) and holds keys: chmod %s %s", path, info.Mode().Perm(), want, path)
+}
+
+// CheckOwned is CheckPrivate for a node's directory, which must be owned by
+// the user that runs the node, too: its owner can put other keys there,
+// whatever the mode says.
+func CheckOwned(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return banyan.Errorf(banyan.Unavailable, "checking %s: %w", dir, err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return banyan.Errorf(banyan.PermissionDenied, "%s is owned by the user %d and this process runs as %d: run banyan as the owner, or chown -R %d %s", dir, st.Uid, os.Geteuid(), os.Geteuid(), dir)
+	}
+	return CheckPrivate(dir)
 }
 
 func syncDir(dir string) error {
