@@ -62,6 +62,8 @@ const (
 	BlobHashesMax         = 4096
 	TokensMax             = 1000
 	TokenUsesMax          = 10_000
+	JoinGuessesMax        = 10
+	JoinGuessesAllMax     = 600
 	NodesMax              = 1000
 	ShardsMax             = 256
 	RequestBytesMax       = 8 << 20
@@ -139,6 +141,8 @@ var Limits = []Limit{
 	{"BlobHashesMax", BlobHashesMax, "hashes", "asked about in one request"},
 	{"TokensMax", TokensMax, "tokens", "valid at once"},
 	{"TokenUsesMax", TokenUsesMax, "uses", "of one join token"},
+	{"JoinGuessesMax", JoinGuessesMax, "joins", "with a bad token from one address in a minute, at one node; more are refused unread"},
+	{"JoinGuessesAllMax", JoinGuessesAllMax, "joins", "with a bad token from all addresses in a minute, at one node; more are refused unread"},
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},

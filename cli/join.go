@@ -1,8 +1,13 @@
 package cli
 
 import (
+	"io"
+	"os"
+	"strings"
+
 	"github.com/spf13/cobra"
 
+	"banyan"
 	"banyan/node/server"
 )
 
@@ -13,16 +18,15 @@ func (a *app) joinCommand() *cobra.Command {
 		Use:   "join HOST:PORT --token TOKEN",
 		Short: "Let this machine join a cluster, and start its node",
 		Long: `Let this machine join the cluster that answers at HOST:PORT, and start its node.
-The token comes from 'banyan token' on a member; BANYAN_TOKEN may hold it
-instead, where command lines are seen by others. Later 'banyan up' with the same
---dir starts the node again.`,
+The token comes from 'banyan token' on a member. Where others see command
+lines ('ps'), give --token @FILE, or --token - to read it from the standard
+input, or put it into BANYAN_TOKEN, which is taken out of the environment before
+the node starts. Later 'banyan up' with the same --dir starts the node again.`,
 		Args: exactly("HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if token == "" {
-				token = a.Env("BANYAN_TOKEN")
-			}
-			if token == "" {
-				return usage("--token is missing: 'banyan token' on a member of the cluster makes one")
+			token, err := a.joinToken(token)
+			if err != nil {
+				return err
 			}
 			c, err := a.nodeConfig(f)
 			if err != nil {
@@ -37,6 +41,44 @@ instead, where command lines are seen by others. Later 'banyan up' with the same
 		},
 	}
 	f.add(cmd.Flags())
-	cmd.Flags().StringVar(&token, "token", "", "the `TOKEN` that lets this machine in")
+	cmd.Flags().StringVar(&token, "token", "", "the `TOKEN` that lets this machine in; @FILE: read it from there, -: from the standard input")
 	return cmd
+}
+
+// tokenBytesMax is more than any token has, with the lines around it.
+const tokenBytesMax = 4 << 10
+
+// joinToken reads the token from where --token says it is. No task of the node
+// is to find it in its environment.
+func (a *app) joinToken(flag string) (string, error) {
+	kept := a.Env("BANYAN_TOKEN")
+	if err := os.Unsetenv("BANYAN_TOKEN"); err != nil {
+		return "", err
+	}
+	var from io.Reader
+	switch path, file := strings.CutPrefix(flag, "@"); {
+	case flag == "" && kept == "":
+		return "", usage("--token is missing: 'banyan token' on a member of the cluster makes one")
+	case flag == "":
+		return kept, nil
+	case flag == "-":
+		from = a.In
+	case file:
+		f, err := os.Open(path)
+		if err != nil {
+			return "", banyan.Errorf(banyan.NotFound, "the file with the token cannot be read: %w", err)
+		}
+		defer f.Close()
+		from = f
+	default:
+		return flag, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(from, tokenBytesMax))
+	if err != nil {
+		return "", banyan.Errorf(banyan.Unavailable, "reading the token: %w", err)
+	}
+	if token := strings.TrimSpace(string(text)); token != "" {
+		return token, nil
+	}
+	return "", usage("there is no token in what --token %s names", flag)
 }

@@ -36,6 +36,7 @@ func outputHelp() string {
 		{"cluster show, cluster set", clusterJSON{}},
 		{"status", statusJSON{}},
 		{"token", tokenJSON{}},
+		{"token list (one line per token), token revoke", validTokenJSON{}},
 		{"context list (one line per context)", contextJSON{}},
 		{"context renew", renewJSON{}},
 		{"kv get, kv list, kv watch (one line per key)", kvJSON{}},

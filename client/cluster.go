@@ -45,6 +45,19 @@ func (l Cluster) CreateToken(ctx context.Context, ttl time.Duration, uses int) (
 	return unary(ctx, l.c, nil, &banyanv1.CreateTokenRequest{TtlMs: ttl.Milliseconds(), Uses: uint32(uses)}, clusterMethod(banyanv1connect.ClusterClient.CreateToken))
 }
 
+// Tokens lists the join tokens that are valid, the soonest to expire first.
+func (l Cluster) Tokens(ctx context.Context) ([]*banyanv1.Token, error) {
+	res, err := unary(ctx, l.c, nil, &banyanv1.ListTokensRequest{}, clusterMethod(banyanv1connect.ClusterClient.ListTokens))
+	return res.GetTokens(), err
+}
+
+// RevokeToken ends the one token whose id begins so. When a try that failed has
+// ended it, the next says NotFound.
+func (l Cluster) RevokeToken(ctx context.Context, id string) (*banyanv1.Token, error) {
+	res, err := unary(ctx, l.c, nil, &banyanv1.RevokeTokenRequest{Id: id}, clusterMethod(banyanv1connect.ClusterClient.RevokeToken))
+	return res.GetToken(), err
+}
+
 // Renew has a new certificate signed for the caller's own name.
 func (l Cluster) Renew(ctx context.Context, csr []byte) (*banyanv1.RenewResponse, error) {
 	return unary(ctx, l.c, nil, &banyanv1.RenewRequest{Csr: csr}, clusterMethod(banyanv1connect.ClusterClient.Renew))

@@ -90,8 +90,16 @@ func (d clusterDoor) CreateToken(ctx context.Context, req *connect.Request[banya
 	return answer(ctx, req, d.Clusters.CreateToken)
 }
 
+func (d clusterDoor) ListTokens(ctx context.Context, req *connect.Request[banyanv1.ListTokensRequest]) (*connect.Response[banyanv1.ListTokensResponse], error) {
+	return answer(ctx, req, d.Clusters.ListTokens)
+}
+
+func (d clusterDoor) RevokeToken(ctx context.Context, req *connect.Request[banyanv1.RevokeTokenRequest]) (*connect.Response[banyanv1.RevokeTokenResponse], error) {
+	return answer(ctx, req, d.Clusters.RevokeToken)
+}
+
 func (d clusterDoor) Join(ctx context.Context, req *connect.Request[banyanv1.JoinRequest]) (*connect.Response[banyanv1.JoinResponse], error) {
-	return answer(ctx, req, d.Clusters.Join)
+	return answer(context.WithValue(ctx, fromKey{}, req.Peer().Addr), req, d.Clusters.Join)
 }
 
 func (d clusterDoor) Settings(ctx context.Context, req *connect.Request[banyanv1.SettingsRequest]) (*connect.Response[banyanv1.SettingsResponse], error) {

@@ -46,6 +46,8 @@ type Clusters interface {
 	Map(context.Context, *banyanv1.MapRequest) (*banyanv1.MapResponse, error)
 	Drain(context.Context, *banyanv1.DrainRequest) (*banyanv1.DrainResponse, error)
 	CreateToken(context.Context, *banyanv1.CreateTokenRequest) (*banyanv1.CreateTokenResponse, error)
+	ListTokens(context.Context, *banyanv1.ListTokensRequest) (*banyanv1.ListTokensResponse, error)
+	RevokeToken(context.Context, *banyanv1.RevokeTokenRequest) (*banyanv1.RevokeTokenResponse, error)
 	Join(context.Context, *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error)
 	Renew(context.Context, *banyanv1.RenewRequest) (*banyanv1.RenewResponse, error)
 	Settings(context.Context, *banyanv1.SettingsRequest) (*banyanv1.SettingsResponse, error)

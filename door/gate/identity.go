@@ -27,6 +27,14 @@ type callerKey struct{}
 
 type hopKey struct{}
 
+type fromKey struct{}
+
+// From is the network address (host:port) of who asks to join.
+func From(ctx context.Context) string {
+	from, _ := ctx.Value(fromKey{}).(string)
+	return from
+}
+
 // Caller gives who is calling: the certificate's subject, or the operator on
 // an embedded node. It is not ok for a caller without a certificate, who gets
 // no further than Cluster.Join.

@@ -69,6 +69,9 @@ func ParseToken(token string) (secret []byte, fingerprint string, err error) {
 	return body[:secretBytes], hex.EncodeToString(body[secretBytes:sum]), nil
 }
 
+// TokenHashLength is how many digits HashToken gives.
+const TokenHashLength = 2 * sha256.Size
+
 // HashToken is what is stored of a token's secret. The secret is random and
 // long, so a plain hash is enough.
 func HashToken(secret []byte) string {

@@ -28,26 +28,71 @@ func (s clusterService) CreateToken(ctx context.Context, req *banyanv1.CreateTok
 	if s.n.keeper == nil {
 		return nil, errEmbedded()
 	}
-	token, row, err := createToken(ctx, s.n.router, s.n.keeper.CA().Fingerprint(), time.Duration(req.TtlMs)*time.Millisecond, int(req.Uses), time.Now())
+	by, _ := gate.Caller(ctx)
+	token, id, row, err := createToken(ctx, s.n.router, s.n.keeper.CA().Fingerprint(), time.Duration(req.TtlMs)*time.Millisecond, int(req.Uses), time.Now(), by.Name)
 	if err != nil {
 		return nil, err
 	}
-	s.n.log.Info("join token created", "uses", row.Uses, "expires", time.UnixMilli(row.ExpireMs))
-	return &banyanv1.CreateTokenResponse{Token: token, ExpireMs: row.ExpireMs, Address: s.n.file.Address}, nil
+	s.n.log.Info("join token created", "id", id, "by", by.Name, "uses", row.Uses, "expires", time.UnixMilli(row.ExpireMs))
+	return &banyanv1.CreateTokenResponse{Token: token, Id: id, ExpireMs: row.ExpireMs, Address: s.n.file.Address}, nil
+}
+
+// ListTokens tells which tokens are valid.
+func (s clusterService) ListTokens(ctx context.Context, _ *banyanv1.ListTokensRequest) (*banyanv1.ListTokensResponse, error) {
+	if s.n.keeper == nil {
+		return nil, errEmbedded()
+	}
+	tokens, _, err := validTokens(ctx, s.n.router, time.Now())
+	return &banyanv1.ListTokensResponse{Tokens: tokens}, err
+}
+
+// RevokeToken ends a token before its time.
+func (s clusterService) RevokeToken(ctx context.Context, req *banyanv1.RevokeTokenRequest) (*banyanv1.RevokeTokenResponse, error) {
+	if s.n.keeper == nil {
+		return nil, errEmbedded()
+	}
+	token, err := revokeToken(ctx, s.n.router, req.Id, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	by, _ := gate.Caller(ctx)
+	s.n.log.Info("join token revoked", "id", token.Id, "by", by.Name)
+	return &banyanv1.RevokeTokenResponse{Token: token}, nil
 }
 
 // Join lets a new node in: the token is the proof, the answer its certificate.
 func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error) {
-	now := time.Now()
-	if err := checkJoin(req, now); err != nil {
-		return nil, err
+	from := gate.From(ctx)
+	err := s.n.guesses.allow(from, time.Now())
+	var out *banyanv1.JoinResponse
+	if err == nil {
+		out, err = s.join(ctx, req)
 	}
+	s.n.guesses.ended(from, time.Now(), err)
+	return out, err
+}
+
+// join checks everything before it spends the token.
+func (s clusterService) join(ctx context.Context, req *banyanv1.JoinRequest) (*banyanv1.JoinResponse, error) {
+	now := time.Now()
 	if s.n.keeper == nil {
 		return nil, errEmbedded()
+	}
+	if err := checkJoin(req, now); err != nil {
+		return nil, err
 	}
 	who, err := readNewcomer(req, now)
 	if err != nil {
 		return nil, err
+	}
+	if req.Listening {
+		again, err := checkToken(ctx, s.n.router, who)
+		if err == nil && !again {
+			err = s.n.callBack(ctx, who)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	node, err := admit(ctx, s.n.router, who, func(acts uint32) error {
 		if len(s.n.nodes.list()) >= banyan.NodesMax {
@@ -59,7 +104,7 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 		return nil, err
 	}
 	ca := s.n.keeper.CA()
-	cert, err := ca.Sign(req.Csr, pki.Subject{Kind: pki.Node, Name: node.Name, Node: node.ID}, now, pki.NodeTTL)
+	cert, err := ca.Sign(req.Csr, nodeSubject(node.ID), now, pki.NodeTTL)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +112,7 @@ func (s clusterService) Join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	s.n.log.Info("node admitted", "node", node.ID, "name", node.Name, "address", node.Address)
+	s.n.log.Info("node admitted", "node", node.ID, "name", node.Name, "address", node.Address, "from", gate.From(ctx))
 	out := &banyanv1.JoinResponse{
 		Node: uint64(node.ID), ClusterId: ca.Cluster(), Certificate: cert, Ca: ca.CertDER(), CaKey: key, Shards: uint32(s.n.file.Shards),
 	}
@@ -105,10 +150,19 @@ func checkJoin(req *banyanv1.JoinRequest, now time.Time) error {
 	if skew := time.UnixMilli(req.NowMs).Sub(now); skew.Abs() > clockSkewMax {
 		return banyan.Errorf(banyan.Invalid, "the clock of the joining machine is %v off from this cluster's: set it (NTP), then join again", skew.Round(time.Second))
 	}
-	if len(req.Name) > banyan.NameBytesMax || len(req.Zone) > banyan.NameBytesMax || req.Slots > banyan.SlotsMax {
+	if len(req.Name) > nameBytesMax || len(req.Zone) > nameBytesMax || req.Slots > banyan.SlotsMax {
 		return banyan.Errorf(banyan.Invalid, "the joining node's name, zone or slots are beyond the limits of docs/limits.md")
 	}
-	return checkAddress("--advertise", req.Address)
+	if req.Name == "" || !printable(req.Name+req.Zone+req.Version) {
+		return banyan.Errorf(banyan.Invalid, "the joining node's name %q, zone %q or version %q has characters that cannot be printed, or there is no name", req.Name, req.Zone, req.Version)
+	}
+	if len(req.Version) > banyan.NameBytesMax || len(req.Address) > addressBytesMax || !printable(req.Address) {
+		return banyan.Errorf(banyan.Invalid, "the joining node's version or address is longer than any is, or cannot be printed")
+	}
+	if !req.Listening { // an older release: it says where it is reached when it starts
+		return checkAddress("--advertise", req.Address)
+	}
+	return checkAdvertise(req.Address)
 }
 
 // Renew signs a new certificate for the caller's own name.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"banyan"
 	"banyan/engine/transport"
@@ -97,9 +98,9 @@ func (c Config) Validate() error {
 		return banyan.Errorf(banyan.Invalid, "shards %d: give a number from 1 to %d", c.Shards, banyan.ShardsMax)
 	case c.Replication < 0 || c.Replication > 0 && c.Replication%2 == 0 || c.Replication > 7:
 		return banyan.Errorf(banyan.Invalid, "replication %d: give 1, 3, 5 or 7", c.Replication)
-	case len(c.Name) > banyan.NameBytesMax/4 || len(c.Zone) > banyan.NameBytesMax/4:
-		return banyan.Errorf(banyan.Invalid, "name and zone have at most %d bytes", banyan.NameBytesMax/4)
-	case strings.ContainsFunc(c.Name+c.Zone, unicode.IsControl):
+	case len(c.Name) > nameBytesMax || len(c.Zone) > nameBytesMax:
+		return banyan.Errorf(banyan.Invalid, "name and zone have at most %d bytes", nameBytesMax)
+	case !printable(c.Name + c.Zone):
 		return banyan.Errorf(banyan.Invalid, "name %q or zone %q has characters that cannot be printed: leave them out", c.Name, c.Zone)
 	case c.DeadAfter < 0:
 		return banyan.Errorf(banyan.Invalid, "dead-after %v is negative", c.DeadAfter)
@@ -111,6 +112,18 @@ func (c Config) Validate() error {
 		return err
 	}
 	return checkAdvertise(c.Advertise)
+}
+
+const (
+	nameBytesMax    = banyan.NameBytesMax / 4 // of a node's name and of its zone
+	addressBytesMax = 300                     // of HOST:PORT; host names have up to 253
+)
+
+// printable says that every terminal shows a text as it is: no control
+// characters (C0, C1), no marks that turn the direction of writing or break
+// lines.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 func checkAddress(flag, addr string) error {

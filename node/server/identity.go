@@ -104,12 +104,12 @@ func replaceFile(c Config, path string, text []byte, sync bool) error {
 	return os.Rename(tmp.Name(), path)
 }
 
-// prepareDir makes the directory, and refuses one that others can read.
+// prepareDir makes the directory, and refuses one that others own or can read.
 func prepareDir(c Config) error {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return banyan.Errorf(banyan.Invalid, "cannot make the directory %s (%w): give another with --dir", c.Dir, err)
 	}
-	return pki.CheckPrivate(c.Dir)
+	return pki.CheckOwned(c.Dir)
 }
 
 func newClusterID() string {
@@ -172,11 +172,17 @@ func createTrust(c Config, cluster string) error {
 	if err != nil {
 		return err
 	}
-	cert, err := ca.Sign(csr, pki.Subject{Kind: pki.Node, Name: c.Name, Node: 1}, now, pki.NodeTTL)
+	cert, err := ca.Sign(csr, nodeSubject(1), now, pki.NodeTTL)
 	if err != nil {
 		return err
 	}
 	return pki.SaveDir(c.pkiDir(), ca, cert, key)
+}
+
+// nodeSubject is whom a node's certificate names. Whoever connects is shown it,
+// strangers too, so it holds no name that people gave.
+func nodeSubject(id banyan.NodeID) pki.Subject {
+	return pki.Subject{Kind: pki.Node, Name: id.String(), Node: id}
 }
 
 // writeContext gives the operator of this machine a certificate and makes the

@@ -62,17 +62,26 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 	if c.Listen == "" {
 		c.Listen = DefaultListen
 	}
-	if c.Advertise == "" {
-		c.Advertise = c.Listen
-	}
 	csr, key, err := pki.NewRequest()
 	if err != nil {
 		return err
+	}
+	step, err := openDoorstep(c.Listen, key)
+	if err != nil {
+		return err
+	}
+	defer step.close()
+	if c.Advertise == "" {
+		c.Advertise = step.address()
+	}
+	if _, port, _ := net.SplitHostPort(c.Listen); port == "0" {
+		c.Listen = step.listener.Addr().String()
 	}
 	id := banyan.NewRequestID()
 	reply, err := askToJoin(ctx, c.Logger, addr, fingerprint, &banyanv1.JoinRequest{
 		Token: token, Csr: csr, Name: c.Name, Address: c.Advertise, Zone: c.Zone, Slots: uint32(c.Slots),
 		Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, Version: banyan.Version, RequestId: id[:],
+		Listening: true,
 	})
 	if err != nil {
 		return banyan.Errorf(banyan.KindOf(err), "joining at %s: %w", addr, err)

@@ -41,7 +41,7 @@ func newcomers(t *testing.T) (db *route.Router, mint func(ttl time.Duration, use
 	}
 	return n.router, func(ttl time.Duration, uses int) string {
 		t.Helper()
-		token, _, err := createToken(t.Context(), n.router, ca.Fingerprint(), ttl, uses, time.Now())
+		token, _, _, err := createToken(t.Context(), n.router, ca.Fingerprint(), ttl, uses, time.Now(), "ann")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +108,7 @@ func TestJoinChecksTheCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := func() *banyanv1.JoinRequest {
-		return &banyanv1.JoinRequest{Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, NowMs: now.UnixMilli(), Address: "127.0.0.1:1", Csr: csr}
+		return &banyanv1.JoinRequest{Name: "node", Listening: true, Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, NowMs: now.UnixMilli(), Address: "127.0.0.1:1", Csr: csr}
 	}
 	check := func(r *banyanv1.JoinRequest, acts uint32) error {
 		who, err := readNewcomer(r, now)
@@ -131,6 +131,14 @@ func TestJoinChecksTheCaller(t *testing.T) {
 		"request": func(r *banyanv1.JoinRequest) { r.RequestId = []byte{1} },
 		"csr":     func(r *banyanv1.JoinRequest) { r.Csr = csr[:len(csr)-1] },
 		"address": func(r *banyanv1.JoinRequest) { r.Address = "nowhere" },
+		"port":    func(r *banyanv1.JoinRequest) { r.Address = "127.0.0.1:0" },
+		"host":    func(r *banyanv1.JoinRequest) { r.Address = "0.0.0.0:7117" },
+		"escape":  func(r *banyanv1.JoinRequest) { r.Name = "\x1b[31mred" },
+		"C1":      func(r *banyanv1.JoinRequest) { r.Name = "a\u009b31m" },
+		"bidi":    func(r *banyanv1.JoinRequest) { r.Zone = "a\u202eb" },
+		"line":    func(r *banyanv1.JoinRequest) { r.Zone = "a\u2028b" },
+		"version": func(r *banyanv1.JoinRequest) { r.Version = "1\n2" },
+		"no name": func(r *banyanv1.JoinRequest) { r.Name = "" },
 		"name":    func(r *banyanv1.JoinRequest) { r.Name = strings.Repeat("x", banyan.NameBytesMax+1) },
 	} {
 		r := good()
@@ -206,6 +214,66 @@ func TestAJoinIsRepeated(t *testing.T) {
 	}
 }
 
+// TestAJoinFromNowhere names an address at which nobody is reached, and one at
+// which somebody else is: neither is let in, and the token is as good as before.
+func TestAJoinFromNowhere(t *testing.T) {
+	n, _ := run(t, Config{Dir: filepath.Join(t.TempDir(), "n1"), Listen: "127.0.0.1:0", ConfigDir: t.TempDir(), Slots: 1, Shards: 1})
+	token, id, _, err := createToken(t.Context(), n.router, n.keeper.CA().Fingerprint(), time.Hour, 1, time.Now(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	for what, address := range map[string]string{"nobody": l.Addr().String(), "the member": n.Address()} {
+		c := Config{Dir: filepath.Join(t.TempDir(), "new"), Listen: "127.0.0.1:0", Advertise: address, Slots: 1}
+		err := Join(t.Context(), c, n.Address(), token)
+		if !banyan.IsKind(err, banyan.Invalid) || !strings.Contains(err.Error(), address) {
+			t.Errorf("joining from where %s answers: %v", what, err)
+		}
+	}
+	tokens, _, err := validTokens(t.Context(), n.router, time.Now())
+	if err != nil || len(tokens) != 1 || tokens[0].Id != id || tokens[0].Uses != 1 {
+		t.Errorf("the tokens afterwards: %v, %v", tokens, err)
+	}
+	if rows := n.nodes.list(); len(rows) != 1 {
+		t.Errorf("%d nodes", len(rows))
+	}
+}
+
+func TestTokensAreListedAndRevoked(t *testing.T) {
+	db, mint := newcomers(t)
+	now := time.Now()
+	long, short := mint(2*time.Hour, 2), mint(time.Hour, 1)
+	mint(time.Nanosecond, 1)
+	if _, err := admit(t.Context(), db, comer(long, now), anyProtocol); err != nil { // leaves an admission, which is no token
+		t.Fatal(err)
+	}
+	tokens, _, err := validTokens(t.Context(), db, now.Add(time.Second))
+	if err != nil || len(tokens) != 2 || tokens[0].ExpireMs > tokens[1].ExpireMs || tokens[1].Uses != 1 || tokens[0].MadeBy != "ann" || tokens[0].CreateMs == 0 {
+		t.Fatalf("%v, %v", tokens, err)
+	}
+	for _, id := range []string{"", "xyz", "abc", "t/0000", strings.Repeat("0", 65)} {
+		if _, err := revokeToken(t.Context(), db, id, now); !banyan.IsKind(err, banyan.Invalid) {
+			t.Errorf("revoking %q: %v", id, err)
+		}
+	}
+	if was, err := revokeToken(t.Context(), db, strings.ToUpper(tokens[0].Id), now); err != nil || was.Id != tokens[0].Id {
+		t.Errorf("%v, %v", was, err)
+	}
+	if _, err := revokeToken(t.Context(), db, tokens[0].Id, now); !banyan.IsKind(err, banyan.NotFound) {
+		t.Errorf("revoked twice: %v", err)
+	}
+	if _, err := admit(t.Context(), db, comer(short, now), anyProtocol); !banyan.IsKind(err, banyan.Unauthenticated) {
+		t.Errorf("a revoked token: %v", err)
+	}
+	if _, err := admit(t.Context(), db, comer(long, now), anyProtocol); err != nil {
+		t.Errorf("the other one: %v", err)
+	}
+}
+
 func TestJoiningWhereNobodyListens(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -240,7 +308,7 @@ func TestALostAnswer(t *testing.T) {
 				late.Add(1)
 			}
 		})
-		token, _, err := createToken(t.Context(), n.router, n.keeper.CA().Fingerprint(), time.Hour, 1, time.Now())
+		token, _, _, err := createToken(t.Context(), n.router, n.keeper.CA().Fingerprint(), time.Hour, 1, time.Now(), "ann")
 		if err != nil {
 			t.Fatal(err)
 		}

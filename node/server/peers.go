@@ -8,7 +8,6 @@ import (
 	"banyan/api/wire"
 	"banyan/client"
 	"banyan/door/gate"
-	"banyan/node/pki"
 
 	"connectrpc.com/connect"
 	"go.etcd.io/raft/v3/raftpb"
@@ -44,7 +43,7 @@ func (p *peers) get(id banyan.NodeID, known map[banyan.NodeID]peerv1connect.Peer
 	var url string
 	switch {
 	case id == p.n.file.Node:
-		self := pki.Subject{Kind: pki.Node, Name: p.n.cfg.Name, Node: id}
+		self := nodeSubject(id)
 		hc, url = client.InProcess(gate.As(self, p.n.handler)), "http://self"
 	case p.n.port == nil:
 		return nil, banyan.Errorf(banyan.Unavailable, "an embedded node has no peers: there is no node %v here", id)

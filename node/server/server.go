@@ -62,6 +62,7 @@ type Server struct {
 	runner  *exec.Runner
 	worker  *worker.Worker
 	leaders *leaders
+	guesses *guesses
 	handler http.Handler
 	peers   *peers
 
@@ -144,6 +145,7 @@ func (n *Server) build() error {
 	if err := n.nodes.admit(n.file.Node); err != nil {
 		return err
 	}
+	n.guesses = newGuesses(n.log, n.metrics)
 	n.claimed.Store(&map[banyan.ShardID]claim{})
 	n.peers = newPeers(n)
 	n.leaders = newLeaders(n)

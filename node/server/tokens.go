@@ -1,13 +1,17 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/mvcc"
 	"banyan/engine/route"
 	"banyan/node/pki"
@@ -16,8 +20,10 @@ import (
 // tokenRow is the root shard's row of a join token: t/<hash of the secret>.
 // The secret itself is stored nowhere.
 type tokenRow struct {
-	ExpireMs int64 `json:"expire_ms"`
-	Uses     int   `json:"uses"` // left
+	ExpireMs int64  `json:"expire_ms"`
+	Uses     int    `json:"uses"` // left
+	CreateMs int64  `json:"create_ms,omitempty"`
+	By       string `json:"by,omitempty"` // who made it, by the certificate
 }
 
 // admissionRow is the root shard's row t/<hash of the secret>/<request id>: who
@@ -50,9 +56,9 @@ func admissionKey(token []byte, id banyan.RequestID) []byte {
 	return fmt.Appendf(nil, "%s/%v", token, id)
 }
 
-// createToken stores a new token's hash and gives the token. What has expired
+// createToken stores a new token's hash and gives the token and its id. What has expired
 // goes with it, so that it never stands in the way of a new one.
-func createToken(ctx context.Context, db *route.Router, fingerprint string, ttl time.Duration, uses int, now time.Time) (string, tokenRow, error) {
+func createToken(ctx context.Context, db *route.Router, fingerprint string, ttl time.Duration, uses int, now time.Time, by string) (string, string, tokenRow, error) {
 	if ttl == 0 {
 		ttl = tokenTTLDefault
 	}
@@ -60,28 +66,28 @@ func createToken(ctx context.Context, db *route.Router, fingerprint string, ttl 
 		uses = 1
 	}
 	if ttl < 0 || ttl > tokenTTLMax {
-		return "", tokenRow{}, banyan.Errorf(banyan.Invalid, "a token cannot be valid for %v: give a time up to %v", ttl, tokenTTLMax)
+		return "", "", tokenRow{}, banyan.Errorf(banyan.Invalid, "a token cannot be valid for %v: give a time up to %v", ttl, tokenTTLMax)
 	}
 	if uses < 0 || uses > banyan.TokenUsesMax {
-		return "", tokenRow{}, banyan.Errorf(banyan.Invalid, "a token cannot have %d uses: give a number from 1 to %d", uses, banyan.TokenUsesMax)
+		return "", "", tokenRow{}, banyan.Errorf(banyan.Invalid, "a token cannot have %d uses: give a number from 1 to %d", uses, banyan.TokenUsesMax)
 	}
 	sweep, err := expiredTokens(ctx, db, now)
 	if err != nil {
-		return "", tokenRow{}, err
+		return "", "", tokenRow{}, err
 	}
 	token, hash, err := pki.NewToken(fingerprint)
 	if err != nil {
-		return "", tokenRow{}, err
+		return "", "", tokenRow{}, err
 	}
-	row := tokenRow{ExpireMs: now.Add(ttl).UnixMilli(), Uses: uses}
+	row := tokenRow{ExpireMs: now.Add(ttl).UnixMilli(), Uses: uses, CreateMs: now.UnixMilli(), By: by}
 	value, err := json.Marshal(row)
 	if err != nil {
-		return "", tokenRow{}, err
+		return "", "", tokenRow{}, err
 	}
 	_, err = db.Commit(ctx, banyan.RootShard, &mvcc.Command{
 		Muts: append(sweep, mvcc.Mutation{Op: mvcc.Put, Key: tokenKey(hash), Value: value}),
 	})
-	return token, row, err
+	return token, tokenID(hash), row, err
 }
 
 // sweepEvery is how long what has expired is kept, about.
@@ -131,9 +137,74 @@ func expiredTokens(ctx context.Context, db *route.Router, now time.Time) ([]mvcc
 		}
 	}
 	if len(res.Rows)-len(muts) >= banyan.TokensMax {
-		return nil, banyan.Errorf(banyan.Exhausted, "%d join tokens are valid already: wait until some expire", banyan.TokensMax)
+		return nil, banyan.Errorf(banyan.Exhausted, "%d join tokens are valid already (TokensMax): 'banyan token list' shows them, 'banyan token revoke ID' ends one", banyan.TokensMax)
 	}
 	return muts, nil
+}
+
+// tokenIDLength is how many digits of the hash of a token's secret name it.
+const tokenIDLength = 12
+
+func tokenID(hash string) string { return hash[:tokenIDLength] }
+
+// validTokens gives the tokens that somebody could still join with, by their
+// keys, the soonest to expire first.
+func validTokens(ctx context.Context, db *route.Router, now time.Time) ([]*banyanv1.Token, map[string]mvcc.Row, error) {
+	var tokens []*banyanv1.Token
+	rows := map[string]mvcc.Row{}
+	for from := []byte(tokenPrefix); ; {
+		res, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: from, End: mvcc.PrefixEnd([]byte(tokenPrefix)), Limit: banyan.TokensMax})
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, r := range res.Rows {
+			hash := strings.TrimPrefix(string(r.Key), tokenPrefix)
+			var row tokenRow
+			if len(hash) != pki.TokenHashLength || json.Unmarshal(r.Value, &row) != nil || row.ExpireMs <= now.UnixMilli() {
+				continue // an admission, or one that is swept soon
+			}
+			rows[hash] = r
+			tokens = append(tokens, &banyanv1.Token{Id: tokenID(hash), CreateMs: row.CreateMs, ExpireMs: row.ExpireMs, Uses: uint32(row.Uses), MadeBy: row.By})
+		}
+		if !res.More {
+			break
+		}
+		from = append(res.Rows[len(res.Rows)-1].Key, 0)
+	}
+	slices.SortStableFunc(tokens, func(a, b *banyanv1.Token) int { return cmp.Compare(a.ExpireMs, b.ExpireMs) })
+	return tokens, rows, nil
+}
+
+// revokeToken ends the one token whose id begins so.
+func revokeToken(ctx context.Context, db *route.Router, id string, now time.Time) (*banyanv1.Token, error) {
+	id = strings.ToLower(id)
+	if len(id) < tokenIDLength/3 || strings.Trim(id, "0123456789abcdef") != "" || len(id) > pki.TokenHashLength {
+		return nil, banyan.Errorf(banyan.Invalid, "%q is no token's id: give the one that 'banyan token list' shows, or at least its first %d digits", id, tokenIDLength/3)
+	}
+	tokens, rows, err := validTokens(ctx, db, now)
+	if err != nil {
+		return nil, err
+	}
+	var key []byte
+	for hash, row := range rows {
+		if !strings.HasPrefix(hash, id) {
+			continue
+		}
+		if key != nil {
+			return nil, banyan.Errorf(banyan.Invalid, "several tokens have an id that begins with %s: give more of it", id)
+		}
+		key = row.Key
+	}
+	if key == nil {
+		return nil, banyan.Errorf(banyan.NotFound, "no token with the id %s is valid: 'banyan token list' shows those that are", id)
+	}
+	if _, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Delete, Key: key}}}); err != nil {
+		return nil, err
+	}
+	at := slices.IndexFunc(tokens, func(t *banyanv1.Token) bool {
+		return strings.HasPrefix(string(key), tokenPrefix+t.Id)
+	})
+	return tokens[at], nil
 }
 
 // newcomer is who asks to be let in.
@@ -210,6 +281,24 @@ func admit(ctx context.Context, db *route.Router, who newcomer, fits func(acts u
 			return node, err
 		}
 	}
+}
+
+// checkToken says why admit would refuse a newcomer for its token, and spends
+// nothing. again: this very join has been answered before.
+func checkToken(ctx context.Context, db *route.Router, who newcomer) (again bool, err error) {
+	secret, _, err := pki.ParseToken(who.token)
+	if err != nil {
+		return false, err
+	}
+	key := tokenKey(pki.HashToken(secret))
+	if row, err := admitted(ctx, db, admissionKey(key, who.request), who); err != nil || row.ID != 0 {
+		return true, err
+	}
+	tok, err := db.Read(ctx, banyan.RootShard, route.ReadQuery{Key: key})
+	if err == nil {
+		_, err = spendToken(key, tok.Rows, who.row.JoinMs)
+	}
+	return false, err
 }
 
 // admitted gives the row of the node that a join has let in before, none if it

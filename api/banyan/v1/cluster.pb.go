@@ -1170,6 +1170,7 @@ type CreateTokenResponse struct {
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	ExpireMs      int64                  `protobuf:"varint,2,opt,name=expire_ms,json=expireMs,proto3" json:"expire_ms,omitempty"`
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1225,6 +1226,257 @@ func (x *CreateTokenResponse) GetAddress() string {
 	return ""
 }
 
+func (x *CreateTokenResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // names it; it is not the secret
+	CreateMs      int64                  `protobuf:"varint,2,opt,name=create_ms,json=createMs,proto3" json:"create_ms,omitempty"`
+	ExpireMs      int64                  `protobuf:"varint,3,opt,name=expire_ms,json=expireMs,proto3" json:"expire_ms,omitempty"`
+	Uses          uint32                 `protobuf:"varint,4,opt,name=uses,proto3" json:"uses,omitempty"`                  // left
+	MadeBy        string                 `protobuf:"bytes,5,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"` // the name in the certificate of who made it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Token) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Token) GetCreateMs() int64 {
+	if x != nil {
+		return x.CreateMs
+	}
+	return 0
+}
+
+func (x *Token) GetExpireMs() int64 {
+	if x != nil {
+		return x.ExpireMs
+	}
+	return 0
+}
+
+func (x *Token) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *Token) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+type ListTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+type ListTokensResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensResponse) Reset() {
+	*x = ListTokensResponse{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensResponse) ProtoMessage() {}
+
+func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListTokensResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListTokensResponse) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+type RevokeTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenRequest) Reset() {
+	*x = RevokeTokenRequest{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenRequest) ProtoMessage() {}
+
+func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RevokeTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *Token                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenResponse) Reset() {
+	*x = RevokeTokenResponse{}
+	mi := &file_banyan_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenResponse) ProtoMessage() {}
+
+func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RevokeTokenResponse) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
 type JoinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -1238,13 +1490,14 @@ type JoinRequest struct {
 	NowMs         int64                  `protobuf:"varint,9,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`                    // the caller's clock; one that is far off is refused
 	RequestId     []byte                 `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`        // 16 random bytes: a repeat with the same and a csr of the same key, within a minute, gets the same node
 	ProtocolMin   uint32                 `protobuf:"varint,11,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"` // oldest protocol it speaks; protocol is the newest
+	Listening     bool                   `protobuf:"varint,12,opt,name=listening,proto3" json:"listening,omitempty"`                        // at address, with the key of csr, until it is answered: the member calls there first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1509,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[20]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1522,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1349,6 +1602,13 @@ func (x *JoinRequest) GetProtocolMin() uint32 {
 	return 0
 }
 
+func (x *JoinRequest) GetListening() bool {
+	if x != nil {
+		return x.Listening
+	}
+	return false
+}
+
 type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1364,7 +1624,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1636,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[21]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1649,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *JoinResponse) GetNode() uint64 {
@@ -1450,7 +1710,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1722,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[22]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1735,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1495,7 +1755,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[23]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1767,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[23]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1780,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1547,7 +1807,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[24]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1819,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[24]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1832,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Settings) GetVoters() uint32 {
@@ -1597,7 +1857,7 @@ type SettingsRequest struct {
 
 func (x *SettingsRequest) Reset() {
 	*x = SettingsRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[25]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1869,7 @@ func (x *SettingsRequest) String() string {
 func (*SettingsRequest) ProtoMessage() {}
 
 func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[25]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1882,7 @@ func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
 func (*SettingsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 type SettingsResponse struct {
@@ -1636,7 +1896,7 @@ type SettingsResponse struct {
 
 func (x *SettingsResponse) Reset() {
 	*x = SettingsResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[26]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1908,7 @@ func (x *SettingsResponse) String() string {
 func (*SettingsResponse) ProtoMessage() {}
 
 func (x *SettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[26]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1921,7 @@ func (x *SettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsResponse.ProtoReflect.Descriptor instead.
 func (*SettingsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettingsResponse) GetSettings() *Settings {
@@ -1694,7 +1954,7 @@ type ChangeSettingsRequest struct {
 
 func (x *ChangeSettingsRequest) Reset() {
 	*x = ChangeSettingsRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[27]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1966,7 @@ func (x *ChangeSettingsRequest) String() string {
 func (*ChangeSettingsRequest) ProtoMessage() {}
 
 func (x *ChangeSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[27]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1979,7 @@ func (x *ChangeSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeSettingsRequest.ProtoReflect.Descriptor instead.
 func (*ChangeSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ChangeSettingsRequest) GetSettings() *Settings {
@@ -1738,7 +1998,7 @@ type ChangeSettingsResponse struct {
 
 func (x *ChangeSettingsResponse) Reset() {
 	*x = ChangeSettingsResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[28]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +2010,7 @@ func (x *ChangeSettingsResponse) String() string {
 func (*ChangeSettingsResponse) ProtoMessage() {}
 
 func (x *ChangeSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[28]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +2023,7 @@ func (x *ChangeSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeSettingsResponse.ProtoReflect.Descriptor instead.
 func (*ChangeSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ChangeSettingsResponse) GetSettings() *Settings {
@@ -1782,7 +2042,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[29]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +2054,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[29]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +2067,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{29}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveNodeRequest) GetNode() uint64 {
@@ -1831,7 +2091,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_banyan_v1_cluster_proto_msgTypes[30]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2103,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_cluster_proto_msgTypes[30]
+	mi := &file_banyan_v1_cluster_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2116,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{30}
+	return file_banyan_v1_cluster_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveNodeResponse) GetRemoved() bool {
@@ -1980,11 +2240,25 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x0f.banyan.v1.NodeR\x04node\"?\n" +
 	"\x12CreateTokenRequest\x12\x15\n" +
 	"\x06ttl_ms\x18\x01 \x01(\x03R\x05ttlMs\x12\x12\n" +
-	"\x04uses\x18\x02 \x01(\rR\x04uses\"b\n" +
+	"\x04uses\x18\x02 \x01(\rR\x04uses\"r\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1b\n" +
 	"\texpire_ms\x18\x02 \x01(\x03R\bexpireMs\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\"\x9c\x02\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\"~\n" +
+	"\x05Token\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\tcreate_ms\x18\x02 \x01(\x03R\bcreateMs\x12\x1b\n" +
+	"\texpire_ms\x18\x03 \x01(\x03R\bexpireMs\x12\x12\n" +
+	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x17\n" +
+	"\amade_by\x18\x05 \x01(\tR\x06madeBy\"\x13\n" +
+	"\x11ListTokensRequest\">\n" +
+	"\x12ListTokensResponse\x12(\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x10.banyan.v1.TokenR\x06tokens\"$\n" +
+	"\x12RevokeTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"=\n" +
+	"\x13RevokeTokenResponse\x12&\n" +
+	"\x05token\x18\x01 \x01(\v2\x10.banyan.v1.TokenR\x05token\"\xba\x02\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x12\n" +
@@ -1998,7 +2272,8 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\n" +
 	" \x01(\fR\trequestId\x12!\n" +
-	"\fprotocol_min\x18\v \x01(\rR\vprotocolMin\"\xc9\x01\n" +
+	"\fprotocol_min\x18\v \x01(\rR\vprotocolMin\x12\x1c\n" +
+	"\tlistening\x18\f \x01(\bR\tlistening\"\xc9\x01\n" +
 	"\fJoinResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x1d\n" +
 	"\n" +
@@ -2032,13 +2307,16 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\aleaders\x18\x02 \x01(\rR\aleaders\x12\x1a\n" +
 	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x18\n" +
 	"\arunning\x18\x04 \x01(\rR\arunning\x12\x18\n" +
-	"\awaiting\x18\x05 \x01(\tR\awaiting2\xa0\x05\n" +
+	"\awaiting\x18\x05 \x01(\tR\awaiting2\xb9\x06\n" +
 	"\aCluster\x12=\n" +
 	"\x06Status\x12\x18.banyan.v1.StatusRequest\x1a\x19.banyan.v1.StatusResponse\x12:\n" +
 	"\x05Nodes\x12\x17.banyan.v1.NodesRequest\x1a\x18.banyan.v1.NodesResponse\x124\n" +
 	"\x03Map\x12\x15.banyan.v1.MapRequest\x1a\x16.banyan.v1.MapResponse\x12:\n" +
 	"\x05Drain\x12\x17.banyan.v1.DrainRequest\x1a\x18.banyan.v1.DrainResponse\x12L\n" +
-	"\vCreateToken\x12\x1d.banyan.v1.CreateTokenRequest\x1a\x1e.banyan.v1.CreateTokenResponse\x127\n" +
+	"\vCreateToken\x12\x1d.banyan.v1.CreateTokenRequest\x1a\x1e.banyan.v1.CreateTokenResponse\x12I\n" +
+	"\n" +
+	"ListTokens\x12\x1c.banyan.v1.ListTokensRequest\x1a\x1d.banyan.v1.ListTokensResponse\x12L\n" +
+	"\vRevokeToken\x12\x1d.banyan.v1.RevokeTokenRequest\x1a\x1e.banyan.v1.RevokeTokenResponse\x127\n" +
 	"\x04Join\x12\x16.banyan.v1.JoinRequest\x1a\x17.banyan.v1.JoinResponse\x12:\n" +
 	"\x05Renew\x12\x17.banyan.v1.RenewRequest\x1a\x18.banyan.v1.RenewResponse\x12C\n" +
 	"\bSettings\x12\x1a.banyan.v1.SettingsRequest\x1a\x1b.banyan.v1.SettingsResponse\x12U\n" +
@@ -2062,7 +2340,7 @@ func file_banyan_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_banyan_v1_cluster_proto_rawDescData
 }
 
-var file_banyan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_banyan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_banyan_v1_cluster_proto_goTypes = []any{
 	(*PutBlobRequest)(nil),         // 0: banyan.v1.PutBlobRequest
 	(*PutBlobResponse)(nil),        // 1: banyan.v1.PutBlobResponse
@@ -2084,17 +2362,22 @@ var file_banyan_v1_cluster_proto_goTypes = []any{
 	(*DrainResponse)(nil),          // 17: banyan.v1.DrainResponse
 	(*CreateTokenRequest)(nil),     // 18: banyan.v1.CreateTokenRequest
 	(*CreateTokenResponse)(nil),    // 19: banyan.v1.CreateTokenResponse
-	(*JoinRequest)(nil),            // 20: banyan.v1.JoinRequest
-	(*JoinResponse)(nil),           // 21: banyan.v1.JoinResponse
-	(*RenewRequest)(nil),           // 22: banyan.v1.RenewRequest
-	(*RenewResponse)(nil),          // 23: banyan.v1.RenewResponse
-	(*Settings)(nil),               // 24: banyan.v1.Settings
-	(*SettingsRequest)(nil),        // 25: banyan.v1.SettingsRequest
-	(*SettingsResponse)(nil),       // 26: banyan.v1.SettingsResponse
-	(*ChangeSettingsRequest)(nil),  // 27: banyan.v1.ChangeSettingsRequest
-	(*ChangeSettingsResponse)(nil), // 28: banyan.v1.ChangeSettingsResponse
-	(*RemoveNodeRequest)(nil),      // 29: banyan.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),     // 30: banyan.v1.RemoveNodeResponse
+	(*Token)(nil),                  // 20: banyan.v1.Token
+	(*ListTokensRequest)(nil),      // 21: banyan.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),     // 22: banyan.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),     // 23: banyan.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),    // 24: banyan.v1.RevokeTokenResponse
+	(*JoinRequest)(nil),            // 25: banyan.v1.JoinRequest
+	(*JoinResponse)(nil),           // 26: banyan.v1.JoinResponse
+	(*RenewRequest)(nil),           // 27: banyan.v1.RenewRequest
+	(*RenewResponse)(nil),          // 28: banyan.v1.RenewResponse
+	(*Settings)(nil),               // 29: banyan.v1.Settings
+	(*SettingsRequest)(nil),        // 30: banyan.v1.SettingsRequest
+	(*SettingsResponse)(nil),       // 31: banyan.v1.SettingsResponse
+	(*ChangeSettingsRequest)(nil),  // 32: banyan.v1.ChangeSettingsRequest
+	(*ChangeSettingsResponse)(nil), // 33: banyan.v1.ChangeSettingsResponse
+	(*RemoveNodeRequest)(nil),      // 34: banyan.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 35: banyan.v1.RemoveNodeResponse
 }
 var file_banyan_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: banyan.v1.NodesResponse.nodes:type_name -> banyan.v1.Node
@@ -2105,41 +2388,47 @@ var file_banyan_v1_cluster_proto_depIdxs = []int32{
 	9,  // 5: banyan.v1.MapResponse.shards:type_name -> banyan.v1.Shard
 	6,  // 6: banyan.v1.MapResponse.nodes:type_name -> banyan.v1.Node
 	6,  // 7: banyan.v1.DrainResponse.node:type_name -> banyan.v1.Node
-	6,  // 8: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
-	24, // 9: banyan.v1.SettingsResponse.settings:type_name -> banyan.v1.Settings
-	24, // 10: banyan.v1.ChangeSettingsRequest.settings:type_name -> banyan.v1.Settings
-	24, // 11: banyan.v1.ChangeSettingsResponse.settings:type_name -> banyan.v1.Settings
-	11, // 12: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
-	7,  // 13: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
-	14, // 14: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
-	16, // 15: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
-	18, // 16: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
-	20, // 17: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
-	22, // 18: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
-	25, // 19: banyan.v1.Cluster.Settings:input_type -> banyan.v1.SettingsRequest
-	27, // 20: banyan.v1.Cluster.ChangeSettings:input_type -> banyan.v1.ChangeSettingsRequest
-	29, // 21: banyan.v1.Cluster.RemoveNode:input_type -> banyan.v1.RemoveNodeRequest
-	0,  // 22: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
-	2,  // 23: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
-	4,  // 24: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
-	12, // 25: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
-	8,  // 26: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
-	15, // 27: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
-	17, // 28: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
-	19, // 29: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
-	21, // 30: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
-	23, // 31: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
-	26, // 32: banyan.v1.Cluster.Settings:output_type -> banyan.v1.SettingsResponse
-	28, // 33: banyan.v1.Cluster.ChangeSettings:output_type -> banyan.v1.ChangeSettingsResponse
-	30, // 34: banyan.v1.Cluster.RemoveNode:output_type -> banyan.v1.RemoveNodeResponse
-	1,  // 35: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
-	3,  // 36: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
-	5,  // 37: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
-	25, // [25:38] is the sub-list for method output_type
-	12, // [12:25] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	20, // 8: banyan.v1.ListTokensResponse.tokens:type_name -> banyan.v1.Token
+	20, // 9: banyan.v1.RevokeTokenResponse.token:type_name -> banyan.v1.Token
+	6,  // 10: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
+	29, // 11: banyan.v1.SettingsResponse.settings:type_name -> banyan.v1.Settings
+	29, // 12: banyan.v1.ChangeSettingsRequest.settings:type_name -> banyan.v1.Settings
+	29, // 13: banyan.v1.ChangeSettingsResponse.settings:type_name -> banyan.v1.Settings
+	11, // 14: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
+	7,  // 15: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
+	14, // 16: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
+	16, // 17: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
+	18, // 18: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
+	21, // 19: banyan.v1.Cluster.ListTokens:input_type -> banyan.v1.ListTokensRequest
+	23, // 20: banyan.v1.Cluster.RevokeToken:input_type -> banyan.v1.RevokeTokenRequest
+	25, // 21: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
+	27, // 22: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
+	30, // 23: banyan.v1.Cluster.Settings:input_type -> banyan.v1.SettingsRequest
+	32, // 24: banyan.v1.Cluster.ChangeSettings:input_type -> banyan.v1.ChangeSettingsRequest
+	34, // 25: banyan.v1.Cluster.RemoveNode:input_type -> banyan.v1.RemoveNodeRequest
+	0,  // 26: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
+	2,  // 27: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
+	4,  // 28: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
+	12, // 29: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
+	8,  // 30: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
+	15, // 31: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
+	17, // 32: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
+	19, // 33: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
+	22, // 34: banyan.v1.Cluster.ListTokens:output_type -> banyan.v1.ListTokensResponse
+	24, // 35: banyan.v1.Cluster.RevokeToken:output_type -> banyan.v1.RevokeTokenResponse
+	26, // 36: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
+	28, // 37: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
+	31, // 38: banyan.v1.Cluster.Settings:output_type -> banyan.v1.SettingsResponse
+	33, // 39: banyan.v1.Cluster.ChangeSettings:output_type -> banyan.v1.ChangeSettingsResponse
+	35, // 40: banyan.v1.Cluster.RemoveNode:output_type -> banyan.v1.RemoveNodeResponse
+	1,  // 41: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
+	3,  // 42: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
+	5,  // 43: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
+	29, // [29:44] is the sub-list for method output_type
+	14, // [14:29] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_cluster_proto_init() }
@@ -2153,7 +2442,7 @@ func file_banyan_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_cluster_proto_rawDesc), len(file_banyan_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -47,6 +47,10 @@ const (
 	ClusterDrainProcedure = "/banyan.v1.Cluster/Drain"
 	// ClusterCreateTokenProcedure is the fully-qualified name of the Cluster's CreateToken RPC.
 	ClusterCreateTokenProcedure = "/banyan.v1.Cluster/CreateToken"
+	// ClusterListTokensProcedure is the fully-qualified name of the Cluster's ListTokens RPC.
+	ClusterListTokensProcedure = "/banyan.v1.Cluster/ListTokens"
+	// ClusterRevokeTokenProcedure is the fully-qualified name of the Cluster's RevokeToken RPC.
+	ClusterRevokeTokenProcedure = "/banyan.v1.Cluster/RevokeToken"
 	// ClusterJoinProcedure is the fully-qualified name of the Cluster's Join RPC.
 	ClusterJoinProcedure = "/banyan.v1.Cluster/Join"
 	// ClusterRenewProcedure is the fully-qualified name of the Cluster's Renew RPC.
@@ -74,6 +78,10 @@ type ClusterClient interface {
 	// Drain moves leaders and work off a node, or with undo lets it take them again.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
 	CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error)
+	// ListTokens tells which join tokens are valid; what they say nobody can tell.
+	ListTokens(context.Context, *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error)
+	// RevokeToken ends a token before its time.
+	RevokeToken(context.Context, *connect.Request[v1.RevokeTokenRequest]) (*connect.Response[v1.RevokeTokenResponse], error)
 	// Join is the one call open to callers without a certificate: the token is the proof.
 	Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error)
 	// Renew signs a new certificate for the caller's own name.
@@ -128,6 +136,18 @@ func NewClusterClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(clusterMethods.ByName("CreateToken")),
 			connect.WithClientOptions(opts...),
 		),
+		listTokens: connect.NewClient[v1.ListTokensRequest, v1.ListTokensResponse](
+			httpClient,
+			baseURL+ClusterListTokensProcedure,
+			connect.WithSchema(clusterMethods.ByName("ListTokens")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeToken: connect.NewClient[v1.RevokeTokenRequest, v1.RevokeTokenResponse](
+			httpClient,
+			baseURL+ClusterRevokeTokenProcedure,
+			connect.WithSchema(clusterMethods.ByName("RevokeToken")),
+			connect.WithClientOptions(opts...),
+		),
 		join: connect.NewClient[v1.JoinRequest, v1.JoinResponse](
 			httpClient,
 			baseURL+ClusterJoinProcedure,
@@ -168,6 +188,8 @@ type clusterClient struct {
 	_map           *connect.Client[v1.MapRequest, v1.MapResponse]
 	drain          *connect.Client[v1.DrainRequest, v1.DrainResponse]
 	createToken    *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
+	listTokens     *connect.Client[v1.ListTokensRequest, v1.ListTokensResponse]
+	revokeToken    *connect.Client[v1.RevokeTokenRequest, v1.RevokeTokenResponse]
 	join           *connect.Client[v1.JoinRequest, v1.JoinResponse]
 	renew          *connect.Client[v1.RenewRequest, v1.RenewResponse]
 	settings       *connect.Client[v1.SettingsRequest, v1.SettingsResponse]
@@ -198,6 +220,16 @@ func (c *clusterClient) Drain(ctx context.Context, req *connect.Request[v1.Drain
 // CreateToken calls banyan.v1.Cluster.CreateToken.
 func (c *clusterClient) CreateToken(ctx context.Context, req *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error) {
 	return c.createToken.CallUnary(ctx, req)
+}
+
+// ListTokens calls banyan.v1.Cluster.ListTokens.
+func (c *clusterClient) ListTokens(ctx context.Context, req *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error) {
+	return c.listTokens.CallUnary(ctx, req)
+}
+
+// RevokeToken calls banyan.v1.Cluster.RevokeToken.
+func (c *clusterClient) RevokeToken(ctx context.Context, req *connect.Request[v1.RevokeTokenRequest]) (*connect.Response[v1.RevokeTokenResponse], error) {
+	return c.revokeToken.CallUnary(ctx, req)
 }
 
 // Join calls banyan.v1.Cluster.Join.
@@ -234,6 +266,10 @@ type ClusterHandler interface {
 	// Drain moves leaders and work off a node, or with undo lets it take them again.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
 	CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error)
+	// ListTokens tells which join tokens are valid; what they say nobody can tell.
+	ListTokens(context.Context, *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error)
+	// RevokeToken ends a token before its time.
+	RevokeToken(context.Context, *connect.Request[v1.RevokeTokenRequest]) (*connect.Response[v1.RevokeTokenResponse], error)
 	// Join is the one call open to callers without a certificate: the token is the proof.
 	Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error)
 	// Renew signs a new certificate for the caller's own name.
@@ -284,6 +320,18 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(clusterMethods.ByName("CreateToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterListTokensHandler := connect.NewUnaryHandler(
+		ClusterListTokensProcedure,
+		svc.ListTokens,
+		connect.WithSchema(clusterMethods.ByName("ListTokens")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterRevokeTokenHandler := connect.NewUnaryHandler(
+		ClusterRevokeTokenProcedure,
+		svc.RevokeToken,
+		connect.WithSchema(clusterMethods.ByName("RevokeToken")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterJoinHandler := connect.NewUnaryHandler(
 		ClusterJoinProcedure,
 		svc.Join,
@@ -326,6 +374,10 @@ func NewClusterHandler(svc ClusterHandler, opts ...connect.HandlerOption) (strin
 			clusterDrainHandler.ServeHTTP(w, r)
 		case ClusterCreateTokenProcedure:
 			clusterCreateTokenHandler.ServeHTTP(w, r)
+		case ClusterListTokensProcedure:
+			clusterListTokensHandler.ServeHTTP(w, r)
+		case ClusterRevokeTokenProcedure:
+			clusterRevokeTokenHandler.ServeHTTP(w, r)
 		case ClusterJoinProcedure:
 			clusterJoinHandler.ServeHTTP(w, r)
 		case ClusterRenewProcedure:
@@ -363,6 +415,14 @@ func (UnimplementedClusterHandler) Drain(context.Context, *connect.Request[v1.Dr
 
 func (UnimplementedClusterHandler) CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.CreateToken is not implemented"))
+}
+
+func (UnimplementedClusterHandler) ListTokens(context.Context, *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.ListTokens is not implemented"))
+}
+
+func (UnimplementedClusterHandler) RevokeToken(context.Context, *connect.Request[v1.RevokeTokenRequest]) (*connect.Response[v1.RevokeTokenResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Cluster.RevokeToken is not implemented"))
 }
 
 func (UnimplementedClusterHandler) Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error) {
