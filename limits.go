@@ -49,6 +49,11 @@ const (
 	WorkerResultsMax      = 4096
 	WorkerJobsMax         = 1024
 	OutputInlineMax       = 4 << 10
+	OutputBytesDefault    = 1 << 30
+	OutputBytesMax        = 1 << 40
+	ReturnBytesMax        = 1 << 40
+	TaskProcessesMax      = 4096
+	KilledNamedMax        = 8
 	ResultBatchMax        = 1024
 	ResultQueueMax        = 8192
 	FollowQueueMax        = 4096
@@ -128,6 +133,11 @@ var Limits = []Limit{
 	{"WorkerResultsMax", WorkerResultsMax, "results", "kept by one worker until they are recorded; then it takes no more attempts"},
 	{"WorkerJobsMax", WorkerJobsMax, "jobs", "whose specification a worker keeps of one stream; then they are announced anew"},
 	{"OutputInlineMax", OutputInlineMax, "bytes", "of one output kept in a task's result; a longer one is a blob"},
+	{"OutputBytesDefault", OutputBytesDefault, "bytes", "of standard output and standard error of one task together, where --output-max says nothing else; a task that writes more is killed and has failed"},
+	{"OutputBytesMax", OutputBytesMax, "bytes", "that --output-max may allow"},
+	{"ReturnBytesMax", ReturnBytesMax, "bytes", "of all files returned by one task; with more it has failed"},
+	{"TaskProcessesMax", TaskProcessesMax, "processes", "of one task at once; with more it is killed and has failed"},
+	{"KilledNamedMax", KilledNamedMax, "processes", "named in a task's result of those that it left behind; the rest is counted"},
 	{"ResultBatchMax", ResultBatchMax, "results", "recorded by one command"},
 	{"ResultQueueMax", ResultQueueMax, "results", "waiting to be recorded in one shard; then none of its tasks are started"},
 	{"FollowQueueMax", FollowQueueMax, "results", "waiting for one follower of a job; a slower one is moved back to reading rows"},

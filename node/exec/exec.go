@@ -8,9 +8,16 @@
 // nothing behind, because on common file systems making a directory costs a
 // quarter of starting a process.
 //
-// What dies with what:
-//   - When an attempt's first process ends, the rest of its group is killed.
-//   - At timeout or cancel the group gets SIGTERM, and after a grace SIGKILL.
+// An attempt is over when its first process has ended and nothing else holds its
+// output, or Linger has passed; what is left then is killed and named in the
+// result. A tree of processes is started, known and killed by a launcher
+// (tree.go). What dies with what:
+//   - At timeout or cancel the attempt's processes get SIGTERM, and after a
+//     grace SIGKILL; at a limit SIGKILL at once.
+//   - On Linux a process belongs to an attempt by descent, by a cookie in its
+//     environment or by its control group, also after setsid and a double fork.
+//     Elsewhere it belongs to it as long as it stays in its process group, on
+//     Windows by a job object.
 //   - When this process is killed (kill -9), Linux kills each attempt's first
 //     process (PR_SET_PDEATHSIG). The kernel sends that signal when the thread
 //     that forked ends, so Run keeps its goroutine locked to its thread for as
@@ -18,9 +25,11 @@
 //     handing over to it would cost more than locking does. Groups older than
 //     a second are known also to a guard: a shell in a session of its own that
 //     reads a pipe from this process and kills, at its end, every group it
-//     still knows. On Windows a job object does all of this.
+//     still knows and, on Linux, what has the cookie. What was younger is killed
+//     when the node is started again.
 //
-// A task that leaves its process group on purpose (setsid) is out of reach.
+// What is to outlive an attempt has to be started by somebody else, such as the
+// machine's service manager.
 package exec
 
 import (
@@ -37,8 +46,12 @@ import (
 	"banyan"
 )
 
-// Grace is how long a process group may take to end after SIGTERM.
+// Grace is how long an attempt's processes may take to end after SIGTERM.
 const Grace = 2 * time.Second
+
+// Linger is how long processes that hold an attempt's output may go on when its
+// first process has ended.
+const Linger = 5 * time.Second
 
 // guardAfter is the age at which a process group is made known to the guard.
 const guardAfter = time.Second
@@ -51,16 +64,28 @@ type Config struct {
 	Dir    string        // for working directories and output; the Runner's alone
 	Node   string        // names this node in messages, such as "n3 (rack7)"
 	Grace  time.Duration // 0: the constant Grace
+	Linger time.Duration // 0: the constant Linger
 	Logger *slog.Logger  // nil: none
+
+	MemoryMax    int64 // bytes of one attempt's processes; 0: no limit
+	ProcessesMax int   // of one attempt; 0: no limit
+
+	// Cgroup gives each attempt a control group of its own, where this process
+	// has one to divide.
+	Cgroup bool
+	// NoNewPrivileges has attempts gain no rights by what they execute (sudo).
+	NoNewPrivileges bool
 }
 
 // Runner runs attempts as processes. Its methods may be called by many
 // goroutines at once.
 type Runner struct {
-	cfg        Config
-	null       *os.File
-	guard      *guard
-	guardAfter time.Duration
+	cfg      Config
+	null     *os.File
+	launcher launcher
+	watchdog watchdog
+
+	guardAfter, outputEvery, usageEvery time.Duration
 
 	mu   sync.Mutex
 	next int
@@ -74,6 +99,9 @@ var leftover = regexp.MustCompile(`^(w|out)[0-9]+$`)
 func New(cfg Config) (*Runner, error) {
 	if cfg.Grace == 0 {
 		cfg.Grace = Grace
+	}
+	if cfg.Linger == 0 {
+		cfg.Linger = Linger
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -98,12 +126,27 @@ func New(cfg Config) (*Runner, error) {
 			cfg.Logger.Warn("cannot remove what an earlier run left; remove it by hand", "error", err)
 		}
 	}
+	l, err := newLauncher(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("the directory for tasks: %w", err)
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
+		l.close()
 		return nil, err
 	}
-	return &Runner{cfg: cfg, null: null, guard: newGuard(cfg.Logger), guardAfter: guardAfter}, nil
+	r := &Runner{cfg: cfg, null: null, launcher: l, guardAfter: guardAfter, outputEvery: outputEvery, usageEvery: usageEvery}
+	r.watchdog = watchdog{r: r, attempts: map[*attempt]bool{}, closed: make(chan struct{})}
+	return r, nil
 }
+
+// Capacity is how many attempts the limits of this process allow at once: those
+// of files and of processes.
+func Capacity() int { return capacity() }
+
+// MemorySpare is how much memory one attempt may have by default: nine tenths of
+// what there is for this process; 0 where that cannot be known.
+func MemorySpare() int64 { return memoryTotal() / 10 * 9 }
 
 // Writable says what keeps the disk under the directory from taking a write.
 func (r *Runner) Writable() error {
@@ -181,6 +224,7 @@ func (r *Runner) newDir() (string, error) {
 // Close removes the idle places. Every Run must have returned and every place
 // must have been released.
 func (r *Runner) Close() error {
+	r.watchdog.close() // it may be the last to have a place
 	r.mu.Lock()
 	idle := r.idle
 	r.idle = nil
@@ -188,7 +232,7 @@ func (r *Runner) Close() error {
 	for _, p := range idle {
 		p.destroy()
 	}
-	r.guard.close()
+	r.launcher.close()
 	return r.null.Close()
 }
 

@@ -24,7 +24,7 @@ import (
 var testEnv = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "A=b"}
 
 func newRunner(t testing.TB) *Runner {
-	r, err := New(Config{Dir: filepath.Join(t.TempDir(), "tasks"), Node: "n7", Grace: 50 * time.Millisecond})
+	r, err := New(Config{Dir: filepath.Join(t.TempDir(), "tasks"), Node: "n7", Grace: 50 * time.Millisecond, Linger: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,40 +245,6 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// A process that left its group may write on, but never into the output of a
-// later attempt.
-func TestEscapedWriter(t *testing.T) {
-	if _, err := exec.LookPath("setsid"); err != nil {
-		t.Skip("no setsid here")
-	}
-	r, dir := newRunner(t), t.TempDir()
-	up, gate, wrote := filepath.Join(dir, "up"), filepath.Join(dir, "gate"), filepath.Join(dir, "wrote")
-	for _, fifo := range []string{up, gate, wrote} {
-		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	res, _, _ := sh(t, r, fmt.Sprintf("setsid sh -c 'echo >%s; read x <%s; echo late; echo late >&2; echo >%s' & read x <%s", up, gate, wrote, up), 0)
-	if !res.OK() {
-		t.Fatalf("%+v", res)
-	}
-	sh(t, r, "true", 0) // output files take turns
-	p := open(t, r, "")
-	defer p.Release()
-	g, err := os.OpenFile(gate, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintln(g, "go")
-	g.Close()
-	if b, err := os.ReadFile(wrote); err != nil || len(b) == 0 { // returns when it has written
-		t.Fatal(b, err)
-	}
-	if out := text(t, p.Stdout()) + text(t, p.Stderr()); out != "" {
-		t.Errorf("the next attempt's output has %q", out)
-	}
-}
-
 func TestOutputReadWhileRunningAndAfter(t *testing.T) {
 	r := newRunner(t)
 	p := open(t, r, "")
@@ -312,10 +278,10 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	r.Close()
 	left, _ := os.ReadDir(dir)
 	if len(left) != 1 || left[0].Name() != "notes" {
-		t.Errorf("after start: %v", left)
+		t.Errorf("after a run: %v", left)
 	}
 }
 
@@ -348,10 +314,10 @@ func TestHelperNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.guardAfter = 0
+	r.guardAfter, r.outputEvery = 0, time.Millisecond
 	p := open(t, r, "")
 	go func() {
-		for g := r.guard; ; time.Sleep(time.Millisecond) {
+		for g := r.launcher.(*local).guard; ; time.Sleep(time.Millisecond) {
 			g.mu.Lock()
 			up := g.cmd != nil
 			g.mu.Unlock()
@@ -361,7 +327,7 @@ func TestHelperNode(t *testing.T) {
 			}
 		}
 	}()
-	r.Run(context.Background(), p, Command{Args: []string{"/bin/sh", "-c", "echo $$; sleep 1000 & echo $!; wait"}, Env: testEnv})
+	r.Run(context.Background(), p, Command{Args: []string{"/bin/sh", "-c", "echo $$; " + escape + " sh -c 'echo $$; exec sleep 1000' & wait"}, Env: testEnv})
 }
 
 func TestKilledNode(t *testing.T) {

@@ -3,10 +3,10 @@
 package exec
 
 import (
+	"errors"
+	"math"
 	"os"
-	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,75 +17,19 @@ const (
 	errTooLong = syscall.E2BIG
 )
 
-// process is a process and the group it leads.
-type process struct {
-	p *os.Process
-
-	mu      sync.Mutex
-	reaped  bool // the number may belong to somebody else
-	guarded *guard
-}
-
-func startProcess(path string, args []string, attr *os.ProcAttr) (*process, error) {
-	attr.Sys = sysProcAttr()
-	p, err := os.StartProcess(path, args, attr)
-	if err != nil {
-		return nil, err
-	}
-	return &process{p: p}, nil
-}
-
-// signal goes to the whole group, as long as its number is surely ours.
-func (p *process) signal(s syscall.Signal) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.reaped {
-		_ = unix.Kill(-p.p.Pid, s) // ESRCH: already gone
-	}
-}
-
-func (p *process) terminate() {
-	p.signal(unix.SIGTERM)
-	p.signal(unix.SIGCONT) // a stopped process hears nothing else
-}
-
-func (p *process) kill() { p.signal(unix.SIGKILL) }
-
-// guard makes the group known to the guard until it is gone.
-func (p *process) guard(g *guard) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.reaped {
-		g.add(p.p.Pid)
-		p.guarded = g
-	}
-}
-
-// wait returns when the process and its group are gone. When the process has
-// ended, grace says how long the rest of the group may go on.
-func (p *process) wait(grace func() time.Duration) (code int32, signal string) {
-	state := p.awaitExit()
-	left := grace()
-	if left == 0 {
-		p.kill()
-	}
-	if state == nil {
-		state, _ = p.p.Wait() // at once: it has ended
-	}
-	// As long as one member lives the number of the group stays taken.
-	for until := time.Now().Add(left); left > 0 && unix.Kill(-p.p.Pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(until) {
-			p.kill()
-			break
+// starved says whether a start failed for want of descriptors, processes or
+// memory, so that it may go well when others have ended.
+func starved(err error) bool {
+	for _, short := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM} {
+		if errors.Is(err, short) {
+			return true
 		}
 	}
-	p.mu.Lock()
-	p.reaped = true
-	g := p.guarded
-	p.mu.Unlock()
-	if g != nil {
-		g.remove(p.p.Pid)
-	}
+	return false
+}
+
+// codeOf says how a process ended, the code as shells do.
+func codeOf(state *os.ProcessState) (code int32, signal string) {
 	if state == nil {
 		return 255, "" // somebody else has waited for it
 	}
@@ -94,6 +38,36 @@ func (p *process) wait(grace func() time.Duration) (code int32, signal string) {
 	}
 	return int32(state.ExitCode()), ""
 }
+
+// descriptors an attempt needs: its directory, four files of output and two of
+// them open to write, its process, a pipe while it is started, its control group.
+const descriptorsPerAttempt = 12
+
+// descriptorsReserve is kept for the node itself: connections, tables, logs.
+const descriptorsReserve = 120
+
+// capacity is how many attempts this process's own limits allow at once.
+func capacity() int {
+	most := math.MaxInt32
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil {
+		if l.Cur < l.Max { // Go's os has done so where it could
+			_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: l.Max, Max: l.Max})
+			_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &l)
+		}
+		if n := (int64(min(l.Cur, math.MaxInt32)) - descriptorsReserve) / descriptorsPerAttempt; n < int64(most) {
+			most = int(max(1, n))
+		}
+	}
+	if n, ok := processesLimit(); ok {
+		most = min(most, max(1, n/processesPerAttempt))
+	}
+	return most
+}
+
+// processesPerAttempt is what is reckoned of the user's limit for an attempt: a
+// thread of this process, the attempt's first process and two of its own.
+const processesPerAttempt = 4
 
 func sameKey(a, b string) bool { return a == b }
 

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,9 +17,10 @@ import (
 
 // Command is what an attempt executes.
 type Command struct {
-	Args    []string      // as they are, without a shell; Args[0] is looked up in the PATH of Env
-	Env     []string      // the whole environment, KEY=value, each key once; not nil
-	Timeout time.Duration // 0: none
+	Args      []string      // as they are, without a shell; Args[0] is looked up in the PATH of Env
+	Env       []string      // the whole environment, KEY=value, each key once; not nil
+	Timeout   time.Duration // 0: none
+	OutputMax int64         // bytes of both outputs together; 0: banyan.OutputBytesDefault
 }
 
 // Outcome is how an attempt ended.
@@ -32,6 +32,7 @@ const (
 	TimedOut                  // killed, it took longer than its timeout
 	Canceled                  // killed, the context ended
 	NotStarted                // it could not be run at all: Err says why
+	Exceeded                  // it went over a limit, and was killed if it still ran: Err says which
 )
 
 // Result is what is known of an attempt that ended.
@@ -43,14 +44,23 @@ type Result struct {
 	Duration time.Duration
 	Stdout   int64 // bytes
 	Stderr   int64 // bytes
-	Err      error // why it could not be run
+	Err      error // why it could not be run, or which limit it went over
+
+	// Killed names processes that were still there when it was over by itself,
+	// KilledCount in all, KilledNamedMax of them by name.
+	Killed      []string
+	KilledCount int
 }
 
 // OK says whether the attempt did its work.
 func (r Result) OK() bool { return r.Outcome == Exited && r.ExitCode == 0 && r.Err == nil }
 
-// Run executes the command in a place and returns when it and its process group
-// are gone. When ctx ends or the timeout passes the group is killed: asked
+// Starved says whether an error of Open or Run is for want of descriptors,
+// processes or memory on this node: it says nothing about the task.
+func Starved(err error) bool { return starved(err) }
+
+// Run executes the command in a place and returns when it and everything it has
+// started are gone. When ctx ends or the timeout passes they are killed: asked
 // first, forced after the grace. One Run at a time in one place.
 func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 	res := Result{Start: time.Now()}
@@ -60,7 +70,7 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 	}
 	// See the package comment: the thread must outlive the process.
 	runtime.LockOSThread()
-	proc, err := r.start(p, c)
+	t, err := r.start(p, c)
 	if err != nil {
 		runtime.UnlockOSThread()
 		res.Outcome, res.Err, res.ExitCode = NotStarted, err, 126
@@ -69,53 +79,28 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 		}
 		return res
 	}
-	res.Outcome, res.ExitCode, res.Signal = r.watch(ctx, proc, c.Timeout)
+	a := &attempt{r: r, tree: t, place: p, began: res.Start, outputMax: c.OutputMax}
+	if a.outputMax == 0 {
+		a.outputMax = banyan.OutputBytesDefault
+	}
+	r.watchdog.add(a)
+	a.run(ctx, c.Timeout, &res)
+	r.watchdog.remove(a)
 	runtime.UnlockOSThread()
 	res.Duration = time.Since(res.Start)
 	if res.Stdout, err = p.Stdout().Size(); err == nil {
 		res.Stderr, err = p.Stderr().Size()
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		res.Err = fmt.Errorf("the captured output: %w", err)
+	case res.Outcome == Exited && res.Stdout+res.Stderr > a.outputMax:
+		res.Outcome, res.Err = Exceeded, a.tooMuch("wrote")
 	}
 	return res
 }
 
-// watch waits for a process, ending it when it must end.
-func (r *Runner) watch(ctx context.Context, proc *process, timeout time.Duration) (Outcome, int32, string) {
-	var why atomic.Int32 // an Outcome
-	var force atomic.Pointer[time.Timer]
-	var ended atomic.Pointer[time.Time] // when the grace began
-	end := func(o Outcome) {
-		if why.CompareAndSwap(int32(Exited), int32(o)) {
-			now := time.Now()
-			ended.Store(&now)
-			force.Store(time.AfterFunc(r.cfg.Grace, proc.kill))
-			proc.terminate()
-		}
-	}
-	defer context.AfterFunc(ctx, func() { end(Canceled) })()
-	if timeout > 0 {
-		defer time.AfterFunc(timeout, func() { end(TimedOut) }).Stop()
-	}
-	guarded := time.AfterFunc(r.guardAfter, func() { proc.guard(r.guard) })
-	code, signal := proc.wait(func() time.Duration {
-		guarded.Stop()
-		if Outcome(why.Load()) == Exited {
-			return 0
-		}
-		if at := ended.Load(); at != nil {
-			return max(0, r.cfg.Grace-time.Since(*at))
-		}
-		return r.cfg.Grace
-	})
-	if t := force.Load(); t != nil {
-		t.Stop()
-	}
-	return Outcome(why.Load()), code, signal
-}
-
-func (r *Runner) start(p *Place, c Command) (*process, error) {
+func (r *Runner) start(p *Place, c Command) (tree, error) {
 	if len(c.Args) == 0 || c.Args[0] == "" {
 		return nil, banyan.Errorf(banyan.Invalid, "no command to run")
 	}
@@ -132,18 +117,18 @@ func (r *Runner) start(p *Place, c Command) (*process, error) {
 		defer w.Close()
 		files[i+1] = w
 	}
-	attr := &os.ProcAttr{Dir: p.Dir(), Env: c.Env, Files: files}
-	proc, err := startProcess(path, c.Args, attr)
+	l := launch{path: path, args: c.Args, env: c.Env, dir: p.Dir(), files: files}
+	t, err := r.launcher.start(l)
 	// A file that was just written may for an instant be open for writing in a
 	// process that another goroutine is starting: then it is "busy".
 	for wait := time.Millisecond; errors.Is(err, errBusy) && wait < time.Second; wait *= 2 {
 		time.Sleep(wait)
-		proc, err = startProcess(path, c.Args, attr)
+		t, err = r.launcher.start(l)
 	}
 	if err != nil {
 		return nil, r.startError(path, c, err)
 	}
-	return proc, nil
+	return t, nil
 }
 
 func (r *Runner) startError(path string, c Command, err error) error {
