@@ -39,7 +39,7 @@ func Process() IO {
 // Main runs the command that args name (without the program's own name) and
 // gives the process's exit code.
 func Main(ctx context.Context, args []string, io IO) int {
-	a := &app{IO: io, now: time.Now, leave: os.Exit}
+	a := &app{IO: io, now: time.Now, leave: os.Exit, command: runProgram}
 	a.opens = a.open
 	root := a.root()
 	root.SetArgs(args)
@@ -62,6 +62,9 @@ type app struct {
 	opens  func(context.Context, need) (*session, error) // open, or a test's
 	leave  func(code int)                                // ends the process at once
 	target target
+
+	command  func(ctx context.Context, name string, args ...string) (string, error) // of the machine: runProgram, or a test's
+	unitRoot string                                                                 // before the system's paths, for tests
 
 	signaled atomic.Bool // a signal has come
 }
@@ -159,7 +162,7 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")
 	a.add(root, "work", a.runCommand(), a.resumeCommand(), a.jobsCommand(), a.jobCommand(), a.logsCommand(), a.waitCommand(), a.cancelCommand(), a.kvCommand(), a.lockCommand(), a.electCommand(), a.locksCommand(), a.unlockCommand())
-	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.recoverCommand(), a.contextCommand())
+	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.serviceCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.recoverCommand(), a.contextCommand())
 	a.add(root, "cluster", a.metricsCommand(), a.debugCommand())
 	a.add(root, "more", a.demoCommand(), a.versionCommand())
 	root.AddCommand(a.filmCommand(), exitCodesTopic(), outputTopic())

@@ -51,6 +51,7 @@ func outputHelp() string {
 		{"debug goroutines (one line per stack)", goroutinesJSON{}},
 		{"debug profile", fileJSON{}},
 		{"debug bundle", bundleJSON{}},
+		{"service status", serviceJSON{}},
 		{"version", versionJSON{}},
 	}
 	var b strings.Builder

@@ -71,3 +71,12 @@ func (a *app) interruptible(ctx context.Context) (context.Context, context.Cance
 	context.AfterFunc(ctx, func() { time.Sleep(echoMax); i.stop() })
 	return ctx, cancel
 }
+
+// surviveClosedPipes has this process outlive the reader of its log: a write to
+// a closed pipe on standard output or error would else end it (os/signal,
+// SIGPIPE). The signal is taken, not ignored: what is ignored stays so in tasks.
+func surviveClosedPipes() {
+	if len(sigpipe) > 0 { // of none, Notify makes all
+		signal.Notify(make(chan os.Signal, 1), sigpipe...)
+	}
+}

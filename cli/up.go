@@ -24,12 +24,14 @@ type nodeFlags struct {
 	slots, shards                      int
 	deadAfter                          time.Duration
 	logLevel, logFormat                string
-	given                              func(name string) bool // a flag
+	given                              func(name string) bool   // a flag
+	value                              func(name string) string // of a flag
 }
 
 func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	f.given = fs.Changed
+	f.value = func(name string) string { return fs.Lookup(name).Value.String() }
 	fs.StringVar(&f.dir, "dir", "", "keep everything of the node in this `DIR` (default banyan/node where programs keep state)")
 	fs.StringVar(&f.listen, "listen", "", "listen on `HOST:PORT` (default "+server.DefaultListen+"; port 0: a free one)")
 	fs.StringVar(&f.advertise, "advertise", "", "`HOST:PORT` where other machines reach this one, when it differs")
@@ -126,12 +128,15 @@ func (a *app) serve(ctx context.Context, c server.Config) error {
 	if err != nil {
 		return err
 	}
+	surviveClosedPipes()
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
+	context.AfterFunc(run, func() { notifySystemd("STOPPING=1") })
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Run(run) }()
 	select {
 	case <-srv.Ready():
+		notifySystemd(fmt.Sprintf("READY=1\nSTATUS=node %v of cluster %s at %s", srv.Node(), srv.Cluster(), srv.Address()))
 		fmt.Fprintf(a.Out, "node %v of cluster %s is up at %s\n", srv.Node(), srv.Cluster(), srv.Address())
 	case err := <-ended:
 		return stopped(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 type versionJSON struct {
 	Version  string `json:"version"`
 	Commit   string `json:"commit"`
+	Date     string `json:"date"` // of the commit, RFC 3339; "" if the build did not stamp it
 	Protocol int    `json:"protocol"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
@@ -33,7 +35,7 @@ func (a *app) versionCommand() *cobra.Command {
 			if f.json() {
 				return writeJSON(a.Out, v)
 			}
-			_, err := fmt.Fprintf(a.Out, "banyan %s %s (protocol %d, %s, %s)\n", v.Version, v.Commit, v.Protocol, v.Go, v.Platform)
+			_, err := fmt.Fprintf(a.Out, "banyan %s %s%s (protocol %d, %s, %s)\n", v.Version, v.Commit, v.day(), v.Protocol, v.Go, v.Platform)
 			return err
 		},
 	}
@@ -42,7 +44,7 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func thisVersion() versionJSON {
-	return versionJSON{banyan.Version, commit(), banyan.ProtocolVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	return versionJSON{banyan.Version, commit(), commitDate(), banyan.ProtocolVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 }
 
 // commit is the commit the binary was built from, as the build stamped it.
@@ -59,4 +61,24 @@ func commit() string {
 		}
 	}
 	return rev + dirty
+}
+
+// commitDate is when that commit was made.
+func commitDate() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.time" {
+				return s.Value
+			}
+		}
+	}
+	return ""
+}
+
+// day is the commit's date for people, with a space before it, or nothing.
+func (v versionJSON) day() string {
+	if len(v.Date) < len(time.DateOnly) {
+		return ""
+	}
+	return " of " + v.Date[:len(time.DateOnly)]
 }

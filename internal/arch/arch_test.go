@@ -27,7 +27,7 @@ const (
 // packages on lower floors. Siblings on one floor do not know each other.
 var floors = [][]string{
 	{"."},
-	{"api", "api/banyan/v1", "internal/arch", "internal/limitsdoc", "internal/apigen", "internal/film"},
+	{"api", "api/banyan/v1", "internal/arch", "internal/limitsdoc", "internal/apigen", "internal/modpath", "internal/film"},
 	{"api/wire", "api/banyan/v1/banyanv1connect", "api/banyan/peer/v1"},
 	{"api/banyan/peer/v1/peerv1connect"},
 	{"obs"},
