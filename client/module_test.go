@@ -80,7 +80,7 @@ func TestAnotherModuleBuildsWithTheSDK(t *testing.T) {
 		}
 	}
 	cmd := exec.Command("go", "build", "-mod=mod", "-o", os.DevNull, ".")
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off", "GOPROXY=off", "GOFLAGS=")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off", "GOPROXY=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("go build: %v\n%s", err, out)
 	}
