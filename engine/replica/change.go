@@ -47,7 +47,7 @@ func (c *Core) Reconfigure(shard banyan.ShardID, voters, learners []banyan.NodeI
 func (c *Core) led(shard banyan.ShardID) (*group, error) {
 	g := c.groups[shard]
 	switch {
-	case g == nil:
+	case g == nil, g.removal != nil:
 		return nil, errNoReplica(shard)
 	case !g.leader:
 		return nil, errNotLeader(shard, banyan.NodeID(g.lead))

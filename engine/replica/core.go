@@ -36,7 +36,7 @@ const (
 	LogBytesKept    = 512 << 10
 	LogEntriesLeast = 32
 	LogTailFactor   = 32       // for a replica in need: times LogEntriesKept
-	LogTailBytesMax = 64 << 20 // and at most this
+	LogTailBytesMax = 64 << 20 // and at most this; more after a snapshot: see sending.go
 )
 
 // Sizes of raft's flow control, per shard.
@@ -164,6 +164,7 @@ func (c *Core) Tick(n int) {
 			g.leaveJoint()
 			g.settle()
 			g.shedStalled()
+			g.followSendings(n)
 			g.touch()
 		}
 	}
@@ -198,7 +199,7 @@ func (c *Core) Step(shard banyan.ShardID, m *raftpb.Message) {
 	if g.quiet && g.disturbs(m) {
 		g.wake()
 	}
-	if m = g.admit(m); m == nil {
+	if m = g.admit(m); m == nil || g.differs(m) {
 		return
 	}
 	_ = g.rn.Step(m) // what raft refuses it also logs
@@ -239,7 +240,7 @@ func (c *Core) create(shard banyan.ShardID, t raftpb.MessageType) *group {
 // Propose queues a command.
 func (c *Core) Propose(shard banyan.ShardID, p *Proposal) {
 	g := c.groups[shard]
-	if g == nil {
+	if g == nil || g.removal != nil {
 		p.Done(mvcc.Result{}, errNoReplica(shard))
 		return
 	}
@@ -253,7 +254,7 @@ func (c *Core) Propose(shard banyan.ShardID, p *Proposal) {
 // the next.
 func (c *Core) Read(shard banyan.ShardID, done func(error)) {
 	g := c.groups[shard]
-	if g == nil {
+	if g == nil || g.removal != nil {
 		done(errNoReplica(shard))
 		return
 	}
@@ -338,6 +339,7 @@ func (c *Core) ReportSnapshot(shard banyan.ShardID, to banyan.NodeID, ok bool) {
 	status := raft.SnapshotFinish
 	if !ok {
 		status = raft.SnapshotFailure
+		delete(g.sendings, uint64(to))
 	}
 	g.rn.ReportSnapshot(uint64(to), status)
 	g.touch()

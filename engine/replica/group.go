@@ -39,6 +39,9 @@ type group struct {
 	settles   uint64            // leader: see settle.go
 	unsettled int               // ticks
 
+	differsFrom uint64              // see differ.go; the replica or leader, 0: none
+	sendings    map[uint64]*sending // leader: see sending.go
+
 	truncated  uint64
 	truncating bool
 	logBytes   uint64 // of entries since truncated, an estimate
@@ -170,6 +173,9 @@ func (g *group) observe(eff *Effects) {
 	if g.quiet && (leader != g.leader || s.Lead != g.lead || s.GetTerm() != g.term || s.GetCommit() != g.commit) {
 		g.wake()
 	}
+	if s.GetTerm() != g.term {
+		g.differsFrom = 0
+	}
 	g.leader, g.lead, g.term, g.commit = leader, s.Lead, s.GetTerm(), s.GetCommit()
 	if leader && !g.announced && g.appliedTerm == g.term {
 		g.announced = true
@@ -185,6 +191,7 @@ func (g *group) stepDown(eff *Effects, to banyan.NodeID) {
 		g.announced = false
 		eff.Leadership = append(eff.Leadership, Leadership{g.shard, g.term, false})
 	}
+	g.sendings = nil
 	g.fail(errNotLeader(g.shard, to), uncertain(g.shard))
 }
 
@@ -510,8 +517,12 @@ func (g *group) truncate(eff *Effects) {
 // tail is how full the log's tail is that is kept for a replica in need: 1 is
 // the most.
 func (g *group) tail() float64 {
-	entries := float64(g.applied-g.truncated) / float64(LogTailFactor*g.core.cfg.LogEntriesKept)
-	return max(entries, float64(g.logBytes)/LogTailBytesMax)
+	most := g.tailBytes()
+	full := float64(g.logBytes) / float64(most)
+	if most > LogTailBytesMax {
+		return full
+	}
+	return max(full, float64(g.applied-g.truncated)/float64(LogTailFactor*g.core.cfg.LogEntriesKept))
 }
 
 // slowest is the index up to which every other replica has what it needs, as

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"sync"
+	"unsafe"
 
 	"banyan"
 	"banyan/core/mvcc"
@@ -64,8 +65,9 @@ func (h *Hub) Revision(shard banyan.ShardID) banyan.Revision {
 	return t.revision
 }
 
-// Publish says that the shard is now at revision, through events. It copies
-// them, but not their keys and values, which must not be modified.
+// Publish says that the shard is now at revision, through events, of which it
+// keeps nothing: an event's key and value are parts of a log entry that may hold
+// hundreds of others. What a watcher wants is copied, once for all watchers.
 func (h *Hub) Publish(shard banyan.ShardID, events []mvcc.Event, revision banyan.Revision) {
 	t := h.topic(shard)
 	t.mu.Lock()
@@ -74,9 +76,10 @@ func (h *Hub) Publish(shard banyan.ShardID, events []mvcc.Event, revision banyan
 		return
 	}
 	t.revision = revision
+	var copied []mvcc.Event // parallel to events, made when the first is wanted
 	for w := range t.watchers {
 		if w.live {
-			w.take(events, revision)
+			copied = w.take(events, copied, revision)
 		}
 	}
 }
@@ -262,15 +265,22 @@ func (w *Watcher) history(after banyan.Revision) ([]mvcc.Event, banyan.Revision,
 	return events, upTo, err
 }
 
-// take queues what the watcher asked for; topic.mu is held.
-func (w *Watcher) take(events []mvcc.Event, revision banyan.Revision) {
+// take queues what the watcher asked for; topic.mu is held. It gives copied back
+// with what it has added.
+func (w *Watcher) take(events, copied []mvcc.Event, revision banyan.Revision) []mvcc.Event {
 	for i := range events {
 		e := &events[i]
 		if e.Row.Mod <= w.seen || bytes.Compare(e.Row.Key, w.lo) < 0 || len(w.hi) > 0 && bytes.Compare(e.Row.Key, w.hi) >= 0 {
 			continue
 		}
-		w.queue = append(w.queue, *e)
-		w.bytes += len(e.Row.Key) + len(e.Row.Value)
+		if copied == nil {
+			copied = make([]mvcc.Event, len(events))
+		}
+		if copied[i].Row.Mod == 0 {
+			copied[i] = standalone(e)
+		}
+		w.queue = append(w.queue, copied[i])
+		w.bytes += len(e.Row.Key) + len(e.Row.Value) + eventBytes
 	}
 	w.seen = max(w.seen, revision)
 	if len(w.queue) > banyan.WatchQueueMax || w.bytes > banyan.WatchQueueBytesMax {
@@ -279,6 +289,21 @@ func (w *Watcher) take(events []mvcc.Event, revision banyan.Revision) {
 	if !w.live || len(w.queue) > 0 || w.seen >= w.sent+progressEvery {
 		w.signal()
 	}
+	return copied
+}
+
+// eventBytes is what an event takes besides its key and value.
+const eventBytes = int(unsafe.Sizeof(mvcc.Event{}))
+
+// standalone is a copy of an event in memory of its own.
+func standalone(e *mvcc.Event) mvcc.Event {
+	c, n := *e, len(e.Row.Key)
+	held := append(append(make([]byte, 0, n+len(e.Row.Value)), e.Row.Key...), e.Row.Value...)
+	c.Row.Key = held[:n:n]
+	if e.Row.Value != nil {
+		c.Row.Value = held[n:]
+	}
+	return c
 }
 
 // fallBehind makes the watcher read history from where it is.

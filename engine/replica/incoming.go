@@ -75,6 +75,6 @@ func (g *group) installed(m *raftpb.SnapshotMetadata) {
 	g.handed, g.truncated, g.logBytes = m.GetIndex(), m.GetIndex(), 0
 	g.logged = max(g.logged, m.GetIndex())
 	g.conf = m.GetConfState()
-	g.reload = true
+	g.reload, g.differsFrom = true, 0
 	in.done(nil)
 }

@@ -26,6 +26,11 @@ type Status struct {
 	Last     uint64
 	First    uint64 // of the entries still in the log
 
+	// DiffersFrom is the leader, or for the leader a replica, with which this one
+	// does not agree on what is committed; 0: none. One of the two nodes has lost
+	// acknowledged writes.
+	DiffersFrom banyan.NodeID
+
 	Stalled bool                     // its disk has finished nothing of it for an election time-out
 	Match   map[banyan.NodeID]uint64 // leader only: up to where each replica has the log
 	Pending int                      // proposals waiting here
@@ -65,7 +70,7 @@ func (g *group) status() (Status, error) {
 		Voters: nodeIDs(g.conf.GetVoters()), Learners: nodeIDs(slices.Concat(g.conf.GetLearners(), g.conf.GetLearnersNext())), Joint: joint(g.conf),
 		Applied: g.applied, Commit: g.commit, Last: last, First: g.truncated + 1,
 		Pending: g.pending(), Proving: len(g.proving), Tenure: g.heardLast(),
-		Settled: g.settled(),
+		Settled: g.settled(), DiffersFrom: banyan.NodeID(g.differsFrom),
 		Stalled: g.stalled >= g.core.cfg.ElectionTicks,
 	}
 	if g.leader {

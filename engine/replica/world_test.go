@@ -231,6 +231,12 @@ func (p *peer) snapshot(e Envelope) {
 		p.w.t.Fatal(err)
 	}
 	defer view.Close()
+	p.carry(e, view)
+}
+
+// carry takes the rows of a view to where the snapshot should go.
+func (p *peer) carry(e Envelope, view *store.View) {
+	to := p.w.nodes[e.To]
 	m, err := SnapshotMessage(e.Message, view)
 	if err != nil {
 		p.core.ReportSnapshot(e.Shard, e.To, false)
