@@ -160,12 +160,12 @@ func (p *planner) next(s Shard) (Step, bool) {
 
 // keep drops learners whose nodes are dead, draining or unknown. The copy of a
 // voter that is alone stays as a voter would: until it is to be replaced, and
-// can be.
+// is or can be.
 func (p *planner) keep(s Shard, alone bool) []banyan.NodeID {
 	out := []banyan.NodeID{}
 	for _, id := range s.Learners {
 		n, ok := p.nodes[id]
-		stays := alone && !n.Leaving && (!p.isBad(id) || len(p.choose(s, 1)) == 0)
+		stays := alone && !n.Leaving && (!p.isBad(id) || p.copyOf(s) == 0 && len(p.choose(s, 1)) == 0)
 		if ok && (n.Alive && !n.Draining || stays) {
 			out = append(out, id)
 		}
@@ -173,17 +173,41 @@ func (p *planner) keep(s Shard, alone bool) []banyan.NodeID {
 	return out
 }
 
-// copied keeps one copy of a shard whose voter is alone.
+// copyOf is the learner that is a lone voter's copy: the best of those on live
+// nodes, 0 if there is none.
+func (p *planner) copyOf(s Shard) (best banyan.NodeID) {
+	rank := func(id banyan.NodeID) int {
+		behind, known := s.Behind[id]
+		switch caughtUp := known && behind <= CaughtUp; {
+		case caughtUp && !p.nodes[id].Draining:
+			return 3
+		case caughtUp:
+			return 2
+		}
+		return 1
+	}
+	for _, id := range s.Learners {
+		if p.nodes[id].Alive && (best == 0 || rank(id) > rank(best)) {
+			best = id
+		}
+	}
+	return best
+}
+
+// copied keeps one copy of a shard whose voter is alone on a live node, beside
+// those on nodes that may come back.
 func (p *planner) copied(s Shard) (Step, bool) {
-	switch len(s.Learners) {
-	case 0:
+	best := p.copyOf(s)
+	if best == 0 {
 		if found := p.choose(s, 1); len(found) == 1 {
 			p.replicas[found[0]]++
-			return Step{Voters: s.Voters, Learners: found, Why: "its voter is alone: another disk keeps a copy"}, true
+			return Step{Voters: s.Voters, Learners: append(slices.Clone(s.Learners), found...), Why: "its voter is alone: another disk keeps a copy"}, true
 		}
-	case 1:
-	default:
-		return Step{Voters: s.Voters, Learners: s.Learners[:1], Why: "a learner is not needed any more"}, true
+		return Step{}, false
+	}
+	kept := slices.DeleteFunc(slices.Clone(s.Learners), func(id banyan.NodeID) bool { return id != best && p.nodes[id].Alive })
+	if len(kept) < len(s.Learners) {
+		return Step{Voters: s.Voters, Learners: kept, Why: "a learner is not needed any more"}, true
 	}
 	return Step{}, false
 }

@@ -122,6 +122,8 @@ func TestALoneVoterHasACopy(t *testing.T) {
 		"leaving":                      {[]Node{{ID: 2, Alive: true, Leaving: true}}, 3, ids(2), ids(1)},
 		"away too long":                {[]Node{away(grace), {ID: 3, Alive: true}}, 3, ids(2), ids(1, 3)},
 		"away too long, no other":      {[]Node{away(grace)}, 3, ids(2), ids(1, 2)},
+		"away, and another joins":      {[]Node{away(1), {ID: 3, Alive: true}}, 3, ids(2), ids(1, 2, 3)}, // case N6
+		"away too long, copied since":  {[]Node{away(grace), {ID: 3, Alive: true}}, 3, ids(2, 3), ids(1, 3)},
 		"one too many":                 {[]Node{{ID: 2, Alive: true}, {ID: 3, Alive: true, Draining: true}}, 3, ids(2, 3), ids(1, 2)},
 	} {
 		shards := []Shard{{ID: 1, Leader: 1, Voters: ids(1), Learners: c.learners}}

@@ -305,7 +305,7 @@ func mergeShards(dataShards int, infos map[banyan.NodeID]*nodeInfo) []*banyanv1.
 			best.Term, best.Voters, best.Learners = sh.Term, sh.Voters, sh.Learners
 			best.Revision, best.AppliedIndex = sh.Revision, sh.AppliedIndex
 			if leads {
-				best.Leader = sh.Leader
+				best.Leader, best.Behind = sh.Leader, sh.Behind
 			}
 		}
 	}

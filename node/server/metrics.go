@@ -85,7 +85,7 @@ func (n *Server) readShards(ctx context.Context, r *metric.Reading) {
 	if err != nil {
 		return // the engine is stopping, or hangs: that these are missing says so
 	}
-	led, thin, moving := 0, 0, 0
+	led, thin, moving, lone := 0, 0, 0, 0
 	for i := range statuses {
 		st := &statuses[i]
 		if !st.Leading {
@@ -96,6 +96,9 @@ func (n *Server) readShards(ctx context.Context, r *metric.Reading) {
 		if live < n.voters() {
 			thin++
 		}
+		if n.alone(st) {
+			lone++
+		}
 		if st.Joint || len(st.Learners) > 0 {
 			moving++
 		}
@@ -105,6 +108,7 @@ func (n *Server) readShards(ctx context.Context, r *metric.Reading) {
 	}
 	r.Gauge("banyan_shards_led", "Shards that this node leads.", float64(led))
 	r.Gauge("banyan_shards_under_replicated", "Shards led here with fewer live voters than there are meant to be.", float64(thin))
+	r.Gauge("banyan_shards_on_one_disk", "Shards led here of which only this node has all that was written.", float64(lone))
 	r.Gauge("banyan_shards_moving", "Shards led here whose replicas are being changed.", float64(moving))
 	r.Gauge("banyan_voters_wanted", "Voters a shard is meant to have, when there are nodes enough.", float64(n.voters()))
 }
@@ -119,6 +123,13 @@ func (n *Server) liveVoters(st *replica.Status) (live int) {
 		}
 	}
 	return live
+}
+
+// alone says whether a shard led here is on this disk only.
+func (n *Server) alone(st *replica.Status) bool {
+	return len(st.Voters) == 1 && !slices.ContainsFunc(st.Learners, func(id banyan.NodeID) bool {
+		return n.stateOf(id) != "dead" && st.Match[id]+behindMax >= st.Commit
+	})
 }
 
 // clockOffset compares this node's clock with those of a few live ones.

@@ -111,6 +111,7 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	is(3, "banyan_shards")
 	is(3, "banyan_shards_led")
 	is(3, "banyan_shards_under_replicated") // three voters are wanted, and there is one node
+	is(3, "banyan_shards_on_one_disk")
 	is(1, "banyan_shard_voters", "shard", "2")
 	is(1, "banyan_shard_voters_live", "shard", "0")
 	is(1, "banyan_nodes", "state", "alive")

@@ -81,6 +81,7 @@ func (n *Server) info() *peerv1.InfoResponse {
 		sh := &peerv1.ShardInfo{
 			Id: uint32(st.Shard), Leader: uint64(st.Leader), Term: st.Term, Joint: st.Joint, Unsettled: st.Leading && !st.Settled,
 			Revision: uint64(st.Revision), AppliedIndex: st.Applied, Behind: map[uint64]uint64{},
+			DiffersFrom: uint64(st.DiffersFrom),
 		}
 		for _, v := range st.Voters {
 			sh.Voters = append(sh.Voters, uint64(v))

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,9 @@ func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, voters int, 
 	shardProblems(shards, state, voters, add)
 	if alive == 0 {
 		add(true, "take one back with 'banyan drain --undo NODE', or let another node join", "no node takes work: none is alive and not draining")
+	}
+	if len(nodes) > 1 {
+		copyProblems(shards, state, add)
 	}
 	if alive == 1 && len(nodes) == 1 {
 		add(false, "join two more nodes ('banyan token' says how) to survive the loss of a machine", "everything is on one disk only")
@@ -106,6 +110,16 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 		case info.Stalled:
 			add("see whether its disk answers; if it stays so, stop the node: the others go on without it", "node %v waits for its disk", id)
 		}
+		for _, sh := range info.Shards {
+			if sh.DiffersFrom != 0 {
+				out = append(out, &banyanv1.Problem{
+					What: fmt.Sprintf("shard %d has committed other entries on node %v than on %v: one of the two has lost acknowledged writes", sh.Id, id, banyan.NodeID(sh.DiffersFrom)),
+					Remedy: fmt.Sprintf("keep both nodes' directories; find out which was restored from an older copy or has a disk that lost writes ('banyan debug shard %d' and 'banyan debug log' of both say more), "+
+						"move that one's directory away and let its machine join as a new node", sh.Id),
+					Critical: true,
+				})
+			}
+		}
 		if info.PausedMs > pausedMax {
 			add("see what pauses that process or its virtual machine, or keeps its CPUs busy; its disk and network need not be slow",
 				"node %v was paused, or had no CPU, for %d ms of the last %v", id, info.PausedMs, pausesLook)
@@ -143,6 +157,38 @@ func shardProblems(shards []*banyanv1.Shard, state map[uint64]string, voters int
 	for _, t := range seen {
 		add(t.critical, t.remedy, "%s %s", shardNames(in[t]), t.what)
 	}
+}
+
+// copyProblems says which shards have what was written on one disk only, while
+// more nodes are listed: their copies are on nodes that are away, or have yet to
+// catch up.
+func copyProblems(shards []*banyanv1.Shard, state map[uint64]string, add addProblem) {
+	on := map[uint64][]uint32{}
+	for _, sh := range shards {
+		if onOneDisk(sh, state) {
+			on[sh.Voters[0]] = append(on[sh.Voters[0]], sh.Id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(on)) {
+		add(true, "start the nodes that are away, or join another one ('banyan token' says how): it gets copies at once; until then the loss of that disk loses data",
+			"%s what was written on one disk only, that of %v", shardNames(on[id]), banyan.NodeID(id))
+	}
+}
+
+// onOneDisk says whether only the sole voter of a shard surely has all of it.
+func onOneDisk(sh *banyanv1.Shard, state map[uint64]string) bool {
+	if sh.Leader == 0 || len(sh.Voters) != 1 {
+		return false
+	}
+	return !slices.ContainsFunc(sh.Learners, func(id uint64) bool {
+		return hasCopy(sh.Behind, id) && state[id] != "dead" && state[id] != ""
+	})
+}
+
+// hasCopy says whether a learner has what its leader has, but for a little.
+func hasCopy(behind map[uint64]uint64, id uint64) bool {
+	b, known := behind[id]
+	return known && b <= behindMax
 }
 
 // shardNames is the subject of a sentence, with its verb.

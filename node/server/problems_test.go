@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,20 +53,51 @@ func TestProblemsAreToldOncePerCause(t *testing.T) {
 		lone := shard(0, 1)
 		lone.Voters = []uint64{1}
 		if learners != 0 {
-			lone.Learners = []uint64{learners}
+			lone.Learners, lone.Behind = []uint64{learners}, map[uint64]uint64{learners: 0}
 		}
 		got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive")}, lone)
-		if strings.Count(got, "\n") != 1 || !strings.Contains(got, "losing that machine stops the cluster") || strings.Contains(got, "copy") != copied {
+		if strings.Contains(got, "one disk only") == copied || !strings.Contains(got, "losing that machine stops the cluster") || strings.Contains(got, "copy") != copied {
 			t.Errorf("one voter, learner %d, but told:\n%s", learners, got)
 		}
 	}
 	few := shard(1, 1)
 	few.Voters = []uint64{1}
-	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1), few); got != "shard 1 has 1 of 3 voters\n" {
+	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "alive")}, shard(0, 1), few); got != "shard 1 has 1 of 3 voters\nshard 1 has what was written on one disk only, that of n1\n" {
 		t.Errorf("one of three voters, but told:\n%s", got)
 	}
 	if got := tell([]*banyanv1.Node{node(1, "alive"), node(2, "alive"), node(3, "leaving")}, few); strings.Contains(got, "voters") {
 		t.Errorf("one voter is all that two nodes can have, but told:\n%s", got)
+	}
+}
+
+// TestOneDiskIsTold, whoever is listed beside it. (Case N6.)
+func TestOneDiskIsTold(t *testing.T) {
+	node := func(id uint64, state string) *banyanv1.Node { return &banyanv1.Node{Id: id, State: state} }
+	told := func(sh *banyanv1.Shard, nodes ...*banyanv1.Node) bool {
+		return slices.ContainsFunc(findProblems(nodes, []*banyanv1.Shard{sh}, 3, time.Minute), func(p *banyanv1.Problem) bool {
+			return strings.HasSuffix(p.What, "has what was written on one disk only, that of n1")
+		})
+	}
+	sh := &banyanv1.Shard{Id: 1, Leader: 1, Voters: []uint64{1}, Learners: []uint64{2}, Behind: map[uint64]uint64{1: 0, 2: 0}}
+	if !told(sh, node(1, "alive"), node(2, "dead"), node(3, "alive")) {
+		t.Error("its copy's node is dead, and nobody says so")
+	}
+	sh.Learners, sh.Behind[3] = []uint64{2, 3}, behindMax+1
+	if !told(sh, node(1, "alive"), node(2, "dead"), node(3, "alive")) {
+		t.Error("its copy has yet to catch up, and nobody says so")
+	}
+	sh.Behind[3] = 1
+	if told(sh, node(1, "alive"), node(2, "dead"), node(3, "alive")) {
+		t.Error("there is a copy")
+	}
+}
+
+// TestLostWritesAreTold by status.
+func TestLostWritesAreTold(t *testing.T) {
+	nodes := []*banyanv1.Node{{Id: 2, State: "alive"}}
+	got := contactProblems(nodes, map[banyan.NodeID]*nodeInfo{2: {InfoResponse: &peerv1.InfoResponse{Shards: []*peerv1.ShardInfo{{Id: 4, DiffersFrom: 1}}}}})
+	if len(got) != 1 || !got[0].Critical || !strings.HasPrefix(got[0].What, "shard 4 has committed other entries on node n2 than on n1") {
+		t.Errorf("told %v", got)
 	}
 }
 

@@ -48,10 +48,13 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 	defer stop()
 	stream := c.SendSnapshot(ctx)
 	tempo := tempo{revision: func() banyan.Revision { return n.host.Revision(shard) }, tail: func() float64 { return n.host.Tail(ctx, shard) }}
+	var sent uint64
 	s := snapshotSender{
 		packed: n.facts.acts() >= protocolPackedRows,
 		msg:    &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw},
 		send: func(m *peerv1.SnapshotChunk, size int) error {
+			sent += uint64(size)
+			n.host.SnapshotSent(shard, to, sent) // so much of the log is kept meanwhile
 			counted := tempo.counted(time.Now(), size)
 			m.PacedBytes = uint32(counted)
 			err := stream.Send(m)

@@ -314,6 +314,9 @@ type Node struct {
 	MemoryBytes         int64                  `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // resident memory of the process
 	ProtocolMax         uint32                 `protobuf:"varint,16,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`         // newest protocol it speaks; 0: it did not say
 	CertificateExpireMs int64                  `protobuf:"varint,17,opt,name=certificate_expire_ms,json=certificateExpireMs,proto3" json:"certificate_expire_ms,omitempty"`
+	DiskLevel           uint32                 `protobuf:"varint,18,opt,name=disk_level,json=diskLevel,proto3" json:"disk_level,omitempty"`               // 0 well, 1 below the first low-water mark, 2 below the second
+	DiskMarkBytes       int64                  `protobuf:"varint,19,opt,name=disk_mark_bytes,json=diskMarkBytes,proto3" json:"disk_mark_bytes,omitempty"` // the first mark
+	DiskPath            string                 `protobuf:"bytes,20,opt,name=disk_path,json=diskPath,proto3" json:"disk_path,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -467,6 +470,27 @@ func (x *Node) GetCertificateExpireMs() int64 {
 	return 0
 }
 
+func (x *Node) GetDiskLevel() uint32 {
+	if x != nil {
+		return x.DiskLevel
+	}
+	return 0
+}
+
+func (x *Node) GetDiskMarkBytes() int64 {
+	if x != nil {
+		return x.DiskMarkBytes
+	}
+	return 0
+}
+
+func (x *Node) GetDiskPath() string {
+	if x != nil {
+		return x.DiskPath
+	}
+	return ""
+}
+
 type NodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -556,6 +580,7 @@ type Shard struct {
 	Learners      []uint64               `protobuf:"varint,5,rep,packed,name=learners,proto3" json:"learners,omitempty"`
 	Revision      uint64                 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	AppliedIndex  uint64                 `protobuf:"varint,7,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Behind        map[uint64]uint64      `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // of each replica, in log entries, as its leader says
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -637,6 +662,13 @@ func (x *Shard) GetAppliedIndex() uint64 {
 		return x.AppliedIndex
 	}
 	return 0
+}
+
+func (x *Shard) GetBehind() map[uint64]uint64 {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
 }
 
 type Problem struct {
@@ -2171,7 +2203,7 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x0eMissingRequest\x12\x16\n" +
 	"\x06hashes\x18\x01 \x03(\fR\x06hashes\")\n" +
 	"\x0fMissingResponse\x12\x16\n" +
-	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"\xfb\x03\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"\xdf\x04\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2190,10 +2222,14 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x0fclock_offset_ms\x18\x0e \x01(\x03R\rclockOffsetMs\x12!\n" +
 	"\fmemory_bytes\x18\x0f \x01(\x03R\vmemoryBytes\x12!\n" +
 	"\fprotocol_max\x18\x10 \x01(\rR\vprotocolMax\x122\n" +
-	"\x15certificate_expire_ms\x18\x11 \x01(\x03R\x13certificateExpireMs\"\x0e\n" +
+	"\x15certificate_expire_ms\x18\x11 \x01(\x03R\x13certificateExpireMs\x12\x1d\n" +
+	"\n" +
+	"disk_level\x18\x12 \x01(\rR\tdiskLevel\x12&\n" +
+	"\x0fdisk_mark_bytes\x18\x13 \x01(\x03R\rdiskMarkBytes\x12\x1b\n" +
+	"\tdisk_path\x18\x14 \x01(\tR\bdiskPath\"\x0e\n" +
 	"\fNodesRequest\"6\n" +
 	"\rNodesResponse\x12%\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\"\xb8\x01\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\"\xa9\x02\n" +
 	"\x05Shard\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2201,7 +2237,11 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x06voters\x18\x04 \x03(\x04R\x06voters\x12\x1a\n" +
 	"\blearners\x18\x05 \x03(\x04R\blearners\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12#\n" +
-	"\rapplied_index\x18\a \x01(\x04R\fappliedIndex\"Q\n" +
+	"\rapplied_index\x18\a \x01(\x04R\fappliedIndex\x124\n" +
+	"\x06behind\x18\b \x03(\v2\x1c.banyan.v1.Shard.BehindEntryR\x06behind\x1a9\n" +
+	"\vBehindEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"Q\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06remedy\x18\x02 \x01(\tR\x06remedy\x12\x1a\n" +
@@ -2340,7 +2380,7 @@ func file_banyan_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_banyan_v1_cluster_proto_rawDescData
 }
 
-var file_banyan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_banyan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_banyan_v1_cluster_proto_goTypes = []any{
 	(*PutBlobRequest)(nil),         // 0: banyan.v1.PutBlobRequest
 	(*PutBlobResponse)(nil),        // 1: banyan.v1.PutBlobResponse
@@ -2378,57 +2418,59 @@ var file_banyan_v1_cluster_proto_goTypes = []any{
 	(*ChangeSettingsResponse)(nil), // 33: banyan.v1.ChangeSettingsResponse
 	(*RemoveNodeRequest)(nil),      // 34: banyan.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),     // 35: banyan.v1.RemoveNodeResponse
+	nil,                            // 36: banyan.v1.Shard.BehindEntry
 }
 var file_banyan_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: banyan.v1.NodesResponse.nodes:type_name -> banyan.v1.Node
-	6,  // 1: banyan.v1.StatusResponse.nodes:type_name -> banyan.v1.Node
-	9,  // 2: banyan.v1.StatusResponse.shards:type_name -> banyan.v1.Shard
-	10, // 3: banyan.v1.StatusResponse.problems:type_name -> banyan.v1.Problem
-	13, // 4: banyan.v1.StatusResponse.notices:type_name -> banyan.v1.Notice
-	9,  // 5: banyan.v1.MapResponse.shards:type_name -> banyan.v1.Shard
-	6,  // 6: banyan.v1.MapResponse.nodes:type_name -> banyan.v1.Node
-	6,  // 7: banyan.v1.DrainResponse.node:type_name -> banyan.v1.Node
-	20, // 8: banyan.v1.ListTokensResponse.tokens:type_name -> banyan.v1.Token
-	20, // 9: banyan.v1.RevokeTokenResponse.token:type_name -> banyan.v1.Token
-	6,  // 10: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
-	29, // 11: banyan.v1.SettingsResponse.settings:type_name -> banyan.v1.Settings
-	29, // 12: banyan.v1.ChangeSettingsRequest.settings:type_name -> banyan.v1.Settings
-	29, // 13: banyan.v1.ChangeSettingsResponse.settings:type_name -> banyan.v1.Settings
-	11, // 14: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
-	7,  // 15: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
-	14, // 16: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
-	16, // 17: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
-	18, // 18: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
-	21, // 19: banyan.v1.Cluster.ListTokens:input_type -> banyan.v1.ListTokensRequest
-	23, // 20: banyan.v1.Cluster.RevokeToken:input_type -> banyan.v1.RevokeTokenRequest
-	25, // 21: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
-	27, // 22: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
-	30, // 23: banyan.v1.Cluster.Settings:input_type -> banyan.v1.SettingsRequest
-	32, // 24: banyan.v1.Cluster.ChangeSettings:input_type -> banyan.v1.ChangeSettingsRequest
-	34, // 25: banyan.v1.Cluster.RemoveNode:input_type -> banyan.v1.RemoveNodeRequest
-	0,  // 26: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
-	2,  // 27: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
-	4,  // 28: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
-	12, // 29: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
-	8,  // 30: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
-	15, // 31: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
-	17, // 32: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
-	19, // 33: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
-	22, // 34: banyan.v1.Cluster.ListTokens:output_type -> banyan.v1.ListTokensResponse
-	24, // 35: banyan.v1.Cluster.RevokeToken:output_type -> banyan.v1.RevokeTokenResponse
-	26, // 36: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
-	28, // 37: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
-	31, // 38: banyan.v1.Cluster.Settings:output_type -> banyan.v1.SettingsResponse
-	33, // 39: banyan.v1.Cluster.ChangeSettings:output_type -> banyan.v1.ChangeSettingsResponse
-	35, // 40: banyan.v1.Cluster.RemoveNode:output_type -> banyan.v1.RemoveNodeResponse
-	1,  // 41: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
-	3,  // 42: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
-	5,  // 43: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
-	29, // [29:44] is the sub-list for method output_type
-	14, // [14:29] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	36, // 1: banyan.v1.Shard.behind:type_name -> banyan.v1.Shard.BehindEntry
+	6,  // 2: banyan.v1.StatusResponse.nodes:type_name -> banyan.v1.Node
+	9,  // 3: banyan.v1.StatusResponse.shards:type_name -> banyan.v1.Shard
+	10, // 4: banyan.v1.StatusResponse.problems:type_name -> banyan.v1.Problem
+	13, // 5: banyan.v1.StatusResponse.notices:type_name -> banyan.v1.Notice
+	9,  // 6: banyan.v1.MapResponse.shards:type_name -> banyan.v1.Shard
+	6,  // 7: banyan.v1.MapResponse.nodes:type_name -> banyan.v1.Node
+	6,  // 8: banyan.v1.DrainResponse.node:type_name -> banyan.v1.Node
+	20, // 9: banyan.v1.ListTokensResponse.tokens:type_name -> banyan.v1.Token
+	20, // 10: banyan.v1.RevokeTokenResponse.token:type_name -> banyan.v1.Token
+	6,  // 11: banyan.v1.JoinResponse.nodes:type_name -> banyan.v1.Node
+	29, // 12: banyan.v1.SettingsResponse.settings:type_name -> banyan.v1.Settings
+	29, // 13: banyan.v1.ChangeSettingsRequest.settings:type_name -> banyan.v1.Settings
+	29, // 14: banyan.v1.ChangeSettingsResponse.settings:type_name -> banyan.v1.Settings
+	11, // 15: banyan.v1.Cluster.Status:input_type -> banyan.v1.StatusRequest
+	7,  // 16: banyan.v1.Cluster.Nodes:input_type -> banyan.v1.NodesRequest
+	14, // 17: banyan.v1.Cluster.Map:input_type -> banyan.v1.MapRequest
+	16, // 18: banyan.v1.Cluster.Drain:input_type -> banyan.v1.DrainRequest
+	18, // 19: banyan.v1.Cluster.CreateToken:input_type -> banyan.v1.CreateTokenRequest
+	21, // 20: banyan.v1.Cluster.ListTokens:input_type -> banyan.v1.ListTokensRequest
+	23, // 21: banyan.v1.Cluster.RevokeToken:input_type -> banyan.v1.RevokeTokenRequest
+	25, // 22: banyan.v1.Cluster.Join:input_type -> banyan.v1.JoinRequest
+	27, // 23: banyan.v1.Cluster.Renew:input_type -> banyan.v1.RenewRequest
+	30, // 24: banyan.v1.Cluster.Settings:input_type -> banyan.v1.SettingsRequest
+	32, // 25: banyan.v1.Cluster.ChangeSettings:input_type -> banyan.v1.ChangeSettingsRequest
+	34, // 26: banyan.v1.Cluster.RemoveNode:input_type -> banyan.v1.RemoveNodeRequest
+	0,  // 27: banyan.v1.Blobs.Put:input_type -> banyan.v1.PutBlobRequest
+	2,  // 28: banyan.v1.Blobs.Get:input_type -> banyan.v1.GetBlobRequest
+	4,  // 29: banyan.v1.Blobs.Missing:input_type -> banyan.v1.MissingRequest
+	12, // 30: banyan.v1.Cluster.Status:output_type -> banyan.v1.StatusResponse
+	8,  // 31: banyan.v1.Cluster.Nodes:output_type -> banyan.v1.NodesResponse
+	15, // 32: banyan.v1.Cluster.Map:output_type -> banyan.v1.MapResponse
+	17, // 33: banyan.v1.Cluster.Drain:output_type -> banyan.v1.DrainResponse
+	19, // 34: banyan.v1.Cluster.CreateToken:output_type -> banyan.v1.CreateTokenResponse
+	22, // 35: banyan.v1.Cluster.ListTokens:output_type -> banyan.v1.ListTokensResponse
+	24, // 36: banyan.v1.Cluster.RevokeToken:output_type -> banyan.v1.RevokeTokenResponse
+	26, // 37: banyan.v1.Cluster.Join:output_type -> banyan.v1.JoinResponse
+	28, // 38: banyan.v1.Cluster.Renew:output_type -> banyan.v1.RenewResponse
+	31, // 39: banyan.v1.Cluster.Settings:output_type -> banyan.v1.SettingsResponse
+	33, // 40: banyan.v1.Cluster.ChangeSettings:output_type -> banyan.v1.ChangeSettingsResponse
+	35, // 41: banyan.v1.Cluster.RemoveNode:output_type -> banyan.v1.RemoveNodeResponse
+	1,  // 42: banyan.v1.Blobs.Put:output_type -> banyan.v1.PutBlobResponse
+	3,  // 43: banyan.v1.Blobs.Get:output_type -> banyan.v1.GetBlobResponse
+	5,  // 44: banyan.v1.Blobs.Missing:output_type -> banyan.v1.MissingResponse
+	30, // [30:45] is the sub-list for method output_type
+	15, // [15:30] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_cluster_proto_init() }
@@ -2442,7 +2484,7 @@ func file_banyan_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_cluster_proto_rawDesc), len(file_banyan_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

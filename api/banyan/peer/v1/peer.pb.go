@@ -28,6 +28,7 @@ type CommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
 	Command       []byte                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	UserWrite     bool                   `protobuf:"varint,3,opt,name=user_write,json=userWrite,proto3" json:"user_write,omitempty"` // brings new data of users: refused when disks are low
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -74,6 +75,13 @@ func (x *CommitRequest) GetCommand() []byte {
 		return x.Command
 	}
 	return nil
+}
+
+func (x *CommitRequest) GetUserWrite() bool {
+	if x != nil {
+		return x.UserWrite
+	}
+	return false
 }
 
 type CommitResponse struct {
@@ -981,8 +989,13 @@ type InfoResponse struct {
 	Unheard             []uint64               `protobuf:"varint,14,rep,packed,name=unheard,proto3" json:"unheard,omitempty"` // nodes that others hear, and this one does not
 	CertificateExpireMs int64                  `protobuf:"varint,15,opt,name=certificate_expire_ms,json=certificateExpireMs,proto3" json:"certificate_expire_ms,omitempty"`
 	PausedMs            int64                  `protobuf:"varint,16,opt,name=paused_ms,json=pausedMs,proto3" json:"paused_ms,omitempty"` // of the last ten seconds, in which its process was paused or had no CPU
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// How near to full its fullest disk is: 0 well, 1 below the first low-water
+	// mark, 2 below the second. disk_free_bytes is of that disk.
+	DiskLevel     uint32 `protobuf:"varint,17,opt,name=disk_level,json=diskLevel,proto3" json:"disk_level,omitempty"`
+	DiskMarkBytes int64  `protobuf:"varint,18,opt,name=disk_mark_bytes,json=diskMarkBytes,proto3" json:"disk_mark_bytes,omitempty"` // the first mark
+	DiskPath      string `protobuf:"bytes,19,opt,name=disk_path,json=diskPath,proto3" json:"disk_path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -1127,6 +1140,27 @@ func (x *InfoResponse) GetPausedMs() int64 {
 	return 0
 }
 
+func (x *InfoResponse) GetDiskLevel() uint32 {
+	if x != nil {
+		return x.DiskLevel
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetDiskMarkBytes() int64 {
+	if x != nil {
+		return x.DiskMarkBytes
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetDiskPath() string {
+	if x != nil {
+		return x.DiskPath
+	}
+	return ""
+}
+
 type ShardInfo struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Id           uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1140,7 +1174,10 @@ type ShardInfo struct {
 	// Only from the leader: replicas that are not named may still be needed.
 	Unsettled bool `protobuf:"varint,10,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
 	// Only from the leader: how far each replica is behind, in entries.
-	Behind        map[uint64]uint64 `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Behind map[uint64]uint64 `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The leader, or for the leader a replica, that has committed something else:
+	// one of the two nodes has lost acknowledged writes. 0: none.
+	DiffersFrom   uint64 `protobuf:"varint,11,opt,name=differs_from,json=differsFrom,proto3" json:"differs_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1243,6 +1280,13 @@ func (x *ShardInfo) GetBehind() map[uint64]uint64 {
 		return x.Behind
 	}
 	return nil
+}
+
+func (x *ShardInfo) GetDiffersFrom() uint64 {
+	if x != nil {
+		return x.DiffersFrom
+	}
+	return 0
 }
 
 type PutChunkRequest struct {
@@ -2226,10 +2270,12 @@ var File_banyan_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x19banyan/peer/v1/peer.proto\x12\x0ebanyan.peer.v1\x1a\x14banyan/v1/jobs.proto\"?\n" +
+	"\x19banyan/peer/v1/peer.proto\x12\x0ebanyan.peer.v1\x1a\x14banyan/v1/jobs.proto\"^\n" +
 	"\rCommitRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
-	"\acommand\x18\x02 \x01(\fR\acommand\"(\n" +
+	"\acommand\x18\x02 \x01(\fR\acommand\x12\x1d\n" +
+	"\n" +
+	"user_write\x18\x03 \x01(\bR\tuserWrite\"(\n" +
 	"\x0eCommitResponse\x12\x16\n" +
 	"\x06result\x18\x01 \x01(\fR\x06result\"\xac\x01\n" +
 	"\vReadRequest\x12\x14\n" +
@@ -2290,7 +2336,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	" \x01(\rR\n" +
 	"pacedBytes\"\x12\n" +
 	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\x9f\x04\n" +
+	"\vInfoRequest\"\x83\x05\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2309,7 +2355,11 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\astalled\x18\r \x01(\bR\astalled\x12\x18\n" +
 	"\aunheard\x18\x0e \x03(\x04R\aunheard\x122\n" +
 	"\x15certificate_expire_ms\x18\x0f \x01(\x03R\x13certificateExpireMs\x12\x1b\n" +
-	"\tpaused_ms\x18\x10 \x01(\x03R\bpausedMs\"\xea\x02\n" +
+	"\tpaused_ms\x18\x10 \x01(\x03R\bpausedMs\x12\x1d\n" +
+	"\n" +
+	"disk_level\x18\x11 \x01(\rR\tdiskLevel\x12&\n" +
+	"\x0fdisk_mark_bytes\x18\x12 \x01(\x03R\rdiskMarkBytes\x12\x1b\n" +
+	"\tdisk_path\x18\x13 \x01(\tR\bdiskPath\"\x8d\x03\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2321,7 +2371,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x05joint\x18\t \x01(\bR\x05joint\x12\x1c\n" +
 	"\tunsettled\x18\n" +
 	" \x01(\bR\tunsettled\x12=\n" +
-	"\x06behind\x18\b \x03(\v2%.banyan.peer.v1.ShardInfo.BehindEntryR\x06behind\x1a9\n" +
+	"\x06behind\x18\b \x03(\v2%.banyan.peer.v1.ShardInfo.BehindEntryR\x06behind\x12!\n" +
+	"\fdiffers_from\x18\v \x01(\x04R\vdiffersFrom\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"9\n" +
