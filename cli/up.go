@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +26,7 @@ type nodeFlags struct {
 	dir, listen, advertise, zone, name string
 	slots, shards                      int
 	deadAfter                          time.Duration
+	diskReserve                        string
 	logLevel, logFormat                string
 	given                              func(name string) bool   // a flag
 	value                              func(name string) string // of a flag
@@ -39,6 +43,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
 	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default as before, at first the number of CPUs)")
 	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
+	fs.StringVar(&f.diskReserve, "disk-reserve", "", "take no new data when a disk has less than `SIZE` free, such as 5GiB (default the larger of 1GiB and 2%; at most a tenth of the disk; none: fill it)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "log events from this `LEVEL` on: debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "text", "log lines as text or json (`FORMAT`)")
 }
@@ -64,15 +69,36 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	if err := f.check(); err != nil {
 		return server.Config{}, err
 	}
+	reserve, err := readReserve(f.diskReserve)
+	if err != nil {
+		return server.Config{}, err
+	}
 	log, err := a.logger(f)
 	if f.dir == "" {
 		f.dir = filepath.Join(a.stateDir(), "node")
 	}
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
-		DeadAfter: f.deadAfter, ConfigDir: config,
+		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve,
 		Logger: log,
 	}, err
+}
+
+// readReserve reads --disk-reserve as server.Config has it.
+func readReserve(text string) (int64, error) {
+	switch text {
+	case "":
+		return 0, nil
+	case "none":
+		return -1, nil
+	}
+	digits := strings.TrimRight(text, "KMGTiB")
+	n, err := strconv.ParseInt(digits, 10, 44)
+	shift, ok := map[string]int{"": 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40, "K": 10, "M": 20, "G": 30, "T": 40}[text[len(digits):]]
+	if err != nil || !ok || n <= 0 || n > math.MaxInt64>>shift {
+		return 0, usage("bad --disk-reserve %q: give a size such as 5GiB or 500MiB, or none", text)
+	}
+	return n << shift, nil
 }
 
 func (a *app) logger(f *nodeFlags) (*slog.Logger, error) {

@@ -256,6 +256,10 @@ func (p *process) serve(o *op, reply func(answer)) {
 			p.after(p.work(20*time.Microsecond), func() { p.look(o, answer{}, reply) })
 		})
 	default:
+		if err := p.room(o.shard); err != nil && o.kind != del {
+			reply(answer{err: err})
+			return
+		}
 		p.propose(o.shard, o.command(), func(res mvcc.Result, err error) {
 			if err == nil && res.Stale {
 				err = banyan.Errorf(banyan.Stale, "refused in apply")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/core/placement"
 	"banyan/engine/replica"
 	"banyan/engine/store"
 	"banyan/engine/store/simdisk"
@@ -34,6 +35,10 @@ type node struct {
 	speaks     uint32  // of the release that is installed
 	putBack    bool    // it was a newer one before
 	doom       doom
+
+	capacity int64               // of its disk, while all are filled; 0: no limit
+	level    placement.DiskLevel // as others know it
+	ranFull  bool                // it ran into its capacity
 }
 
 // doom is a crash that waits for its moment.
@@ -195,7 +200,7 @@ func (n *node) die(how death, why string) {
 	p.dead, n.proc, n.doom = true, nil, doom{}
 	p.hangUp()
 	n.arm()
-	n.disk.SetCapacity(0)
+	n.disk.SetCapacity(n.capacity)
 	switch how {
 	case power:
 		n.disk.Crash()

@@ -78,7 +78,7 @@ func (o *operator) place() {
 		case !down:
 			o.downSince[n.id], since, down = o.w.now, o.w.now, true
 		}
-		pn := placement.Node{ID: n.id, Alive: !down, Draining: n.draining, Leaving: n.leaving}
+		pn := placement.Node{ID: n.id, Alive: !down, Draining: n.draining, Leaving: n.leaving, Low: n.level != placement.DiskWell}
 		if down {
 			pn.DeadMs = (o.w.now - since).Milliseconds()
 		}

@@ -16,7 +16,7 @@ var Kinds = []string{
 	"cut node", "cut one way", "cut halves", "cut links", "flap", "burst",
 	"pause", "slow node", "clock jump",
 	"transfer", "reconfigure", "drain", "join", "leave", "replace",
-	messageLost, messageDoubled, messageReordered, messageDelayed, messageCut, clockDrift, lateJoin, olderRelease, putBack,
+	messageLost, messageDoubled, messageReordered, messageDelayed, messageCut, clockDrift, lateJoin, olderRelease, putBack, disksFill,
 }
 
 const (
@@ -29,6 +29,7 @@ const (
 	lateJoin         = "node joins late"
 	olderRelease     = "older release"
 	putBack          = "older release put back"
+	disksFill        = "disks fill"
 )
 
 // Points are what a good set of seeds comes through sometimes: one that never
@@ -45,6 +46,7 @@ var Points = []string{
 	"replicas compared", "stale read", "stale read that says it is old",
 	"acted at an older protocol", "rose to a newer protocol with commands under way", "command of a newer form applied after a rise",
 	"older release stopped by what it does not know", "late copy refused",
+	"write refused for want of room", "deleted while disks are low",
 	"bit of a log flipped", "bit of a state block flipped", "damage refused", "unreadable disk refused", "read refused by the disk",
 }
 
@@ -68,6 +70,7 @@ type plan struct {
 	patience float64       // chance that a client gives an operation up
 	joinBy   time.Duration // machines join one after the other until then; 0: at once
 	mixed    time.Duration // some begin with the previous release and are upgraded by then; 0: none
+	fillAt   time.Duration // when somebody begins to fill all disks; 0: never
 	window   int           // requests that a shard remembers; 0: as always
 
 	loss, dup, reorder, spike float64 // of messages
@@ -171,6 +174,9 @@ func drawPlan(cfg *Config) plan {
 		p.window = 8 + d.IntN(56) // the older release carries late copies out again
 	}
 	p.calm(newDice(cfg.Seed, 0x1011))
+	if d := newDice(cfg.Seed, 0xf111); d.IntN(5) == 0 {
+		p.fillAt = d.between(2*time.Second, 6*time.Second)
+	}
 	p.shrink(cfg)
 	return p
 }
@@ -237,6 +243,9 @@ func (p *plan) shrink(cfg *Config) {
 	}
 	if cfg.without(olderRelease) {
 		p.mixed = 0
+	}
+	if cfg.without(disksFill) {
+		p.fillAt = 0
 	}
 	if cfg.without("lulls") {
 		p.lulls = nil

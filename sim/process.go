@@ -245,6 +245,9 @@ func (p *process) diskFailed(what string, err error) {
 		p.n.refuse(what, err)
 		return
 	}
+	if p.n.capacity != 0 && banyan.IsKind(p.n.kv.Err(), banyan.Exhausted) {
+		p.n.ranFull = true
+	}
 	how := p.n.doom.how
 	if how == "" {
 		how = kill

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"banyan/core/placement"
 	"banyan/engine/replica"
 	"banyan/engine/store"
 )
@@ -66,7 +67,7 @@ func (s *stream) broken() bool {
 }
 
 func (s *stream) arrive() {
-	if s.broken() || s.w.node(s.e.To).proc.receiving[s.e.Shard] {
+	if s.broken() || s.w.node(s.e.To).proc.receiving[s.e.Shard] || s.w.node(s.e.To).level != placement.DiskWell {
 		s.report(false)
 		return
 	}

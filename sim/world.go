@@ -100,6 +100,7 @@ func (w *world) begin() {
 	}
 	w.operator.begin(w)
 	w.beginFaults()
+	w.beginFill()
 	w.every(time.Second, w.compareReplicas)
 	w.after(w.plan.length, w.beginRecovery)
 }

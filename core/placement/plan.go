@@ -30,6 +30,8 @@ type Node struct {
 	Draining bool  // leads nothing and is given nothing; what it holds stays
 	Leaving  bool  // drains, and is to lose what it holds: it will be removed
 	DeadMs   int64 // how long it has not been heard of; 0 while alive
+	Low      bool  // its disk is low: leads nothing, is given nothing, and what it holds moves away where it can
+	Tight    bool  // its disk would soon be low: it is given nothing
 }
 
 // Shard is the state of one shard as its leader tells it.
@@ -97,7 +99,7 @@ func newPlanner(nodes []Node, shards []Shard, policy Policy) *planner {
 	for _, n := range nodes {
 		n.Draining = n.Draining || n.Leaving
 		p.nodes[n.ID] = n
-		if n.Alive && !n.Draining {
+		if n.Alive && !n.Draining && !n.Low && !n.Tight {
 			p.usable = append(p.usable, n)
 		}
 	}
@@ -134,13 +136,17 @@ func replicasOf(s Shard) []banyan.NodeID { return append(slices.Clone(s.Voters),
 // next is the order of importance: leadership off a draining node, learners
 // that will not come, promotion, new learners, voters too many, balance.
 func (p *planner) next(s Shard) (Step, bool) {
-	if p.nodes[s.Leader].Draining {
+	if lead := p.nodes[s.Leader]; lead.Draining || lead.Low {
 		if to := p.successor(s); to != 0 {
 			p.moveLeader(s, to)
-			return Step{Transfer: to, Why: "its leader is draining"}, true
+			why := "its leader is draining"
+			if !lead.Draining {
+				why = "its leader's disk is low"
+			}
+			return Step{Transfer: to, Why: why}, true
 		}
 	}
-	bad := p.bad(s.Voters)
+	bad := p.bad(s)
 	settled := len(bad) == 0 && len(s.Voters) == p.wanted(s, bad)
 	alone := settled && len(s.Voters) == 1 && p.policy.Voters > 1
 	if kept := p.keep(s, alone); len(kept) < len(s.Learners) {
@@ -212,15 +218,25 @@ func (p *planner) copied(s Shard) (Step, bool) {
 	return Step{}, false
 }
 
-// bad lists voters to replace: leaving, forgotten, or dead for too long.
-func (p *planner) bad(voters []banyan.NodeID) []banyan.NodeID {
+// bad lists voters to replace: leaving, forgotten, dead for too long; and one on
+// a low disk, if there is a node for it: one at a time, for each copy costs the
+// others room.
+func (p *planner) bad(s Shard) []banyan.NodeID {
 	var out []banyan.NodeID
-	for _, id := range voters {
+	for _, id := range s.Voters {
 		if p.isBad(id) {
 			out = append(out, id)
 		}
 	}
-	return out
+	if len(out) > 0 || len(s.Voters) < 2 {
+		return out
+	}
+	for _, id := range s.Voters {
+		if p.nodes[id].Low && id != s.Leader && (len(s.Learners) > 0 || len(p.choose(s, 1)) == 1) {
+			return []banyan.NodeID{id}
+		}
+	}
+	return nil
 }
 
 func (p *planner) isBad(id banyan.NodeID) bool {
@@ -302,7 +318,7 @@ func (p *planner) wanted(s Shard, bad []banyan.NodeID) int {
 		if n.Leaving || !known {
 			least = 1
 		}
-		if !slices.Contains(bad, id) && (!n.Alive || n.Draining) { // a voter away for a while still counts
+		if !slices.Contains(bad, id) && (!n.Alive || n.Draining || n.Low || n.Tight) { // a voter away for a while still counts
 			able++
 		}
 	}
@@ -413,7 +429,7 @@ func (p *planner) successor(s Shard) banyan.NodeID {
 	var best banyan.NodeID
 	for _, id := range s.Voters {
 		n := p.nodes[id]
-		if id == s.Leader || !n.Alive || n.Draining {
+		if id == s.Leader || !n.Alive || n.Draining || n.Low {
 			continue
 		}
 		if best == 0 || p.leaders[id] < p.leaders[best] {

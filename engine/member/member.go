@@ -65,6 +65,7 @@ type Member struct {
 	Slots    int
 	State    State
 	Draining bool
+	Disk     uint8 // how near to full its disk is: 0 well, 1 low, 2 critical
 	// Leads is what the node said last, and may be cut short: a hint.
 	Leads []Lead
 	// LastContact is when this node last heard from it directly; zero if never.
@@ -296,7 +297,7 @@ func (l *List) Get(id banyan.NodeID) (Member, bool) {
 }
 
 func member(id banyan.NodeID, m *meta, s State) Member {
-	return Member{ID: id, Name: m.Name, Addr: m.Addr, Zone: m.Zone, Version: m.Version, Slots: m.Slots, State: s, Draining: m.Draining, Leads: m.Leads}
+	return Member{ID: id, Name: m.Name, Addr: m.Addr, Zone: m.Zone, Version: m.Version, Slots: m.Slots, State: s, Draining: m.Draining, Disk: m.Disk, Leads: m.Leads}
 }
 
 func (l *List) other(id banyan.NodeID, e *entry) Member {
@@ -365,6 +366,15 @@ func (l *List) SetDraining(draining bool) {
 	l.update(func(m *meta) bool {
 		same := m.Draining == draining
 		m.Draining = draining
+		return !same
+	})
+}
+
+// SetDisk tells the others how near to full this node's disk is.
+func (l *List) SetDisk(level uint8) {
+	l.update(func(m *meta) bool {
+		same := m.Disk == level
+		m.Disk = level
 		return !same
 	})
 }

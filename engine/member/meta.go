@@ -24,12 +24,15 @@ type meta struct {
 	Name, Addr, Zone, Version string
 	Slots                     int
 	Draining, Leaving         bool
+	Disk                      uint8 // placement.DiskLevel
 	Leads                     []Lead
 }
 
 const (
 	flagDraining = 1 << iota
 	flagLeaving
+	flagLow      // its disk is below the first mark
+	flagCritical // and the second
 )
 
 // encode gives at most metaBytesMax bytes; leads that do not fit are left out.
@@ -41,6 +44,12 @@ func (m *meta) encode() ([]byte, error) {
 	}
 	if m.Leaving {
 		flags |= flagLeaving
+	}
+	if m.Disk > 0 {
+		flags |= flagLow
+	}
+	if m.Disk > 1 {
+		flags |= flagCritical
 	}
 	b := []byte{metaVersion}
 	b = binary.AppendUvarint(b, flags)
@@ -78,6 +87,12 @@ func decodeMeta(b []byte) (m meta, err error) {
 	d := decoder{b: b[1:]}
 	flags := d.number()
 	m.Draining, m.Leaving = flags&flagDraining != 0, flags&flagLeaving != 0
+	switch {
+	case flags&flagCritical != 0:
+		m.Disk = 2
+	case flags&flagLow != 0:
+		m.Disk = 1
+	}
 	m.Slots = int(min(d.number(), banyan.SlotsMax))
 	for _, into := range []*string{&m.Name, &m.Addr, &m.Zone, &m.Version} {
 		*into = d.text()

@@ -17,7 +17,7 @@ func full() meta {
 }
 
 func TestMeta(t *testing.T) {
-	for _, m := range []meta{{}, full()} {
+	for _, m := range []meta{{}, full(), {Disk: 1}, {Disk: 2}} {
 		b, err := m.encode()
 		if err != nil {
 			t.Fatal(err)

@@ -50,6 +50,29 @@ type Config struct {
 	Dial    func(banyan.NodeID) (peerv1connect.PeerClient, error)
 	Logger  *slog.Logger
 	Metrics *metric.Set // nil: none
+	// Room refuses what users write to a shard that this node leads while disks
+	// are low (Exhausted); nil: never. See UserWrite.
+	Room func(banyan.ShardID) error
+}
+
+type userWrite struct{}
+
+// UserWrite marks commands that bring new data of users. Where disks are low
+// their leader refuses them; all other commands (deletes, results, leases,
+// policy, membership) go on.
+func UserWrite(ctx context.Context) context.Context { return context.WithValue(ctx, userWrite{}, true) }
+
+func isUserWrite(ctx context.Context) bool { return ctx.Value(userWrite{}) != nil }
+
+// room refuses a user's write that has no room.
+func (r *Router) room(ctx context.Context, shard banyan.ShardID) error {
+	if r.cfg.Room == nil {
+		return nil
+	}
+	if err := r.cfg.Room(shard); err != nil && isUserWrite(ctx) {
+		return err
+	}
+	return nil
 }
 
 // Router commits, reads and watches rows of any shard from any node.
@@ -142,7 +165,7 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 		return err
 	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
 		reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
-			Shard: uint32(shard), Command: cmd.EncodeFor(r.cfg.Host.Acts(), nil),
+			Shard: uint32(shard), Command: cmd.EncodeFor(r.cfg.Host.Acts(), nil), UserWrite: isUserWrite(ctx),
 		}))
 		if err != nil {
 			return err
@@ -188,7 +211,11 @@ func (r *Router) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc
 		}
 		done(res, err)
 	}
-	if err := r.cfg.Host.ProposeThen(shard, cmd, finish); err != nil {
+	err := r.room(ctx, shard)
+	if err == nil {
+		err = r.cfg.Host.ProposeThen(shard, cmd, finish)
+	}
+	if err != nil {
 		finish(mvcc.Result{}, err)
 	}
 }
@@ -196,7 +223,11 @@ func (r *Router) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc
 // propose commits at the replica here, as a span of the caller's trace.
 func (r *Router) propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	ctx, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
-	res, err := r.cfg.Host.Propose(ctx, shard, cmd)
+	err := r.room(ctx, shard)
+	var res mvcc.Result
+	if err == nil {
+		res, err = r.cfg.Host.Propose(ctx, shard, cmd)
+	}
 	span.End(err)
 	return res, err
 }

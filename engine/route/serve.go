@@ -28,6 +28,9 @@ func (h *Handler) Commit(ctx context.Context, req *connect.Request[peerv1.Commit
 	if cmd.Term != 0 {
 		return nil, banyan.Errorf(banyan.Invalid, "a fenced command is proposed by its own leader only")
 	}
+	if req.Msg.UserWrite {
+		ctx = UserWrite(ctx)
+	}
 	res, err := h.r.propose(ctx, banyan.ShardID(req.Msg.Shard), cmd)
 	if err != nil {
 		return nil, err

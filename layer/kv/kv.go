@@ -7,6 +7,7 @@ package kv
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -97,7 +98,7 @@ func (s *Service) Put(ctx context.Context, req *banyanv1.PutRequest) (*banyanv1.
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.db.Commit(ctx, s.shardOf(req.Key), cmd)
+	res, err := s.db.Commit(route.UserWrite(ctx), s.shardOf(req.Key), cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func (s *Service) PutThen(ctx context.Context, req *banyanv1.PutRequest, done fu
 		done(nil, err)
 		return
 	}
-	s.db.CommitThen(ctx, s.shardOf(req.Key), cmd, func(res mvcc.Result, err error) {
+	s.db.CommitThen(route.UserWrite(ctx), s.shardOf(req.Key), cmd, func(res mvcc.Result, err error) {
 		if err != nil {
 			done(nil, err)
 			return
@@ -166,6 +167,9 @@ func (s *Service) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.
 	shard, cmd, err := s.command(req)
 	if err != nil {
 		return nil, err
+	}
+	if slices.ContainsFunc(cmd.Muts, func(m mvcc.Mutation) bool { return m.Op == mvcc.Put || m.Op == mvcc.Append }) {
+		ctx = route.UserWrite(ctx)
 	}
 	res, err := s.db.Commit(ctx, shard, cmd)
 	if err != nil {

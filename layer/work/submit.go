@@ -54,6 +54,11 @@ func (s *Service) Submit(ctx context.Context, next func() (*banyanv1.SubmitReque
 	if done != nil || err != nil {
 		return done, err
 	}
+	if s.cfg.Room != nil {
+		if err := s.cfg.Room(shard); err != nil {
+			return nil, err
+		}
+	}
 	for ; err == nil; m, err = next() {
 		if err = x.add(ctx, m.Inputs); err != nil {
 			break

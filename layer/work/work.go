@@ -87,4 +87,6 @@ type Config struct {
 	Now            func() time.Time // the wall clock, which may jump; nil: time.Now
 	Logger         *slog.Logger
 	Metrics        *metric.Set // nil: none
+	// Room refuses new jobs of a shard while disks are low (Exhausted); nil: never.
+	Room func(banyan.ShardID) error
 }

@@ -247,6 +247,7 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 	n.ProtocolMax = max(info.ProtocolMax, banyan.ProtocolMin)
 	n.Running, n.Version = info.Running, info.Version
 	n.DiskFreeBytes, n.DiskTotalBytes, n.MemoryBytes = info.DiskFreeBytes, info.DiskTotalBytes, info.MemoryBytes
+	n.DiskLevel, n.DiskMarkBytes, n.DiskPath = info.DiskLevel, info.DiskMarkBytes, info.DiskPath
 	n.CertificateExpireMs = info.CertificateExpireMs
 	n.ClockOffsetMs = info.offset.Milliseconds()
 	n.Replicas = uint32(len(info.Shards))

@@ -42,12 +42,21 @@ type Config struct {
 	Replication int           // voters of a shard and copies of a blob, when there are nodes enough
 	DeadAfter   time.Duration // a node silent for longer has its replicas replaced
 
+	// DiskReserveBytes is the first low-water mark of the node's disks: with less
+	// free, no users' data comes in; 0: the larger of 1 GiB and 2%; less than 0:
+	// none. At most a tenth of the disk. See docs/operations.md.
+	DiskReserveBytes int64
+
 	// Embedded runs the node inside another program: no port, no certificates,
 	// one data shard, jobs of earlier runs held until they are resumed.
 	Embedded bool
 
 	ConfigDir string // where the operator's context is written; empty: nowhere
 	Logger    *slog.Logger
+
+	disk interface { // of tests; nil: the file systems
+		space(dir string) (free, total int64)
+	}
 }
 
 // withDefaults gives a whole Config.

@@ -49,9 +49,11 @@ func (n *Server) readMetrics(r *metric.Reading) {
 	r.Gauge("banyan_info", "1; the labels say which node of which cluster runs what.", 1,
 		"cluster", n.file.Cluster, "node", n.file.Node.String(), "version", banyan.Version)
 	r.Gauge("banyan_ready", "1 once the node answers requests.", boolean(isClosed(n.ready)))
-	free, total := diskSpace(n.cfg.Dir)
-	r.Gauge("banyan_disk_free_bytes", "Free space on the disk of the node's directory.", float64(free))
-	r.Gauge("banyan_disk_total_bytes", "Size of that disk.", float64(total))
+	space := n.disks.state()
+	r.Gauge("banyan_disk_free_bytes", "Free space on the fullest disk of the node's directory.", float64(space.free))
+	r.Gauge("banyan_disk_total_bytes", "Size of that disk.", float64(space.total))
+	r.Gauge("banyan_disk_mark_bytes", "Its first low-water mark; the second is half of it.", float64(space.mark))
+	r.Gauge("banyan_disk_level", "0 while there is room; 1 below the first low-water mark, 2 below the second.", float64(space.level))
 	if n.keeper != nil {
 		const name, help = "banyan_certificate_expiry_timestamp_seconds", "When a certificate expires, in seconds since 1970."
 		r.Gauge(name, help, float64(n.keeper.Certificate().NotAfter.Unix()), "of", "node")

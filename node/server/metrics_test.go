@@ -18,7 +18,13 @@ import (
 // alone runs a node with a port, a cluster of one, and gives a client of it.
 func alone(t *testing.T) (*Server, *client.Client) {
 	t.Helper()
-	n, err := New(Config{Dir: filepath.Join(t.TempDir(), "node"), Listen: "127.0.0.1:0", Shards: 2, Slots: 1})
+	return aloneWith(t, Config{})
+}
+
+func aloneWith(t *testing.T, cfg Config) (*Server, *client.Client) {
+	t.Helper()
+	cfg.Dir, cfg.Listen, cfg.Shards, cfg.Slots = filepath.Join(t.TempDir(), "node"), "127.0.0.1:0", 2, 1
+	n, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,7 @@ func (n *Server) openWork() error {
 			return who.Node
 		},
 		HoldUnfinished: n.cfg.Embedded,
+		Room:           n.room,
 		Logger:         n.log,
 		Metrics:        n.metrics,
 	})
@@ -72,7 +73,7 @@ func (n *Server) openWork() error {
 	c := gate.Config{
 		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
 		Admit: func(who pki.Subject) error { return n.nodes.admit(who.Node) },
-		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: n.blobs, Jobs: n.work, Coord: n.coord,
+		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: roomyBlobs{n.blobs, n}, Jobs: n.work, Coord: n.coord,
 		Leaders: n.router, Tail: n.worker,
 		Peer: peerService{Handler: n.router.Handler(), PeerBlobs: gate.PeerBlobs{Store: n.blobs}, n: n},
 	}
@@ -250,6 +251,8 @@ func (n *Server) background(ctx context.Context) error {
 	if !n.cfg.Embedded {
 		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
 		run(n.tellMembers)
+		run(n.watchSpace)
+		run(n.keepRoom)
 		run(n.tellControllers)
 		run(func(ctx context.Context) error { return n.nodes.follow(ctx, n.router) })
 		run(n.place)
@@ -303,7 +306,7 @@ func (n *Server) tellMembers(ctx context.Context) error {
 				continue
 			}
 			n.members.SetDraining(row.Draining)
-			n.worker.Drain(row.Draining)
+			n.drainWorker()
 		}
 		select {
 		case <-ctx.Done():

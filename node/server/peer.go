@@ -53,11 +53,12 @@ func (n *Server) membersKnown() []member.Member {
 
 // info is what this node says of itself.
 func (n *Server) info() *peerv1.InfoResponse {
-	free, total := diskSpace(n.cfg.Dir)
+	space := n.disks.state()
 	out := &peerv1.InfoResponse{
 		Node: uint64(n.file.Node), NowMs: time.Now().UnixMilli(), Version: banyan.Version,
 		Running: uint32(n.worker.Running()), ProtocolMin: banyan.ProtocolMin, ProtocolMax: banyan.ProtocolVersion, Evacuated: n.evacuated.Load(),
-		DiskFreeBytes: free, DiskTotalBytes: total,
+		DiskFreeBytes: space.free, DiskTotalBytes: space.total,
+		DiskLevel: uint32(space.level), DiskMarkBytes: space.mark, DiskPath: space.path,
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
 		PausedMs: n.metrics.Paused(pausesLook).Milliseconds(),
 	}

@@ -111,6 +111,10 @@ func (n *Server) placementState(infos map[banyan.NodeID]*nodeInfo) ([]placement.
 	var nodes []placement.Node
 	for _, row := range n.nodes.list() {
 		p := placement.Node{ID: row.ID, Zone: row.Zone, Draining: row.Draining, Leaving: row.LeavingMs != 0}
+		p.Low = n.diskLevel(row.ID) != placement.DiskWell
+		if info := infos[row.ID]; info != nil {
+			p.Tight = info.DiskFreeBytes < 2*info.DiskMarkBytes
+		}
 		switch n.stateOf(row.ID) {
 		case "alive":
 			p.Alive = infos[row.ID] != nil

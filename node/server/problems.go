@@ -9,6 +9,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/placement"
 )
 
 const (
@@ -36,6 +37,7 @@ func findProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, voters int, 
 		nodeProblems(n, deadAfter, add)
 	}
 	shardProblems(shards, state, voters, add)
+	crowdProblems(nodes, shards, state, add)
 	if alive == 0 {
 		add(true, "take one back with 'banyan drain --undo NODE', or let another node join", "no node takes work: none is alive and not draining")
 	}
@@ -72,7 +74,11 @@ func nodeProblems(n *banyanv1.Node, deadAfter time.Duration, add addProblem) {
 	if n.ClockOffsetMs > clockOffsetMax || n.ClockOffsetMs < -clockOffsetMax {
 		add(false, "set the clock of that machine (NTP)", "the clock of node %v is %d ms off", id, n.ClockOffsetMs)
 	}
-	if n.DiskTotalBytes > 0 && (n.DiskFreeBytes < diskFreeMin || n.DiskFreeBytes < n.DiskTotalBytes/diskFreeMinPart) {
+	if n.DiskLevel > 0 {
+		add(n.DiskLevel > 1, fmt.Sprintf("free space on that disk, or join a node with more: what it holds moves there where it can; keys can still be deleted; 'banyan drain %v' empties the node's slots", id),
+			"the disk of node %v under %s has %d MiB left, below its low-water mark of %d MiB: it leads nothing, takes no tasks, files and copies%s",
+			id, n.DiskPath, n.DiskFreeBytes>>20, n.DiskMarkBytes>>20, map[bool]string{true: "; what runs there is stopped"}[n.DiskLevel > 1])
+	} else if n.DiskTotalBytes > 0 && (n.DiskFreeBytes < diskFreeMin || n.DiskFreeBytes < n.DiskTotalBytes/diskFreeMinPart) {
 		add(n.DiskFreeBytes < diskFreeMin, "free space on that disk, or drain the node", "node %v has %d MiB of disk left", id, n.DiskFreeBytes>>20)
 	}
 	if at := time.UnixMilli(n.CertificateExpireMs); n.CertificateExpireMs != 0 && time.Until(at) < certificateLeft {
@@ -156,6 +162,29 @@ func shardProblems(shards []*banyanv1.Shard, state map[uint64]string, voters int
 	}
 	for _, t := range seen {
 		add(t.critical, t.remedy, "%s %s", shardNames(in[t]), t.what)
+	}
+}
+
+// crowdProblems says which shards take nothing new from users, because too few
+// of their voters have room.
+func crowdProblems(nodes []*banyanv1.Node, shards []*banyanv1.Shard, state map[uint64]string, add addProblem) {
+	low := map[banyan.NodeID]bool{}
+	for _, n := range nodes {
+		low[banyan.NodeID(n.Id)] = n.DiskLevel > 0
+	}
+	var full []uint32
+	for _, sh := range shards {
+		var voters []banyan.NodeID
+		for _, id := range sh.Voters {
+			voters = append(voters, banyan.NodeID(id))
+		}
+		room := placement.Room(voters, func(id banyan.NodeID) bool { return !low[id] && state[uint64(id)] != "dead" })
+		if sh.Leader != 0 && !room && slices.ContainsFunc(voters, func(id banyan.NodeID) bool { return low[id] }) {
+			full = append(full, sh.Id)
+		}
+	}
+	if len(full) > 0 {
+		add(true, "free space on the disks named here, or join nodes with room", "%s no room for new data: puts, new jobs and uploads are refused, deletes go on", shardNames(full))
 	}
 }
 

@@ -73,6 +73,10 @@ type Server struct {
 	expelled  chan error  // it was removed from the cluster
 	outside   atomic.Bool // expelled, and about to end
 
+	disks   *disks
+	told    bool                                     // of the disks' level
+	crowded atomic.Pointer[map[banyan.ShardID]error] // shards led here that have no room; nil: none
+
 	claimed atomic.Pointer[map[banyan.ShardID]claim] // by gossip
 
 	silent silences
@@ -146,6 +150,7 @@ func (n *Server) build() error {
 		return err
 	}
 	n.guesses = newGuesses(n.log, n.metrics)
+	n.disks = newDisks(n.cfg)
 	n.claimed.Store(&map[banyan.ShardID]claim{})
 	n.peers = newPeers(n)
 	n.leaders = newLeaders(n)
@@ -166,7 +171,7 @@ func (n *Server) build() error {
 		}
 	}
 	n.router = route.New(route.Config{
-		Node: n.file.Node, Shards: n.file.Shards, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
+		Node: n.file.Node, Shards: n.file.Shards, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log, Metrics: n.metrics, Room: n.room,
 	})
 	if err := n.openBlobs(); err != nil {
 		return err

@@ -162,6 +162,9 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 	if who, _ := gate.Caller(ctx); m.GetFrom() != uint64(who.Node) {
 		return nil, banyan.Errorf(banyan.PermissionDenied, "node %v sent a snapshot in the name of node %d", who.Node, m.GetFrom())
 	}
+	if n.disks.low() {
+		return nil, banyan.Errorf(banyan.Exhausted, "node %v takes no snapshots: %v: free space there", n.file.Node, n.disks.state())
+	}
 	receive := func() (*peerv1.SnapshotChunk, error) {
 		if !stream.Receive() {
 			return nil, errOr(stream.Err(), io.ErrUnexpectedEOF)

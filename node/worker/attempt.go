@@ -25,6 +25,7 @@ type running struct {
 	cancel context.CancelCauseFunc
 	place  atomic.Pointer[exec.Place] // nil: not ready yet
 	done   chan struct{}              // closed when its process is gone
+	full   bool                       // it was stopped because the disk is nearly full; under Worker.mu
 }
 
 // start runs an attempt in a goroutine of its own; w.mu is held.
@@ -79,11 +80,17 @@ func (w *Worker) attempt(ctx context.Context, s Start, r *running) *banyanv1.Tas
 	ctx, span := obs.Start(obs.WithTraceparent(ctx, s.Attempt.GetTraceparent()), "attempt",
 		slog.String("job", string(s.Key.Job)), slog.Int("task", int(s.Key.Task)+1), slog.Int("try", int(result.Attempt)), slog.Int("slot", s.Slot))
 	err := w.perform(ctx, s, r, result)
+	full, isFull := diskFull(context.Cause(ctx))
+	if isFull {
+		err = full
+	}
 	if result.DurationUs == 0 {
 		result.DurationUs = time.Since(began).Microseconds()
 	}
 	switch ran := result.State != banyanv1.TaskState_TASK_STATE_UNSPECIFIED; {
 	case err == nil:
+	case isFull:
+		result.State = banyanv1.TaskState_TASK_STATE_FAILED
 	case ctx.Err() != nil:
 		result.State = banyanv1.TaskState_TASK_STATE_CANCELED
 	case !ran:
@@ -170,6 +177,11 @@ func (w *Worker) prepare(ctx context.Context, s Start, vars job.Vars, place *exe
 // collect stores what the attempt wrote and left. What was canceled still gets
 // its output stored, for a while, unless this worker shuts down.
 func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exec.Place, had map[string]given, res exec.Result, result *banyanv1.TaskResult) error {
+	if full, ok := diskFull(context.Cause(ctx)); ok { // to store its output would take what little room there is
+		result.Stdout.Bytes, result.Stdout.Truncated = res.Stdout, res.Stdout > 0
+		result.Stderr.Bytes, result.Stderr.Truncated = res.Stderr, res.Stderr > 0
+		return full
+	}
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errShutdown) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), outputStoring)
