@@ -89,5 +89,5 @@ func (g *group) alarm(other, at uint64, what string) {
 		return
 	}
 	g.differsFrom = other
-	g.core.cfg.Logger.Error(what, "shard", g.shard, "from", banyan.NodeID(other), "entry", at, "term", g.term, "committed", g.commit)
+	g.core.cfg.Logger.Error("a replica and its leader have committed different things", "what", what, "shard", g.shard, "from", banyan.NodeID(other), "entry", at, "term", g.term, "committed", g.commit)
 }

@@ -112,7 +112,7 @@ func (n *Server) watchSpace(ctx context.Context) error {
 		}
 		if now.level == placement.DiskCritical {
 			if what := n.worker.StopLargest(fmt.Sprintf("stopped because the disk of node %v is nearly full: %v", n.file.Node, now)); what != "" {
-				n.log.Warn("an attempt was stopped: the disk is nearly full", "attempt", what, "disk", now.String())
+				n.log.Warn("stopped an attempt: the disk is nearly full", "attempt", what, "disk", now.String())
 			}
 		}
 		pause(ctx, now.next())
@@ -123,7 +123,7 @@ func (n *Server) watchSpace(ctx context.Context) error {
 func (n *Server) tellSpace(before, now diskState) {
 	switch {
 	case now.level > before.level:
-		n.log.Warn("a disk is low: no users' writes, uploads and attempts here until there is room; free space, or join a node", "disk", now.String())
+		n.log.Warn("a disk is low", "disk", now.String())
 	case now.level == placement.DiskWell && before.level != placement.DiskWell:
 		n.log.Info("there is room on the disk again", "disk", now.String())
 	}
