@@ -31,6 +31,9 @@ type resultJSON struct {
 	Stdout      *string  `json:"stdout,omitempty"` // absent when it is large: 'banyan logs'
 	Stderr      *string  `json:"stderr,omitempty"`
 	Returned    []string `json:"returned,omitempty"`
+	Truncated   bool     `json:"truncated,omitempty"` // an output was cut off
+	Killed      []string `json:"killed,omitempty"`    // processes that it left behind, some by name
+	KilledCount uint32   `json:"killed_count,omitempty"`
 }
 
 func newResultJSON(r *banyanv1.TaskResult) resultJSON {
@@ -41,6 +44,8 @@ func newResultJSON(r *banyanv1.TaskResult) resultJSON {
 		StdoutBytes: r.Stdout.GetBytes(), StderrBytes: r.Stderr.GetBytes(),
 		Stdout: inlineText(r.Stdout), Stderr: inlineText(r.Stderr),
 	}
+	j.Truncated = r.Stdout.GetTruncated() || r.Stderr.GetTruncated()
+	j.Killed, j.KilledCount = r.Killed, r.KilledCount
 	if r.Node != 0 {
 		j.Node = banyan.NodeID(r.Node).String()
 	}
@@ -102,18 +107,38 @@ func (p *printer) result(ctx context.Context, r *banyanv1.TaskResult, then bool)
 	if why := failure(r); why != "" {
 		fmt.Fprintf(p.err, "banyan: %s %s\n", taskName(r, then), why)
 	}
+	if left := leftovers(r); left != "" {
+		fmt.Fprintf(p.err, "banyan: %s had ended and left something running, which was killed: %s\n", taskName(r, then), left)
+	}
 	return nil
 }
 
 // failure says why a task did not succeed, where its output cannot say it.
 func failure(r *banyanv1.TaskResult) string {
 	switch {
+	case r.Error != "" && r.State == banyanv1.TaskState_TASK_STATE_FAILED && r.ExitCode != 126 && r.ExitCode != 127:
+		return "failed: " + oneLine(r.Error) // it ran
 	case r.Error != "":
 		return "could not be run: " + oneLine(r.Error)
 	case r.State == banyanv1.TaskState_TASK_STATE_TIMED_OUT:
 		return fmt.Sprintf("was killed on %v after %s: it took longer than --timeout allows", banyan.NodeID(r.Node), duration(time.Duration(r.DurationUs)*time.Microsecond))
 	}
 	return ""
+}
+
+// leftovers names the processes that a task left behind.
+func leftovers(r *banyanv1.TaskResult) string {
+	if r.KilledCount == 0 {
+		return ""
+	}
+	names := make([]string, len(r.Killed))
+	for i, n := range r.Killed {
+		names[i] = oneLine(n)
+	}
+	if more := int(r.KilledCount) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
 }
 
 func taskName(r *banyanv1.TaskResult, then bool) string {
@@ -144,14 +169,14 @@ func (p *printer) output(ctx context.Context, w io.Writer, o *banyanv1.Output, t
 	if tag != "" {
 		w = &tagger{w: w, tag: []byte(tag), start: true}
 	}
-	if len(o.Chunks) == 0 {
-		if len(o.Inline) == 0 {
-			return nil
-		}
-		_, err := w.Write(o.Inline)
-		return err
+	var err error
+	switch {
+	case len(o.Chunks) > 0:
+		err = p.chunks(ctx, o.Chunks, w)
+	case len(o.Inline) > 0:
+		_, err = w.Write(o.Inline)
 	}
-	if err := p.chunks(ctx, o.Chunks, w); err != nil {
+	if err != nil {
 		return err
 	}
 	if o.Truncated {

@@ -36,7 +36,12 @@ syntax. A COMMAND that is one argument with blanks or shell characters is run by
 Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
 'banyan resume JOB' does what is not yet done. --return and --then work in a
 directory of their own for every task; the files come back to --outdir. With
---then the files that it makes come back, and not those of the tasks.`
+--then the files that it makes come back, and not those of the tasks.
+
+A task is over when its command has ended and none of its processes holds its
+output any more, or 5 s later; what it has left running then is killed and named.
+To leave something running have the machine's service manager start it, as with
+'systemd-run --user'; setsid and nohup do not.`
 
 const runExamples = `  banyan run gzip -9 {} ::: *.log
   banyan run 'convert {1} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
@@ -55,6 +60,7 @@ type runFlags struct {
 	jobs    string
 	retries int
 	timeout string
+	output  string // --output-max
 	dryRun  bool
 	name    string
 	send    []string
@@ -86,6 +92,7 @@ func (a *app) runCommand() *cobra.Command {
 	fs.StringVarP(&f.jobs, "jobs", "j", "", "tasks at once on a node: `N`, N% of its cores, or 0 for as many as possible")
 	fs.IntVar(&f.retries, "retries", 1, "try a failing task `N` times in all")
 	fs.StringVar(&f.timeout, "timeout", "", "kill a task after `TIME`: seconds, or such as 1.5m, 2h, 1h30m")
+	fs.StringVar(&f.output, "output-max", "", "kill a task that writes more than `SIZE` to standard output and error, such as 10G (default 1G)")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "print the commands, run nothing")
 	fs.StringVar(&f.name, "name", "", "a `NAME` for the job, shown by 'banyan jobs'")
 	fs.StringArrayVar(&f.send, "send", nil, "send `FILE` or directory to every task; a template such as {} sends each task its own")
@@ -151,6 +158,10 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 	if err != nil {
 		return nil, err
 	}
+	outputMax, err := parseSize("--output-max", f.output, banyan.OutputBytesMax)
+	if err != nil {
+		return nil, err
+	}
 	vars, err := parseEnv(f.env, env)
 	if err != nil {
 		return nil, err
@@ -164,8 +175,10 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 		Env:         vars,
 		AttemptsMax: uint32(f.retries),
 		TimeoutMs:   timeoutMs,
-		Return:      f.returns,
-		WorkDir:     f.workdir,
+
+		OutputBytesMax: outputMax,
+		Return:         f.returns,
+		WorkDir:        f.workdir,
 	}
 	if f.then != "" {
 		spec.Then = &banyanv1.Command{Args: []string{f.then}, Shell: true}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"banyan"
+	"banyan/node/exec"
 	"banyan/node/server"
 	"banyan/obs"
 )
@@ -25,6 +26,7 @@ import (
 type nodeFlags struct {
 	dir, listen, advertise, zone, name string
 	slots, shards                      int
+	taskMemory                         string
 	deadAfter                          time.Duration
 	diskReserve                        string
 	logLevel, logFormat                string
@@ -42,6 +44,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.zone, "zone", "", "the `ZONE` the machine is in; replicas are spread over zones")
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
 	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default as before, at first the number of CPUs)")
+	fs.StringVar(&f.taskMemory, "task-memory", "", "kill a task whose processes use more than `SIZE` of memory, such as 8G (default nine tenths of the machine's)")
 	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
 	fs.StringVar(&f.diskReserve, "disk-reserve", "", "take no new data when a disk has less than `SIZE` free, such as 5GiB (default the larger of 1GiB and 2%; at most a tenth of the disk; none: fill it)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "log events from this `LEVEL` on: debug, info, warn or error")
@@ -73,13 +76,17 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	if err != nil {
 		return server.Config{}, err
 	}
+	taskMemory, err := parseSize("--task-memory", f.taskMemory, 1<<50)
+	if err != nil {
+		return server.Config{}, err
+	}
 	log, err := a.logger(f)
 	if f.dir == "" {
 		f.dir = filepath.Join(a.stateDir(), "node")
 	}
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
-		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve,
+		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory,
 		Logger: log,
 	}, err
 }
@@ -149,6 +156,9 @@ const gcPercent = 200
 func (a *app) serve(ctx context.Context, c server.Config) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if err := exec.Harden(); err != nil {
+		return banyan.Errorf(banyan.Internal, "other programs of this user cannot be kept from this node's memory: %w", err)
 	}
 	srv, err := server.New(c)
 	if err != nil {

@@ -26,6 +26,9 @@ func Validate(spec *banyanv1.JobSpec) error {
 			return banyan.Errorf(banyan.Invalid, "--then: %w", err)
 		}
 	}
+	if spec.OutputBytesMax < 0 || spec.OutputBytesMax > banyan.OutputBytesMax {
+		return banyan.Errorf(banyan.Invalid, "a task may write %d bytes of output: give 1 to %d (OutputBytesMax), or 0 for the default", spec.OutputBytesMax, banyan.OutputBytesMax)
+	}
 	if spec.TimeoutMs < 0 {
 		return banyan.Errorf(banyan.Invalid, "the timeout is negative (%d ms): give 0 for none", spec.TimeoutMs)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"banyan"
 	"banyan/engine/transport"
+	"banyan/node/exec"
 )
 
 // Defaults of Config.
@@ -46,6 +47,8 @@ type Config struct {
 	// free, no users' data comes in; 0: the larger of 1 GiB and 2%; less than 0:
 	// none. At most a tenth of the disk. See docs/operations.md.
 	DiskReserveBytes int64
+
+	TaskMemory int64 // bytes that one task's processes may use; default: nine tenths of the machine's
 
 	// Embedded runs the node inside another program: no port, no certificates,
 	// one data shard, jobs of earlier runs held until they are resumed.
@@ -86,6 +89,9 @@ func (c Config) withDefaults() Config {
 	num(&c.Replication, DefaultReplication)
 	if c.Embedded {
 		c.Shards, c.Replication = 1, 1
+	}
+	if c.TaskMemory == 0 && !c.Embedded {
+		c.TaskMemory = exec.MemorySpare()
 	}
 	if c.DeadAfter == 0 {
 		c.DeadAfter = DefaultDeadAfter

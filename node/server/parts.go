@@ -41,6 +41,16 @@ func (n *Server) openBlobs() error {
 	return nil
 }
 
+// slots is how many attempts the worker runs at once: as configured, or fewer
+// where this process may not have so many files or processes.
+func (n *Server) slots() int {
+	most := exec.Capacity()
+	if most < n.cfg.Slots {
+		n.log.Warn("fewer tasks at once than slots: the limits of files or processes allow no more (ulimit -n, ulimit -u)", "slots", n.cfg.Slots, "at_once", most)
+	}
+	return min(n.cfg.Slots, most)
+}
+
 // openWork builds what does the work, and the door in front of everything.
 func (n *Server) openWork() error {
 	n.work = work.New(work.Config{
@@ -58,12 +68,15 @@ func (n *Server) openWork() error {
 	var err error
 	n.runner, err = exec.New(exec.Config{
 		Dir: n.cfg.workDir(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
+		MemoryMax: n.cfg.TaskMemory, ProcessesMax: banyan.TaskProcessesMax,
+		// Whoever submits to a node inside a command owns it: sudo works there.
+		Cgroup: !n.cfg.Embedded, NoNewPrivileges: !n.cfg.Embedded,
 	})
 	if err != nil {
 		return err
 	}
 	n.worker, err = worker.New(worker.Config{
-		Node: n.file.Node, Slots: n.cfg.Slots, Runner: n.runner, Blobs: n.blobs,
+		Node: n.file.Node, Slots: n.slots(), Runner: n.runner, Blobs: n.blobs,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err != nil {

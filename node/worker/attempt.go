@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ type running struct {
 	place  atomic.Pointer[exec.Place] // nil: not ready yet
 	done   chan struct{}              // closed when its process is gone
 	full   bool                       // it was stopped because the disk is nearly full; under Worker.mu
+
+	starved error // it could not begin for want of something that others use
 }
 
 // start runs an attempt in a goroutine of its own; w.mu is held.
@@ -42,14 +45,34 @@ func (w *Worker) start(s Start) {
 		if result.GetState() == banyanv1.TaskState_TASK_STATE_FAILED && w.atFault(ctx, s.Key) {
 			result = nil
 		}
+		starved := r.starved != nil
+		if starved {
+			result = nil
+			w.hungry(ctx, s.Key, r.starved)
+		}
 		cancel(nil)
 		w.meter.attempted(result)
 		w.do(func() {
 			delete(w.running, s.Key)
 			w.count.Add(-1)
+			if starved {
+				w.core.Scarce(w.now())
+			}
 			w.core.Finish(w.now(), s.Key, result)
 		})
 	})
+}
+
+// hungryPause holds a slot that could not be used, so that others end meanwhile
+// or other nodes get the attempt.
+const hungryPause = 100 * time.Millisecond
+
+func (w *Worker) hungry(ctx context.Context, k Key, why error) {
+	w.cfg.Logger.Warn("attempt handed back: this node is short of files, processes or memory", "job", k.Job, "task", k.Task+1, "error", why)
+	select {
+	case <-ctx.Done():
+	case <-time.After(hungryPause):
+	}
 }
 
 // sickPause holds a slot whose disk is sick, so that others get the attempts.
@@ -93,6 +116,8 @@ func (w *Worker) attempt(ctx context.Context, s Start, r *running) *banyanv1.Tas
 		result.State = banyanv1.TaskState_TASK_STATE_FAILED
 	case ctx.Err() != nil:
 		result.State = banyanv1.TaskState_TASK_STATE_CANCELED
+	case !ran && exec.Starved(err):
+		r.starved = err
 	case !ran:
 		result.State, result.ExitCode = banyanv1.TaskState_TASK_STATE_FAILED, notRun
 	case result.State == banyanv1.TaskState_TASK_STATE_SUCCEEDED:
@@ -140,11 +165,17 @@ func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banya
 		Args:    args,
 		Env:     w.environment(s, spec, place.Dir(), obs.Traceparent(ctx)),
 		Timeout: time.Duration(spec.GetTimeoutMs()) * time.Millisecond,
+
+		OutputMax: spec.GetOutputBytesMax(),
 	})
 	end()
+	if res.Outcome == exec.NotStarted && exec.Starved(res.Err) {
+		return res.Err
+	}
 	result.StartMs, result.DurationUs = res.Start.UnixMilli(), max(1, res.Duration.Microseconds())
 	result.ExitCode, result.Signal = res.ExitCode, res.Signal
 	result.State = stateOf(res)
+	result.Killed, result.KilledCount = res.Killed, uint32(res.KilledCount)
 	return w.collect(ctx, s, vars, place, had, res, result)
 }
 
@@ -187,12 +218,16 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), outputStoring)
 		defer cancel()
 	}
-	if res.Err != nil {
+	if res.Err != nil && res.Outcome != exec.Exceeded {
 		return res.Err
 	}
+	most := cmp.Or(s.Job.GetSpec().GetOutputBytesMax(), banyan.OutputBytesDefault)
 	err := errors.Join(
-		w.keep(ctx, place.Stdout(), res.Stdout, result.Stdout),
-		w.keep(ctx, place.Stderr(), res.Stderr, result.Stderr))
+		w.keep(ctx, place.Stdout(), res.Stdout, most, result.Stdout),
+		w.keep(ctx, place.Stderr(), res.Stderr, most, result.Stderr))
+	if res.Err != nil {
+		return errors.Join(res.Err, err)
+	}
 	if err != nil {
 		return fmt.Errorf("the task ended (exit code %d) but its output could not be stored: %w", res.ExitCode, err)
 	}
@@ -223,8 +258,12 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 	return err
 }
 
-// keep puts an output into the result: small ones whole, others as a blob.
-func (w *Worker) keep(ctx context.Context, o exec.Output, size int64, to *banyanv1.Output) error {
+// keep puts an output into the result: small ones whole, others as a blob, and
+// no more than the most.
+func (w *Worker) keep(ctx context.Context, o exec.Output, size, most int64, to *banyanv1.Output) error {
+	if size > most {
+		size, to.Truncated = most, true
+	}
 	to.Bytes = size
 	if size == 0 {
 		return nil

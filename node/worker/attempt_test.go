@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -129,6 +130,31 @@ func TestOutputOfAnySize(t *testing.T) {
 		} else if !inline && get(t, w, r.Stdout.Chunks) != strings.Repeat("x", size) {
 			t.Errorf("%d bytes came back different", size)
 		}
+	}
+}
+
+// What a task writes beyond its bound is cut off, and it has failed.
+func TestBoundedOutput(t *testing.T) {
+	w := newWorker(t, Config{})
+	r := try(w, &banyanv1.JobSpec{Command: shell("head -c 100000 /dev/zero | tr '\\0' x; echo why >&2"), OutputBytesMax: 50000})
+	if r.State != banyanv1.TaskState_TASK_STATE_FAILED || !strings.Contains(r.Error, "--output-max") {
+		t.Errorf("%v", r)
+	}
+	if !r.Stdout.Truncated || r.Stdout.Bytes != 50000 || get(t, w, r.Stdout.Chunks) != strings.Repeat("x", 50000) {
+		t.Errorf("standard output %v", r.Stdout)
+	}
+	if r.Stderr.Truncated || string(r.Stderr.Inline) != "why\n" {
+		t.Errorf("standard error %v", r.Stderr)
+	}
+}
+
+func TestResultNamesWhatWasLeft(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere processes have no names")
+	}
+	r := try(newWorker(t, Config{}), &banyanv1.JobSpec{Command: shell("sleep 1000 >/dev/null 2>&1 & sleep 0.1")})
+	if r.State != banyanv1.TaskState_TASK_STATE_SUCCEEDED || r.KilledCount != 1 || len(r.Killed) != 1 || !strings.HasPrefix(r.Killed[0], "sleep 1000") {
+		t.Errorf("%v", r)
 	}
 }
 

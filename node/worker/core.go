@@ -60,6 +60,7 @@ type Core struct {
 	waiting     []*attempt // oldest first
 	results     []*attempt // finished, oldest first
 	pace        pace
+	scarce      scarce
 	draining    bool
 	stopped     bool
 	effects     Effects
@@ -381,15 +382,16 @@ func (c *Core) Tick(now int64) {
 		}
 	}
 	if now-c.pace.moved >= stuckAfter {
-		c.rejectWaiting(c.pace.ahead(now, len(c.slots)))
+		c.rejectWaiting(c.ahead(now))
 	}
 	c.pace.now = now
+	c.relax(now)
 	c.grant()
 }
 
 // Calm says whether Tick has nothing to look at until something else happens.
 func (c *Core) Calm(now int64) bool {
-	return len(c.attempts) == 0 && len(c.learned) == 0 && c.pace.ahead(now, len(c.slots)) == 0 &&
+	return len(c.attempts) == 0 && len(c.learned) == 0 && c.scarce.most == 0 && c.pace.ahead(now, len(c.slots)) == 0 &&
 		!slices.ContainsFunc(c.controllers, func(x *controller) bool { return x.extra > 0 })
 }
 
@@ -397,7 +399,7 @@ func (c *Core) Calm(now int64) bool {
 func (c *Core) fill(now int64) {
 	for i := 0; i < len(c.waiting) && !c.stopped; {
 		slot := slices.Index(c.slots, nil)
-		if slot < 0 {
+		if slot < 0 || c.running() >= c.most() {
 			break
 		}
 		a := c.waiting[i]

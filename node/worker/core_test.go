@@ -23,6 +23,7 @@ import (
 //	recv N [demand=D] [say-hello]  lines: job NAME tasks=T [per-node=P], start K…, stop K…, recorded K…, unknown K…
 //	finish K… took=MS      the attempts ended by themselves, one after another
 //	handback K             it was killed because the worker stops
+//	scarce K               it could not begin for want of something
 //	tick MS                time passes
 //	drain, undrain, shutdown, held
 //	quiet                  like the rest of the line, but without the messages
@@ -65,6 +66,9 @@ func (s *script) run(d *datadriven.TestData) string {
 	case "finish":
 		s.finish(d)
 	case "handback":
+		s.core.Finish(s.now, key(d.CmdArgs[0].Key), nil)
+	case "scarce":
+		s.core.Scarce(s.now)
 		s.core.Finish(s.now, key(d.CmdArgs[0].Key), nil)
 	case "tick":
 		ms, _ := strconv.Atoi(d.CmdArgs[0].Key)

@@ -47,7 +47,7 @@ func (p *pace) ahead(now int64, slots int) int {
 // counted twice. Those with demand come first, the one that holds least before
 // others; what is left is spread, so that a job can begin without asking.
 func (c *Core) grant() {
-	free := len(c.slots) + c.pace.ahead(c.pace.now, len(c.slots))
+	free := c.most() + c.ahead(c.pace.now)
 	if c.draining || c.stopped || len(c.results) >= banyan.WorkerResultsMax {
 		free = 0
 	}

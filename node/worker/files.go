@@ -291,12 +291,18 @@ func left(root *os.Root, had map[string]given) ([]string, error) {
 // store keeps files as blobs and says how to find them again.
 func store(ctx context.Context, s blob.Store, root *os.Root, names []string) ([]*banyanv1.FileRef, error) {
 	refs := make([]*banyanv1.FileRef, 0, len(names))
+	total := int64(0)
 	for _, n := range names {
 		f, err := root.Open(filepath.FromSlash(n))
 		if err != nil {
 			return nil, fmt.Errorf("return file: %w", err)
 		}
 		st, err := f.Stat()
+		if err == nil {
+			if total += st.Size(); total > banyan.ReturnBytesMax {
+				err = banyan.Errorf(banyan.Exhausted, "the files to return have more than %d bytes (ReturnBytesMax)", banyan.ReturnBytesMax)
+			}
+		}
 		if err == nil {
 			var chunks []banyan.Hash
 			var size int64

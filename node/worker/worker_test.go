@@ -21,6 +21,7 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/node/exec"
 
 	"connectrpc.com/connect"
 )
@@ -261,6 +262,38 @@ func TestSickDiskFailsNoTask(t *testing.T) {
 	defer cancel()
 	c.await(t, "a result", func() bool { return len(c.results) == 1 })
 	if r := c.results[0]; len(c.rejected) != 1 || r.State != banyanv1.TaskState_TASK_STATE_FAILED || r.ExitCode != 3 {
+		t.Errorf("handed back %v, then %v", c.rejected, r)
+	}
+}
+
+// hungry is a runner that can start no process when it is asked the first time.
+type hungry struct {
+	Runner
+	asked atomic.Bool
+}
+
+func (h *hungry) Run(ctx context.Context, p *exec.Place, c exec.Command) exec.Result {
+	if h.asked.Swap(true) {
+		return h.Runner.Run(ctx, p, c)
+	}
+	return exec.Result{Outcome: exec.NotStarted, ExitCode: 126, Err: fmt.Errorf("cannot run: %w", syscall.EAGAIN)}
+}
+
+// TestShortOfProcessesFailsNoTask: a start that fails for want of processes is
+// handed back.
+func TestShortOfProcessesFailsNoTask(t *testing.T) {
+	c := newBoss(&banyanv1.JobSpec{Command: shell(`exit 0`)}, 1)
+	n := newNetwork(t, map[banyan.NodeID]*boss{1: c})
+	n.lead(1)
+	w := newWorker(t, Config{Slots: 1, Leaders: n, Dial: n.dial})
+	w.cfg.Runner = &hungry{Runner: w.cfg.Runner}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = w.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	c.await(t, "a result", func() bool { return len(c.results) == 1 })
+	if r := c.results[0]; len(c.rejected) != 1 || r.State != banyanv1.TaskState_TASK_STATE_SUCCEEDED {
 		t.Errorf("handed back %v, then %v", c.rejected, r)
 	}
 }

@@ -309,21 +309,22 @@ func (x *FileRef) GetChunks() [][]byte {
 }
 
 type JobSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Command       *Command               `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
-	Then          *Command               `protobuf:"bytes,3,opt,name=then,proto3" json:"then,omitempty"` // runs once after all tasks have succeeded; absent: none
-	Env           map[string]string      `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	AttemptsMax   uint32                 `protobuf:"varint,5,opt,name=attempts_max,json=attemptsMax,proto3" json:"attempts_max,omitempty"` // tries per task; 0 means 1
-	TimeoutMs     int64                  `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`       // per attempt; 0: none
-	PerNodeMax    uint32                 `protobuf:"varint,7,opt,name=per_node_max,json=perNodeMax,proto3" json:"per_node_max,omitempty"`  // attempts at once on one node; 0: as many as it has slots
-	Send          []*FileRef             `protobuf:"bytes,8,rep,name=send,proto3" json:"send,omitempty"`                                   // into every task's working directory
-	Return        []string               `protobuf:"bytes,9,rep,name=return,proto3" json:"return,omitempty"`                               // templates and globs, relative to the working directory
-	WorkDir       string                 `protobuf:"bytes,10,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`             // run here instead of in a directory of its own; absolute
-	Traceparent   string                 `protobuf:"bytes,11,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
-	SendTemplates []string               `protobuf:"bytes,12,rep,name=send_templates,json=sendTemplates,proto3" json:"send_templates,omitempty"` // templates; each task gets the files of send that match its expansion, instead of all
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command        *Command               `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	Then           *Command               `protobuf:"bytes,3,opt,name=then,proto3" json:"then,omitempty"` // runs once after all tasks have succeeded; absent: none
+	Env            map[string]string      `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	AttemptsMax    uint32                 `protobuf:"varint,5,opt,name=attempts_max,json=attemptsMax,proto3" json:"attempts_max,omitempty"` // tries per task; 0 means 1
+	TimeoutMs      int64                  `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`       // per attempt; 0: none
+	PerNodeMax     uint32                 `protobuf:"varint,7,opt,name=per_node_max,json=perNodeMax,proto3" json:"per_node_max,omitempty"`  // attempts at once on one node; 0: as many as it has slots
+	Send           []*FileRef             `protobuf:"bytes,8,rep,name=send,proto3" json:"send,omitempty"`                                   // into every task's working directory
+	Return         []string               `protobuf:"bytes,9,rep,name=return,proto3" json:"return,omitempty"`                               // templates and globs, relative to the working directory
+	WorkDir        string                 `protobuf:"bytes,10,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`             // run here instead of in a directory of its own; absolute
+	Traceparent    string                 `protobuf:"bytes,11,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	SendTemplates  []string               `protobuf:"bytes,12,rep,name=send_templates,json=sendTemplates,proto3" json:"send_templates,omitempty"`       // templates; each task gets the files of send that match its expansion, instead of all
+	OutputBytesMax int64                  `protobuf:"varint,20,opt,name=output_bytes_max,json=outputBytesMax,proto3" json:"output_bytes_max,omitempty"` // of a task's two outputs together; 0: the default (OutputBytesDefault)
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JobSpec) Reset() {
@@ -438,6 +439,13 @@ func (x *JobSpec) GetSendTemplates() []string {
 		return x.SendTemplates
 	}
 	return nil
+}
+
+func (x *JobSpec) GetOutputBytesMax() int64 {
+	if x != nil {
+		return x.OutputBytesMax
+	}
+	return 0
 }
 
 type SubmitRequest struct {
@@ -887,9 +895,9 @@ func (x *Job) GetNonce() uint64 {
 type Output struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Inline        []byte                 `protobuf:"bytes,2,opt,name=inline,proto3" json:"inline,omitempty"` // the whole output when it is small
-	Chunks        [][]byte               `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"` // else its blob
-	Truncated     bool                   `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Inline        []byte                 `protobuf:"bytes,2,opt,name=inline,proto3" json:"inline,omitempty"`        // the whole output when it is small
+	Chunks        [][]byte               `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`        // else its blob
+	Truncated     bool                   `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"` // the task wrote more; bytes is what was kept
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -953,24 +961,28 @@ func (x *Output) GetTruncated() bool {
 }
 
 type TaskResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Task          uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`       // index from 0; of the then step: the number of tasks
-	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"` // from 1
-	State         TaskState              `protobuf:"varint,3,opt,name=state,proto3,enum=banyan.v1.TaskState" json:"state,omitempty"`
-	ExitCode      int32                  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	Signal        string                 `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // that ended it, such as "SIGKILL"
-	StartMs       int64                  `protobuf:"varint,6,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
-	DurationUs    int64                  `protobuf:"varint,7,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
-	Node          uint64                 `protobuf:"varint,8,opt,name=node,proto3" json:"node,omitempty"`
-	Stdout        *Output                `protobuf:"bytes,9,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        *Output                `protobuf:"bytes,10,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	Returned      []*FileRef             `protobuf:"bytes,11,rep,name=returned,proto3" json:"returned,omitempty"`
-	Error         string                 `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"` // why it could not be run, in words
-	Input         *Input                 `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
-	Revision      uint64                 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
-	Slot          uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`
-	AttemptId     uint64                 `protobuf:"varint,20,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"` // names the attempt in the cluster
-	Lost          uint32                 `protobuf:"varint,21,opt,name=lost,proto3" json:"lost,omitempty"`                            // attempts before this one that were lost with their node
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Task       uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`       // index from 0; of the then step: the number of tasks
+	Attempt    uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"` // from 1
+	State      TaskState              `protobuf:"varint,3,opt,name=state,proto3,enum=banyan.v1.TaskState" json:"state,omitempty"`
+	ExitCode   int32                  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal     string                 `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // that ended it, such as "SIGKILL"
+	StartMs    int64                  `protobuf:"varint,6,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	DurationUs int64                  `protobuf:"varint,7,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
+	Node       uint64                 `protobuf:"varint,8,opt,name=node,proto3" json:"node,omitempty"`
+	Stdout     *Output                `protobuf:"bytes,9,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr     *Output                `protobuf:"bytes,10,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Returned   []*FileRef             `protobuf:"bytes,11,rep,name=returned,proto3" json:"returned,omitempty"`
+	Error      string                 `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"` // why it could not be run, in words
+	Input      *Input                 `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
+	Revision   uint64                 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
+	Slot       uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`
+	AttemptId  uint64                 `protobuf:"varint,20,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"` // names the attempt in the cluster
+	Lost       uint32                 `protobuf:"varint,21,opt,name=lost,proto3" json:"lost,omitempty"`                            // attempts before this one that were lost with their node
+	// Processes that were still there when the task was over, and were killed:
+	// some by their command lines, and how many in all.
+	Killed        []string `protobuf:"bytes,22,rep,name=killed,proto3" json:"killed,omitempty"`
+	KilledCount   uint32   `protobuf:"varint,23,opt,name=killed_count,json=killedCount,proto3" json:"killed_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1132,20 @@ func (x *TaskResult) GetAttemptId() uint64 {
 func (x *TaskResult) GetLost() uint32 {
 	if x != nil {
 		return x.Lost
+	}
+	return 0
+}
+
+func (x *TaskResult) GetKilled() []string {
+	if x != nil {
+		return x.Killed
+	}
+	return nil
+}
+
+func (x *TaskResult) GetKilledCount() uint32 {
+	if x != nil {
+		return x.KilledCount
 	}
 	return 0
 }
@@ -2034,7 +2060,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"\xe2\x03\n" +
+	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"\x8c\x04\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\acommand\x18\x02 \x01(\v2\x12.banyan.v1.CommandR\acommand\x12&\n" +
@@ -2050,7 +2076,8 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\bwork_dir\x18\n" +
 	" \x01(\tR\aworkDir\x12 \n" +
 	"\vtraceparent\x18\v \x01(\tR\vtraceparent\x12%\n" +
-	"\x0esend_templates\x18\f \x03(\tR\rsendTemplates\x1a6\n" +
+	"\x0esend_templates\x18\f \x03(\tR\rsendTemplates\x12(\n" +
+	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMax\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
@@ -2100,7 +2127,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06inline\x18\x02 \x01(\fR\x06inline\x12\x16\n" +
 	"\x06chunks\x18\x03 \x03(\fR\x06chunks\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x92\x04\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\xcd\x04\n" +
 	"\n" +
 	"TaskResult\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x18\n" +
@@ -2122,7 +2149,9 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x04slot\x18\x0f \x01(\rR\x04slot\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x14 \x01(\x04R\tattemptId\x12\x12\n" +
-	"\x04lost\x18\x15 \x01(\rR\x04lost\"&\n" +
+	"\x04lost\x18\x15 \x01(\rR\x04lost\x12\x16\n" +
+	"\x06killed\x18\x16 \x03(\tR\x06killed\x12!\n" +
+	"\fkilled_count\x18\x17 \x01(\rR\vkilledCount\"&\n" +
 	"\rGetJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"2\n" +
 	"\x0eGetJobResponse\x12 \n" +
