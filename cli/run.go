@@ -39,7 +39,7 @@ directory of their own for every task; the files come back to --outdir. With
 --then the files that it makes come back, and not those of the tasks.
 
 A task is over when its command has ended and none of its processes holds its
-output any more, or 5 s later; what it has left running then is killed and named.
+output any more, or 5 s later; what is left running then is killed and named.
 To leave something running have the machine's service manager start it, as with
 'systemd-run --user'; setsid and nohup do not.`
 
