@@ -11,6 +11,7 @@
 //	cd bench && go run . locks      # the same, locks taken and released, and handed over
 //	cd bench && go run . failover   # kill -9 of the node that leads everything
 //	cd bench && go run . keys       # memory, start and catching up with 10 million keys
+//	cd bench && go run . catchup    # a copy of a shard of gigabytes, under writes
 //	cd bench && go run . growth     # 1 → 3 → 5 nodes and a replacement under load
 //
 // With BANYAN_BENCH_PROFILE=DIR in the environment every banyan process that is
@@ -42,6 +43,7 @@ var commands = map[string]func(context.Context, []string) error{
 	"gets":     benchGets,
 	"failover": benchFailover,
 	"growth":   benchGrowth,
+	"catchup":  benchCatchUp,
 	"keys":     benchMany,
 	"locks":    benchLocks,
 }
@@ -50,7 +52,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|keys|locks [flags]; see the package comment")
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|catchup|keys|locks [flags]; see the package comment")
 		os.Exit(2)
 	}
 	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {

@@ -163,6 +163,7 @@ func TestErrorsAreOneLineWithARemedy(t *testing.T) {
 		{"up --slots 0", 2, "bad --slots 0: give 1 to"},
 		{"join h:1 --token t --slots -1", 2, "bad --slots -1: give 1 to"},
 		{"up --shards 0", 2, "bad --shards 0: give 1 to"},
+		{"up --disk-reserve 5x", 2, "bad --disk-reserve \"5x\": give a size"},
 		{"up --dead-after 0s", 2, "bad --dead-after 0s: give a time"},
 		{"run --retries 0 true ::: 1", 255, "bad --retries 0: give 1 to"},
 		{"jobs -n -1", 2, "bad --limit -1: give 0 or more"},
