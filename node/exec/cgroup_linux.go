@@ -54,12 +54,18 @@ func newCgroups(cfg Config, prefix, old string) *cgroups {
 }
 
 func cgroupsIn(own string, cfg Config, prefix, old string, mkdir func(string) error) (*cgroups, error) {
-	if old != "" {
-		dir := filepath.Join(own, "banyan-"+old)
-		_ = writeIn(dir, "cgroup.kill", "1")
+	for _, dir := range subdirs(own) {
+		pid, of, ok := strings.Cut(strings.TrimPrefix(filepath.Base(dir), "banyan-"), "-")
+		n, err := strconv.Atoi(pid)
+		if !ok || err != nil || readable(n) {
+			continue // no node's, or one of a node that runs beside this one
+		}
+		if of == old {
+			_ = writeIn(dir, "cgroup.kill", "1")
+		}
 		removeGroups(dir)
 	}
-	g := &cgroups{cfg: cfg, dir: filepath.Join(own, "banyan-"+prefix), make: mkdir}
+	g := &cgroups{cfg: cfg, dir: filepath.Join(own, "banyan-"+strconv.Itoa(os.Getpid())+"-"+prefix), make: mkdir}
 	if err := mkdir(g.dir); err != nil {
 		return nil, err
 	}

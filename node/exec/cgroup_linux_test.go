@@ -3,6 +3,7 @@ package exec
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,9 +49,20 @@ func TestCgroupsInAFakeTree(t *testing.T) {
 	r := newRunner(t)
 	cfg := r.cfg
 	cfg.MemoryMax, cfg.ProcessesMax = 1<<30, 100
+	dead := filepath.Join(own, "banyan-999999999-x")
+	beside := filepath.Join(own, fmt.Sprintf("banyan-%d-y", os.Getpid()))
+	if err := errors.Join(os.MkdirAll(filepath.Join(dead, "1"), 0o700), os.MkdirAll(filepath.Join(beside, "1"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
 	g, err := cgroupsIn(own, cfg, "new", "old", mkdir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the groups of a node that is gone are still there: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(beside, "1")); err != nil {
+		t.Errorf("the groups of a node beside this one: %v", err)
 	}
 	c := g.take()
 	if c == nil {
