@@ -19,11 +19,10 @@ const Version = "0.1.0"
 // oldest. The cluster acts at one that all members speak; a node that does not
 // speak it is refused, naming the versions.
 //
-//	2  settings of the cluster, removed nodes
-//	3  commands that say which revision their sender knew
+//	4  rows by slot, shards as ranges of row keys, the third edition of the command (data format 2)
 const (
-	ProtocolVersion = 3
-	ProtocolMin     = 1
+	ProtocolVersion = 4
+	ProtocolMin     = 4
 )
 
 // NodeID names one node of a cluster for ever. It is drawn from the root
@@ -49,12 +48,20 @@ type ShardID uint32
 // RootShard holds which nodes exist, which shards live where, who may do what.
 const RootShard ShardID = 0
 
-// Slots is the number of hash slots the root shard maps to shards.
-const Slots = 1024
-
 // Revision is the position of a committed change in its shard, counted from 1.
 // It is the only clock that orders changes. Zero is before every change.
 type Revision uint64
+
+// Timestamp is hybrid-clock time: 48 bits of milliseconds since 1970 and, below
+// them, a counter of 16 bits. The machine makes it grow with every command of a
+// shard, whatever the leaders' clocks say.
+type Timestamp uint64
+
+// TimestampOf gives the first timestamp of a millisecond since 1970.
+func TimestampOf(ms int64) Timestamp { return Timestamp(max(ms, 0)) << 16 }
+
+// Ms gives the milliseconds since 1970.
+func (t Timestamp) Ms() int64 { return int64(t >> 16) }
 
 // RequestID identifies one request of one client, so that a retry is applied
 // at most once. The zero RequestID asks for no deduplication.
@@ -133,24 +140,3 @@ type Resources struct {
 }
 
 var _ fmt.Stringer = NodeID(0)
-
-// Partition gives the part of a key before its first '/', or all of it. Keys
-// of one partition live in one shard.
-func Partition(key []byte) []byte {
-	for i, c := range key {
-		if c == '/' {
-			return key[:i]
-		}
-	}
-	return key
-}
-
-// SlotOf gives the hash slot of a partition: FNV-1a, 64 bit, modulo Slots. It
-// is part of the protocol: clients use it to ask a shard's leader directly.
-func SlotOf(partition []byte) int {
-	h := uint64(14695981039346656037)
-	for _, c := range partition {
-		h = (h ^ uint64(c)) * 1099511628211
-	}
-	return int(h % Slots)
-}

@@ -30,12 +30,14 @@ const (
 	Compacted                    // the revision asked for is below the compaction horizon
 	Removed                      // the calling node was taken out of the cluster for good
 	Forgotten                    // it may have been done before: that was too long ago to tell; look, do not retry
+	Moved                        // the shard does not hold these rows any more; nothing happened, ask the one that does
 )
 
 var kindNames = [...]string{
 	"internal", "invalid", "not found", "already exists", "conflict", "not leader",
 	"unavailable", "timeout", "canceled", "unauthenticated", "permission denied",
 	"limit reached", "corrupt", "too new", "stale", "compacted", "removed", "forgotten",
+	"moved",
 }
 
 // String gives the kind's name in words.

@@ -28,6 +28,10 @@ const (
 	DedupWindowMax        = 65_536
 	KeyFilterBytesMax     = 4 << 20
 	HistoryRevisionsMax   = 100_000
+	HistoryBytesMax       = 256 << 20
+	ConditionRowsMax      = 10_000
+	PrincipalBytesMax     = 256
+	TraceBytesMax         = 64
 	DeleteRowsMax         = 10_000
 	DisplacedBytesMax     = 32 << 20
 	CompactRowsMax        = 4096
@@ -112,6 +116,10 @@ var Limits = []Limit{
 	{"DedupWindowMax", DedupWindowMax, "requests", "remembered per shard to apply a retry once; a retry that comes later is refused"},
 	{"KeyFilterBytesMax", KeyFilterBytesMax, "bytes", "of memory per shard to tell new keys from old ones, enough for 2 million keys; with more, each put looks for the key's old version on disk"},
 	{"HistoryRevisionsMax", HistoryRevisionsMax, "revisions", "of history kept per shard; older ones are compacted"},
+	{"HistoryBytesMax", HistoryBytesMax, "bytes", "of history kept per shard, with its change records; older revisions are compacted"},
+	{"ConditionRowsMax", ConditionRowsMax, "rows", "looked at by the conditions of one command; one that would look at more is refused"},
+	{"PrincipalBytesMax", PrincipalBytesMax, "bytes", "that name who asked, in a command"},
+	{"TraceBytesMax", TraceBytesMax, "bytes", "that name the trace, in a command"},
 	{"DeleteRowsMax", DeleteRowsMax, "rows", "removed by the ranges and leases of one command; the answer says there is more"},
 	{"DisplacedBytesMax", DisplacedBytesMax, "bytes", "of old rows moved to history by one command; a larger one is refused"},
 	{"CompactRowsMax", CompactRowsMax, "rows", "reclaimed by one compaction command; the next one goes on"},

@@ -6,5 +6,6 @@ import "fmt"
 // somebody does. The revision of its last change is the fencing token. Package
 // coord writes it, others demand in a condition that it is still the same.
 func LockRow(name string, permit uint32) []byte {
-	return fmt.Appendf(nil, "lo/%s\x00h%08x", name, permit)
+	row := AppendRowKey(make([]byte, 0, len(name)+16), SlotOf(Partition([]byte(name))), LayerLock, SpaceDefault)
+	return fmt.Appendf(row, "o%s\x00h%08x", name, permit)
 }

@@ -165,11 +165,11 @@ func TestBadDirectories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(bytes.Replace(text, []byte(`"version": 1`), []byte(`"version": 99`), 1))
+	write(bytes.Replace(text, []byte(`"version": 2`), []byte(`"version": 99`), 1))
 	one.complains([]complaint{{"a newer format", 1, []string{file, "99", "newer banyan"}, up}})
-	write(bytes.Replace(text, []byte(`"version": 1`), []byte(`"version": 1, "colour": "blue"`), 1))
+	write(bytes.Replace(text, []byte(`"version": 2`), []byte(`"version": 2, "colour": "blue"`), 1))
 	one.complains([]complaint{{"an unknown field", 1, []string{file, `"colour"`, "take it out"}, up}})
-	write(bytes.Replace(text, []byte(`"version": 1`), []byte(`"version": 1, "name": 7`), 1))
+	write(bytes.Replace(text, []byte(`"version": 2`), []byte(`"version": 2, "name": 7`), 1))
 	one.complains([]complaint{{"a field of another type", 1, []string{file, "name", "restore"}, up}})
 	write(text[:len(text)/2])
 	one.complains([]complaint{{"a damaged file", 1, []string{file, "restore"}, up}})

@@ -52,8 +52,6 @@ var breaks = []struct {
 	{"ignore request ids", 2000, []edit{{"core/mvcc/machine.go", "if at, ok := m.window.find(cmd.Request); ok {", "if at, ok := m.window.find(cmd.Request); ok && false {"}}},
 	{"keep a proof over a change of voters", 2000, []edit{{"engine/replica/tenure.go", "	g.proveAgain()\n", ""}}},
 	{"carry out what may be forgotten", 2000, []edit{{"core/mvcc/machine.go", "if e := cmd.Earliest; e > m.revision+1 || e != 0 && !m.window.reaches(e) {", "if false {"}}},
-	{"write the new format before all understand it", 1000, []edit{{"core/mvcc/codec.go", "	if c.Earliest != 0 && protocol < protocolEarliest {", "	if false {"}}},
-	{"put several commands into an entry before all understand it", 1000, []edit{{"engine/replica/pack.go", "	if protocol < protocolPacks {", "	if false {"}}},
 	{"forget request ids at a restart", 2000, []edit{{"core/mvcc/machine.go", "	if m.unread == (place{}) {\n", "	if m.unread = (place{}); true {\n"}}},
 	{"lead before the term's first entry is applied", 2000, []edit{{"engine/replica/group.go", "if leader && !g.announced && g.appliedTerm == g.term {", "if leader && !g.announced {"}}},
 	{"keep a state that a snapshot has replaced", 2000, []edit{{"engine/replica/incoming.go", "g.reload = true", "g.reload = false"}}},

@@ -94,12 +94,11 @@ func (d *desk) load(l *ledLocks) {
 	if d.leads[l.shard] != l {
 		return
 	}
-	lo, hi := coord.Range()
 	core, err := (*coord.Core)(nil), error(nil)
 	view, err := d.p.store.View(l.shard)
 	if err == nil {
 		var rows []mvcc.Row
-		if rows, _, err = mvcc.Range(view, mvcc.Query{Lo: lo, Hi: hi}); err == nil {
+		if rows, _, err = mvcc.Range(view, coord.All()); err == nil {
 			d.lives++
 			core, err = coord.Open(d.now(), l.term, d.lives, rows)
 		}

@@ -240,7 +240,7 @@ func (k *locker) write(c *held, token uint64) {
 		return
 	}
 	cmd := &mvcc.Command{
-		Conds: []mvcc.Cond{{Key: banyan.LockRow(c.name, c.permit), Test: mvcc.ModEquals, Mod: banyan.Revision(token)}},
+		Conds: []mvcc.Cond{{Key: banyan.LockRow(c.name, c.permit), Test: mvcc.ModEquals, Number: token}},
 		Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(guarded + c.name), Value: fmt.Appendf(nil, "%d", token)}},
 	}
 	p := w.node(n).proc

@@ -45,8 +45,12 @@ func (l *locks) watch(w *world, events []mvcc.Event) {
 }
 
 func (l *locks) change(w *world, e *mvcc.Event) {
+	r, ok := banyan.ParseRowKey(e.Row.Key)
+	if !ok || r.Layer != banyan.LayerLock || len(r.Key) == 0 {
+		return
+	}
 	key := string(e.Row.Key)
-	if strings.HasPrefix(key, "ll/") {
+	if r.Key[0] == 'l' {
 		if e.Deleted {
 			delete(l.leases, key)
 		} else {
@@ -54,8 +58,8 @@ func (l *locks) change(w *world, e *mvcc.Event) {
 		}
 		return
 	}
-	name, row, ok := strings.Cut(strings.TrimPrefix(key, "lo/"), "\x00")
-	if !ok || !strings.HasPrefix(key, "lo/") || row[0] != 'h' {
+	name, row, ok := strings.Cut(string(r.Key[1:]), "\x00")
+	if !ok || row[0] != 'h' {
 		return
 	}
 	if l.holders[name] == nil {

@@ -34,7 +34,7 @@ const (
 
 // Points are what a good set of seeds comes through sometimes: one that never
 // happens is a part of the simulation that tests nothing.
-var Points = []string{
+var Points = append([]string{
 	"1 voters", "3 voters", "5 voters", "change of voters unknown", "voters shrink to one while a read proof is under way", "leader transferred", "replica removed", "replica taken back", "node left",
 	"snapshot installed", "snapshot broken off", "compacted", "watch moved", "watch compacted away", "watch begun anew",
 	"client gave up", "client timed out", "outcome unknown", "retry deduplicated",
@@ -44,10 +44,22 @@ var Points = []string{
 	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
 	"shard at rest", "shard at rest woken", "leader of a shard at rest missed", "beats that differ",
 	"replicas compared", "stale read", "stale read that says it is old",
-	"acted at an older protocol", "rose to a newer protocol with commands under way", "command of a newer form applied after a rise",
-	"older release stopped by what it does not know", "late copy refused",
-	"write refused for want of room", "deleted while disks are low",
+	"late copy refused", "write refused for want of room", "deleted while disks are low",
 	"bit of a log flipped", "bit of a state block flipped", "damage refused", "unreadable disk refused", "read refused by the disk",
+}, mixedPoints[:pointsOfMixed()]...)
+
+func pointsOfMixed() int {
+	if mixes {
+		return len(mixedPoints)
+	}
+	return 0
+}
+
+// mixedPoints are those of runs with an older release: they stand among Points
+// while there is one (mixes).
+var mixedPoints = []string{
+	"acted at an older protocol", "rose to a newer protocol with commands under way", "command of a newer form applied after a rise",
+	"older release stopped by what it does not know",
 }
 
 // Loads are what Without can leave out besides Kinds.
@@ -169,7 +181,9 @@ func drawPlan(cfg *Config) plan {
 	p.schedule(d, every)
 	switch d := newDice(cfg.Seed, 0x3e1ea5e); d.IntN(3) {
 	case 0:
-		p.mixed = d.between(time.Second, 10*time.Second)
+		if p.mixed = d.between(time.Second, 10*time.Second); !mixes {
+			p.mixed = 0
+		}
 	case 1:
 		p.window = 8 + d.IntN(56) // the older release carries late copies out again
 	}

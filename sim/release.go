@@ -23,7 +23,14 @@ import (
 // older is the protocol of the previous release.
 const older = banyan.ProtocolVersion - 1
 
+// mixes says whether there is an older release that can be of one cluster with
+// this one. Format 2 began anew with protocol 4.
+const mixes = older >= banyan.ProtocolMin
+
 const protocolKey = "c/protocol"
+
+// commandForm begins a command alone in an entry.
+const commandForm = 3
 
 // releases is what the run knows of them.
 type releases struct {
@@ -169,7 +176,7 @@ func (p *process) understands(applies []*replica.Apply) bool {
 			if e.GetType() != raftpb.EntryNormal || len(data) == 0 {
 				continue
 			}
-			if data[0] == 1 {
+			if data[0] == commandForm {
 				if p.w.releases.acts == older {
 					p.w.reach("acted at an older protocol")
 				}

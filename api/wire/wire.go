@@ -43,6 +43,7 @@ var codes = [banyan.Kinds]connect.Code{
 	banyan.Compacted:        connect.CodeOutOfRange,
 	banyan.Removed:          connect.CodePermissionDenied,
 	banyan.Forgotten:        connect.CodeOutOfRange,
+	banyan.Moved:            connect.CodeUnavailable,
 }
 
 // Code gives the status of a kind; a kind newer than this binary is internal.

@@ -29,7 +29,7 @@ func benchmarkPuts(b *testing.B, rows mvcc.ReadWriter) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c := &mvcc.Command{Term: 1, TimeMs: 1_700_000_000_000, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: make([]byte, 24), Value: make([]byte, 256)}}}
+	c := &mvcc.Command{Term: 1, Time: banyan.TimestampOf(1_700_000_000_000), Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: make([]byte, 24), Value: make([]byte, 256)}}}
 	var buf []byte
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
@@ -47,7 +47,7 @@ func benchmarkPuts(b *testing.B, rows mvcc.ReadWriter) {
 }
 
 func BenchmarkEncode(b *testing.B) {
-	c := &mvcc.Command{Term: 1, TimeMs: 1_700_000_000_000, Request: banyan.RequestID{1}, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: make([]byte, 24), Value: make([]byte, 256)}}}
+	c := &mvcc.Command{Term: 1, Time: banyan.TimestampOf(1_700_000_000_000), Request: banyan.RequestID{1}, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: make([]byte, 24), Value: make([]byte, 256)}}}
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {

@@ -14,20 +14,26 @@ import (
 
 func sampleCommand() *mvcc.Command {
 	return &mvcc.Command{
-		Term: 7, TimeMs: 1_700_000_000_000, Request: banyan.RequestID{1, 2, 3},
+		Term: 7, Time: banyan.TimestampOf(1_700_000_000_000), Who: []byte("me"), Trace: []byte{1, 2}, Request: banyan.RequestID{1, 2, 3},
 		Conds: []mvcc.Cond{
 			{Key: []byte("a"), Test: mvcc.Exists},
 			{Key: []byte("b"), Test: mvcc.Missing},
 			{Key: []byte("c"), Test: mvcc.ValueEquals, Value: []byte("v")},
-			{Key: []byte("d"), Test: mvcc.ModEquals, Mod: 300},
+			{Key: []byte("d"), Test: mvcc.ModEquals, Number: 300},
+			{Key: []byte("d"), End: []byte("d\x00\x80"), Test: mvcc.LeaseGreater, Number: 300},
+			{Key: []byte("d\x00\x80"), End: []byte("d\x01"), Test: mvcc.ValueLess, Value: []byte("w")},
 		},
 		Muts: []mvcc.Mutation{
 			{Op: mvcc.Put, Key: []byte("a"), Value: []byte("1"), Lease: 9},
 			{Op: mvcc.Delete, Key: []byte("b")},
-			{Op: mvcc.DeleteRange, Key: []byte("c"), End: []byte("d")},
+			{Op: mvcc.DeleteRange, Key: []byte("c"), End: []byte("c\x00\x01")},
 			{Op: mvcc.Append, Key: []byte("e"), Value: []byte("2"), Lease: 9},
-			{Op: mvcc.Revoke, Lease: math.MaxUint64},
+			{Op: mvcc.Revoke, Key: []byte{1, 2}, Lease: math.MaxUint64},
 			{Op: mvcc.Compact, Rev: math.MaxUint64},
+		},
+		Else: []mvcc.Mutation{
+			{Op: mvcc.Add, Key: []byte("n"), Number: math.MinInt64},
+			{Op: mvcc.Max, Key: []byte("n"), Number: math.MaxInt64},
 		},
 	}
 }
@@ -35,7 +41,7 @@ func sampleCommand() *mvcc.Command {
 func TestCodec(t *testing.T) {
 	earliest := sampleCommand()
 	earliest.Earliest = 1 << 40
-	for _, c := range []*mvcc.Command{sampleCommand(), {}, {TimeMs: -1}, earliest, {Earliest: 1}} {
+	for _, c := range []*mvcc.Command{sampleCommand(), {}, {Time: math.MaxUint64}, earliest, {Earliest: 1}} {
 		prefix := []byte("mine")
 		b := c.Encode(prefix)
 		if !bytes.HasPrefix(b, prefix) {
@@ -51,26 +57,6 @@ func TestCodec(t *testing.T) {
 	}
 }
 
-// TestEncodeForOlderNodes: what protocol 2 did not know must not reach its
-// nodes, and what they could always read they read as they did.
-func TestEncodeForOlderNodes(t *testing.T) {
-	plain, c := sampleCommand(), sampleCommand()
-	c.Earliest = 7
-	for protocol := range uint32(banyan.ProtocolVersion + 1) {
-		want := c
-		if protocol < 3 {
-			want = plain
-		}
-		got := c.EncodeFor(protocol, []byte("mine"))
-		if !bytes.Equal(got, want.Encode([]byte("mine"))) || c.Earliest != 7 {
-			t.Errorf("for protocol %d: %x", protocol, got)
-		}
-		if !bytes.Equal(plain.EncodeFor(protocol, nil), plain.Encode(nil)) || plain.Encode(nil)[0] != 1 {
-			t.Errorf("for protocol %d, a command that says nothing: %x", protocol, plain.EncodeFor(protocol, nil))
-		}
-	}
-}
-
 func TestDecodeRefuses(t *testing.T) {
 	good := sampleCommand().Encode(nil)
 	for n := range good {
@@ -79,7 +65,7 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 	}
 	newer := bytes.Clone(good)
-	newer[0] = 3
+	newer[0] = 4
 	if _, err := mvcc.Decode(newer); !banyan.IsKind(err, banyan.TooNew) {
 		t.Errorf("a newer version: %v", err)
 	}
@@ -127,6 +113,12 @@ func TestValidate(t *testing.T) {
 		{"unknown mutation", nil, []mvcc.Mutation{{Key: key}}, "mutation 0 is unknown"},
 		{"condition on nothing", []mvcc.Cond{{Test: mvcc.Exists}}, nil, "key is empty"},
 		{"empty range", nil, []mvcc.Mutation{{Op: mvcc.DeleteRange, Key: key, End: key}}, "is empty"},
+		{"range of several slots", nil, []mvcc.Mutation{{Op: mvcc.DeleteRange, Key: []byte("aa\x01"), End: []byte("ab\x01")}}, "mixes versioned and unversioned"},
+		{"range of both classes", nil, []mvcc.Mutation{{Op: mvcc.DeleteRange, Key: []byte("aa\x01"), End: []byte("aa\x81")}}, "mixes versioned and unversioned"},
+		{"range of all that is unversioned in a slot", nil, []mvcc.Mutation{{Op: mvcc.DeleteRange, Key: []byte("aa\x80"), End: []byte("ab")}}, ""},
+		{"condition over both classes", []mvcc.Cond{{Key: []byte("aa\x01"), End: []byte("aa\x81"), Test: mvcc.Missing}}, nil, "mixes versioned and unversioned"},
+		{"condition over an empty range", []mvcc.Cond{{Key: []byte("aa\x02"), End: []byte("aa\x01"), Test: mvcc.Missing}}, nil, "is empty"},
+		{"revoke in no slot", nil, []mvcc.Mutation{{Op: mvcc.Revoke, Lease: 1}}, "slot of two bytes"},
 		{"range without end", nil, []mvcc.Mutation{{Op: mvcc.DeleteRange, Key: key}}, "is empty"},
 		{"range without start", nil, []mvcc.Mutation{{Op: mvcc.DeleteRange, End: key}}, "key is empty"},
 		{"lease 0", nil, []mvcc.Mutation{{Op: mvcc.Revoke}}, "lease 0"},
@@ -144,9 +136,9 @@ func TestValidate(t *testing.T) {
 // TestValidBound holds Validate to its promise that what passes it can be
 // decoded and encodes to little more than CommandBytesMax.
 func TestValidBound(t *testing.T) {
-	c := &mvcc.Command{Term: math.MaxUint64, TimeMs: math.MinInt64, Request: banyan.RequestID{1}}
+	c := &mvcc.Command{Term: math.MaxUint64, Time: math.MaxUint64, Request: banyan.RequestID{1}}
 	for range banyan.CommandConditionsMax {
-		c.Conds = append(c.Conds, mvcc.Cond{Key: []byte("k"), Test: mvcc.ModEquals, Mod: math.MaxUint64})
+		c.Conds = append(c.Conds, mvcc.Cond{Key: []byte("k"), Test: mvcc.ModEquals, Number: math.MaxUint64})
 	}
 	for range banyan.CommandMutationsMax {
 		c.Muts = append(c.Muts, mvcc.Mutation{Op: mvcc.Put, Key: []byte("k"), Value: make([]byte, 900), Lease: math.MaxUint64})
@@ -167,7 +159,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(sampleCommand().Encode(nil))
 	f.Add((&mvcc.Command{}).Encode(nil))
 	f.Add((&mvcc.Command{Earliest: 1, Request: banyan.RequestID{1}, Muts: sampleCommand().Muts}).Encode(nil))
-	f.Add([]byte{1, 0, 0, 0, 0, 0xff, 0xff, 0x03})
+	f.Add([]byte{3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0x03})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := mvcc.Decode(b)
 		if err != nil {
@@ -202,7 +194,7 @@ func FuzzDecode(f *testing.F) {
 func FuzzDecodeResult(f *testing.F) {
 	for _, r := range []mvcc.Result{
 		{}, {OK: true, Revision: 5, Deleted: 3, Sequences: []uint64{1, 1 << 40}, More: true},
-		{FailedCond: -1, More: true}, {Stale: true, Duplicate: true, FailedCond: 7},
+		{FailedCond: -1, More: true}, {Moved: true}, {OK: true, Time: 1 << 60, Numbers: []int64{-1, math.MaxInt64}}, {FailedCond: -1, NotNumber: true}, {Stale: true, Duplicate: true, FailedCond: 7},
 	} {
 		f.Add(r.Encode(nil))
 	}

@@ -30,8 +30,9 @@ func (p *plan) planCompact(m *Machine) (more bool, err error) {
 		if at, rec, err = nextRecord(k, v, reached); err != nil || at.n > 0 {
 			return err == nil
 		}
+		p.reclaimed += uint64(len(k)+len(v)) + rec.displaced
 		for _, c := range rec.changes {
-			if c.displaced {
+			if c.displaced && m.bounds.has(c.key) { // others went to another shard, with their records
 				p.dead = append(p.dead, appendHistoryKey(nil, c.key, at.rev))
 			}
 		}

@@ -11,14 +11,6 @@ func appendBytes(dst, b []byte) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
 }
 
-// appendRequest writes one byte for the common zero id, else 17.
-func appendRequest(dst []byte, id banyan.RequestID) []byte {
-	if id == (banyan.RequestID{}) {
-		return append(dst, 0)
-	}
-	return append(append(dst, 1), id[:]...)
-}
-
 // flags packs bits, the first one lowest.
 func flags(set ...bool) byte {
 	var f byte
@@ -46,14 +38,15 @@ func (d *decoder) fail(format string, args ...any) {
 	d.b = nil
 }
 
-// version reads the format, which is refused beyond newest.
+// version reads the format, which must be the newest: there is no older one in
+// data of format 2.
 func (d *decoder) version(newest byte) byte {
 	v := d.byte()
 	if v > newest {
 		d.err = banyan.Errorf(banyan.TooNew, "mvcc: a %s has format %d, this binary knows up to %d: run a newer banyan", d.what, v, newest)
 		d.b = nil
-	} else if v == 0 && d.err == nil {
-		d.fail("format 0")
+	} else if v < newest && d.err == nil {
+		d.fail("it has format %d, this binary reads %d", v, newest)
 	}
 	return v
 }
@@ -98,6 +91,16 @@ func (d *decoder) uint64() uint64 {
 	return v
 }
 
+func (d *decoder) uint16() uint16 {
+	if len(d.b) < 2 {
+		d.fail("it is cut short in a number")
+		return 0
+	}
+	v := binary.BigEndian.Uint16(d.b)
+	d.b = d.b[2:]
+	return v
+}
+
 // count reads how many things of at least size bytes follow: no more than max,
 // and no more than there are bytes for.
 func (d *decoder) count(max, size int) int {
@@ -122,19 +125,24 @@ func (d *decoder) bytes(max int) []byte {
 }
 
 func (d *decoder) request() (id banyan.RequestID) {
-	switch d.byte() {
-	case 0:
-		return id
-	case 1:
-	default:
-		d.fail("its request id is neither there nor absent")
-	}
 	if len(d.b) < len(id) {
 		d.fail("it is cut short in the request id")
 		return id
 	}
 	d.b = d.b[copy(id[:], d.b):]
 	return id
+}
+
+// optional is bytes for a nil that is not there.
+func (d *decoder) optional(there bool, max int) []byte {
+	if !there {
+		return nil
+	}
+	b := d.bytes(max)
+	if len(b) == 0 {
+		d.fail("it promises what is empty")
+	}
+	return b
 }
 
 func (d *decoder) flags(to ...*bool) {

@@ -3,6 +3,13 @@ package mvcc
 // DescribeRow puts a raw row in words.
 func DescribeRow(k, v []byte) string { return describeRow(k, v) }
 
+// ScriptKey and ShowKey are how keys are written in scripts.
+func ScriptKey(s []byte) []byte { return scriptKey(s) }
+func ShowKey(key []byte) string { return showKey(key) }
+
+// CountsEvery is how often the counts are written.
+const CountsEvery = countsEvery
+
 // Known is the filter of keys.
 type Known = known
 

@@ -22,7 +22,7 @@ type known struct {
 
 	learning bool
 	useless  bool   // too many keys
-	learned  []byte // the current row behind which to go on
+	where    []span // the rows still to learn
 	commands int    // until the next step
 }
 
@@ -114,20 +114,38 @@ func (k *known) learn(r Reader) error {
 		return nil
 	}
 	k.commands = learnEvery
-	from, to := currentBounds(nil, nil)
-	if k.learned != nil {
-		from = append(k.learned, 0)
-	}
 	rows := 0
-	err := r.Scan(from, to, func(row, _ []byte) bool {
-		k.add(keyHash(row[1:]))
-		if rows++; rows == learnRows {
-			k.learned = bytes.Clone(row)
+	for len(k.where) > 0 && !k.useless {
+		part := &k.where[0]
+		err := r.Scan(part.lo, part.hi, func(row, _ []byte) bool {
+			k.add(keyHash(row[1:]))
+			if rows++; rows == learnRows {
+				part.lo = append(bytes.Clone(row), 0)
+			}
+			return rows < learnRows && !k.useless
+		})
+		if err != nil || rows == learnRows || k.useless {
+			return err
 		}
-		return rows < learnRows && !k.useless
-	})
-	if err == nil && rows < learnRows {
-		k.learning, k.learned = false, nil
+		k.where = k.where[1:]
 	}
-	return err
+	k.learning, k.where = false, nil
+	return nil
+}
+
+// toLearn is where the keys are of a machine that was opened on rows.
+func toLearn(mt *meta) (where []span) {
+	if mt.revision == 0 {
+		return nil
+	}
+	apart := banyan.SlotKey(banyan.SlotOwn)
+	for _, class := range [...]byte{currentPrefix, unversionedPrefix} {
+		from, to := Bounds(class, mt.bounds.lo, mt.bounds.hi)
+		where = append(where, span{from, to})
+		if !mt.bounds.all() {
+			from, to = Bounds(class, apart, nil)
+			where = append(where, span{from, to})
+		}
+	}
+	return where
 }

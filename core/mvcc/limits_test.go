@@ -18,6 +18,11 @@ type bed struct {
 	m    *mvcc.Machine
 }
 
+// keyed gives a key in slot 0.
+func keyed(format string, args ...any) []byte {
+	return mvcc.ScriptKey(fmt.Appendf(nil, format, args...))
+}
+
 func newBed(t testing.TB) *bed {
 	rows := memrows.New()
 	m, err := mvcc.Open(rows)
@@ -43,7 +48,7 @@ func (b *bed) fill(n, valueBytes int, lease uint64) {
 	for i := 0; i < n; {
 		var muts []mvcc.Mutation
 		for ; i < n && len(muts) < banyan.CommandMutationsMax && (len(muts)+1)*valueBytes < banyan.CommandBytesMax; i++ {
-			muts = append(muts, mvcc.Mutation{Op: mvcc.Put, Key: fmt.Appendf(nil, "k%08d", i), Value: value, Lease: lease})
+			muts = append(muts, mvcc.Mutation{Op: mvcc.Put, Key: keyed("k%08d", i), Value: value, Lease: lease})
 		}
 		if res, _ := b.apply(muts...); !res.OK {
 			b.t.Fatalf("%+v", res)
@@ -59,12 +64,12 @@ func (b *bed) live() int {
 	return len(rows)
 }
 
-var everything = mvcc.Mutation{Op: mvcc.DeleteRange, Key: []byte("k"), End: []byte("l")}
+var everything = mvcc.Mutation{Op: mvcc.DeleteRange, Key: keyed("k"), End: keyed("l")}
 
 func TestDeleteRowsLimit(t *testing.T) {
 	for name, removal := range map[string]mvcc.Mutation{
 		"range": everything,
-		"lease": {Op: mvcc.Revoke, Lease: 5},
+		"lease": {Op: mvcc.Revoke, Key: banyan.SlotKey(0), Lease: 5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
@@ -72,7 +77,7 @@ func TestDeleteRowsLimit(t *testing.T) {
 			before := b.rows.Clone()
 			full := b.m.Revision()
 
-			res, evs := b.apply(mvcc.Mutation{Op: mvcc.Put, Key: []byte("x")}, removal)
+			res, evs := b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("x")}, removal)
 			if res.OK || !res.More || res.FailedCond != -1 || len(evs) > 0 || !b.rows.Equal(before) {
 				t.Fatalf("with another mutation: %+v", res)
 			}
@@ -80,7 +85,7 @@ func TestDeleteRowsLimit(t *testing.T) {
 			if !res.OK || !res.More || res.Deleted != banyan.DeleteRowsMax || len(evs) != banyan.DeleteRowsMax {
 				t.Fatalf("alone: %+v, %d events", res, len(evs))
 			}
-			res, _ = b.apply(mvcc.Mutation{Op: mvcc.Put, Key: []byte("x")}, removal)
+			res, _ = b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("x")}, removal)
 			if !res.OK || res.More || res.Deleted != 1 || b.live() != 1 {
 				t.Fatalf("the rest: %+v, %d keys", res, b.live())
 			}
@@ -99,8 +104,8 @@ func TestOverlappingRanges(t *testing.T) {
 	b.fill(banyan.DeleteRowsMax/2+1, 1, 5)
 	for _, muts := range [][]mvcc.Mutation{
 		{everything, everything},
-		{{Op: mvcc.Revoke, Lease: 5}, everything},
-		{everything, {Op: mvcc.Revoke, Lease: 5}},
+		{{Op: mvcc.Revoke, Key: banyan.SlotKey(0), Lease: 5}, everything},
+		{everything, {Op: mvcc.Revoke, Key: banyan.SlotKey(0), Lease: 5}},
 	} {
 		if res, _ := b.apply(muts...); res.OK || !res.More {
 			t.Errorf("%v: %+v", muts, res)
@@ -124,7 +129,7 @@ func TestDisplacedBytesLimit(t *testing.T) {
 	before := b.rows.Clone()
 	var muts []mvcc.Mutation
 	for i := range n {
-		muts = append(muts, mvcc.Mutation{Op: mvcc.Put, Key: fmt.Appendf(nil, "k%08d", i)})
+		muts = append(muts, mvcc.Mutation{Op: mvcc.Put, Key: keyed("k%08d", i)})
 	}
 	if res, _ := b.apply(muts...); res.OK || !res.More || !b.rows.Equal(before) {
 		t.Fatalf("puts: %+v", res)
@@ -141,7 +146,7 @@ func TestCompactLimit(t *testing.T) {
 	b := newBed(t)
 	const n = banyan.CompactRowsMax
 	for range n {
-		b.apply(mvcc.Mutation{Op: mvcc.Put, Key: []byte("k")})
+		b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("k")})
 	}
 	compact := mvcc.Mutation{Op: mvcc.Compact, Rev: math.MaxUint64}
 	steps := 0
@@ -154,7 +159,7 @@ func TestCompactLimit(t *testing.T) {
 			t.Fatalf("%d rows gone, horizon %d: %+v", gone, b.m.Horizon(), res)
 		}
 	}
-	if steps != 2 || b.m.Revision() != n || b.rows.Len() != 2 { // the key and the meta row
+	if steps != 2 || b.m.Revision() != n || b.rows.Len() != 3 { // the key, its count, and the meta row
 		t.Fatalf("%d steps, revision %d, %d rows", steps, b.m.Revision(), b.rows.Len())
 	}
 }
@@ -186,14 +191,14 @@ func TestEventsBytes(t *testing.T) {
 func TestEventsScan(t *testing.T) {
 	b := newBed(t)
 	for range banyan.HistoryScanMax + 1 {
-		b.apply(mvcc.Mutation{Op: mvcc.Put, Key: []byte("other")})
+		b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("other")})
 	}
-	b.apply(mvcc.Mutation{Op: mvcc.Put, Key: []byte("k")})
-	evs, upTo, err := mvcc.EventsSince(b.rows, 0, []byte("k"), []byte("l"), 0)
+	b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("k")})
+	evs, upTo, err := mvcc.EventsSince(b.rows, 0, keyed("k"), keyed("l"), 0)
 	if err != nil || len(evs) != 0 || upTo != banyan.HistoryScanMax {
 		t.Fatal(evs, upTo, err)
 	}
-	evs, upTo, err = mvcc.EventsSince(b.rows, upTo, []byte("k"), []byte("l"), 0)
+	evs, upTo, err = mvcc.EventsSince(b.rows, upTo, keyed("k"), keyed("l"), 0)
 	if err != nil || len(evs) != 1 || upTo != b.m.Revision() {
 		t.Fatal(evs, upTo, err)
 	}
@@ -205,7 +210,7 @@ func TestWindowLimit(t *testing.T) {
 	request := func(i int) *mvcc.Command {
 		return &mvcc.Command{
 			Request: banyan.RequestID{byte(i), byte(i >> 8), byte(i >> 16), 1},
-			Muts:    []mvcc.Mutation{{Op: mvcc.Append, Key: []byte("q")}},
+			Muts:    []mvcc.Mutation{{Op: mvcc.Append, Key: keyed("q")}},
 		}
 	}
 	const n = banyan.DedupWindowMax + 10
@@ -265,7 +270,7 @@ func (f *flaky) DeleteRange(lo, hi []byte) { f.writes++; f.Rows.DeleteRange(lo, 
 // and the error must come out.
 func TestReadFails(t *testing.T) {
 	cmd := sampleCommand()
-	cmd.Conds = []mvcc.Cond{{Key: []byte("k00000001"), Test: mvcc.Exists}} // a key it lacks need not be read
+	cmd.Conds = []mvcc.Cond{{Key: keyed("k00000001"), Test: mvcc.Exists}} // a key it lacks need not be read
 	failures := 0
 	for n := 1; ; n++ {
 		b := newBed(t)
@@ -311,7 +316,7 @@ func TestCorruptRows(t *testing.T) {
 	b.rows.Scan(nil, nil, func(k, _ []byte) bool { keys = append(keys, k); return true })
 	noticed := 0
 	for _, k := range keys {
-		for _, damage := range [][]byte{{}, {0}, {2}, {1, 0xff}} {
+		for _, damage := range [][]byte{{}, {0}, {4}, {3, 0xff}} {
 			rows := b.rows.Clone()
 			rows.Set(k, damage)
 			if err := exercise(rows, cmd); err != nil {

@@ -1,6 +1,10 @@
 package mvcc
 
-import "banyan"
+import (
+	"encoding/binary"
+
+	"banyan"
+)
 
 // Machine applies commands to the rows of one shard. It keeps in memory only
 // its counters, where recent requests lie, and a filter of the keys there are;
@@ -13,6 +17,12 @@ type Machine struct {
 	unread   place // where the window begins in the rows, until it is read
 	dirty    bool  // the meta row is behind
 	known    known
+	time     banyan.Timestamp // of the latest command that left a record or note
+	history  uint64           // bytes: see meta
+	bounds   span
+	counts   counts
+	counted  banyan.Revision // when counts were written
+	forked   banyan.Revision // see meta
 
 	// Kept from one Apply to the next only to spare allocations.
 	plan     plan
@@ -37,8 +47,21 @@ func OpenWindow(r Reader, windowMax int) (*Machine, error) {
 	return &Machine{
 		revision: mt.revision, horizon: mt.horizon,
 		window: window{max: windowMax}, unread: mt.front,
-		known: known{learning: mt.revision > 0},
+		known: known{learning: mt.revision > 0, where: toLearn(&mt)},
+		time:  mt.time, history: mt.history, bounds: mt.bounds, counted: mt.counted, forked: mt.forked,
 	}, nil
+}
+
+// remind fills from the rows what the machine knows by heart, if that was not
+// done yet.
+func (m *Machine) remind(r Reader) error {
+	if err := m.readWindow(r); err != nil {
+		return err
+	}
+	if m.counts.of == nil {
+		return m.counts.read(r, m.counted)
+	}
+	return nil
 }
 
 // readWindow fills the window from the rows, if that was not done yet.
@@ -90,13 +113,45 @@ func (m *Machine) Revision() banyan.Revision { return m.revision }
 // Horizon is the oldest revision that can still be read, if there is one.
 func (m *Machine) Horizon() banyan.Revision { return m.horizon }
 
+// HistoryBytes is how much the versions that ended, and the change records of
+// the revisions above the horizon, take.
+func (m *Machine) HistoryBytes() uint64 { return m.history }
+
+// HistoryBytesOf is HistoryBytes of the shard that r reads.
+func HistoryBytesOf(r Reader) (uint64, error) {
+	mt, err := readMeta(r)
+	return mt.history, err
+}
+
+// Time is the timestamp of the latest command that left a trace.
+func (m *Machine) Time() banyan.Timestamp { return m.time }
+
+// meta is what the machine's row says.
+func (m *Machine) meta() meta {
+	front := m.unread
+	if front == (place{}) {
+		front = m.window.front()
+	}
+	return meta{
+		revision: m.revision, horizon: m.horizon, front: front,
+		time: m.time, history: m.history, counted: m.counted, forked: m.forked, bounds: m.bounds,
+	}
+}
+
+// stamp gives a command its timestamp: the leader's clock, or what follows the
+// one before.
+func (m *Machine) stamp(t banyan.Timestamp) banyan.Timestamp {
+	m.time = max(m.time+1, t)
+	return m.time
+}
+
 // Flush writes the machine's meta row, if it is behind. It must be called
 // once in each batch, after the last Apply: the batch is whole only then.
 func (m *Machine) Flush(w Writer) {
 	if !m.dirty {
 		return
 	}
-	mt := meta{revision: m.revision, horizon: m.horizon, front: m.window.front()}
+	mt := m.meta()
 	m.val = mt.encode(m.val[:0])
 	w.Set([]byte(metaKey), m.val)
 	m.dirty = false
@@ -110,12 +165,15 @@ func (m *Machine) Flush(w Writer) {
 // until the next Apply; their slices may be parts of the command. rw must be the same
 // state that the machine was opened on, with all that it did since.
 func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, []Event, error) {
-	if err := m.readWindow(rw); err != nil {
+	if err := m.remind(rw); err != nil {
 		return Result{}, nil, err
 	}
 	if at, ok := m.window.find(cmd.Request); ok {
 		res, err := m.recall(rw, at)
 		return res, nil, err
+	}
+	if !m.bounds.all() && !m.bounds.holds(cmd) {
+		return Result{Moved: true, Revision: m.revision}, nil, nil
 	}
 	if cmd.Term != 0 && cmd.Term != entryTerm {
 		return Result{Stale: true, Revision: m.revision}, nil, nil
@@ -134,7 +192,7 @@ func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, 
 		return Result{}, nil, err
 	}
 	res := p.res
-	if res.OK && p.compactTo > 0 {
+	if !p.refused && p.compactTo > 0 {
 		more, err := p.planCompact(m)
 		if err != nil {
 			return Result{}, nil, err
@@ -142,12 +200,16 @@ func (m *Machine) Apply(rw ReadWriter, entryTerm uint64, cmd *Command) (Result, 
 		res.More = res.More || more
 	}
 	var events []Event
-	if res.OK && p.effect() {
-		res.Revision = m.revision + 1
+	if !p.refused && p.effect() {
+		res.Revision, res.Time = m.revision+1, m.stamp(cmd.Time)
 		events = m.commit(rw, cmd, &res)
 	} else {
 		res.Revision = m.revision
 		m.note(rw, cmd, &res)
+	}
+	if m.revision >= m.counted+countsEvery || m.horizon > m.counted { // else records that it needs could go
+		m.counts.write(rw)
+		m.counted, m.dirty = m.revision, true
 	}
 	return res, events, nil
 }
@@ -179,9 +241,10 @@ func (m *Machine) note(rw ReadWriter, cmd *Command, res *Result) {
 		return
 	}
 	m.notes++
+	res.Time = m.stamp(cmd.Time)
 	at := place{m.revision, m.notes}
 	m.key = appendPlaceKey(m.key[:0], at)
-	m.val = appendRecord(m.val[:0], cmd.Request, cmd.TimeMs, res, 0)
+	m.val = append(appendRecord(m.val[:0], cmd, res, 0), 0, 0)
 	rw.Set(m.key, m.val)
 	m.remember(rw, remembered{cmd.Request, at})
 	m.part(rw, cmd)
@@ -197,8 +260,9 @@ func (m *Machine) part(rw ReadWriter, cmd *Command) {
 	}
 	m.revision, m.notes, m.dirty = m.revision+1, 0, true
 	m.key = appendPlaceKey(m.key[:0], place{rev: m.revision})
-	m.val = appendRecord(m.val[:0], banyan.RequestID{}, cmd.TimeMs, &Result{OK: true, Revision: m.revision}, 0)
+	m.val = append(appendRecord(m.val[:0], &Command{}, &Result{OK: true, Revision: m.revision, Time: m.stamp(cmd.Time)}, 0), 0, 0)
 	rw.Set(m.key, m.val)
+	m.history += uint64(len(m.key) + len(m.val))
 }
 
 // remember adds a request to the window. A record that leaves it stays for
@@ -216,10 +280,11 @@ func (m *Machine) remember(w Writer, r remembered) {
 func (m *Machine) commit(rw ReadWriter, cmd *Command, res *Result) []Event {
 	p := &m.plan
 	changes := p.pin()
-	events := m.events[:0]
+	events := m.trim(rw, m.events[:0])
+	displaced := uint64(0)
 	for i := range p.touched {
 		if t := &p.touched[i]; t.changed {
-			m.write(rw, t)
+			displaced += uint64(m.write(rw, t))
 			if t.visible() {
 				events = append(events, t.event(p.revision))
 			}
@@ -230,14 +295,18 @@ func (m *Machine) commit(rw ReadWriter, cmd *Command, res *Result) []Event {
 		m.val = appendCounter(m.val[:0], p.counts[i])
 		rw.Set(m.key, m.val)
 	}
-	m.val = appendRecord(m.val[:0], cmd.Request, cmd.TimeMs, res, changes)
+	m.val = appendTrims(appendRecord(m.val[:0], cmd, res, displaced), p.trims)
+	m.val = binary.AppendUvarint(m.val, uint64(changes))
 	for i := range p.touched {
 		if t := &p.touched[i]; t.changed && t.visible() {
-			m.val = appendChange(m.val, change{key: t.row.Key, deleted: !t.exists, displaced: t.before != nil})
+			c := change{key: t.row.Key, deleted: !t.exists, displaced: t.displaced(), fresh: t.before == nil, bytes: t.grown()}
+			m.counts.add(countedAs(c.key), c.rows(), c.bytes)
+			m.val = appendChange(m.val, c)
 		}
 	}
 	m.key = appendPlaceKey(m.key[:0], place{rev: p.revision})
 	rw.Set(m.key, m.val)
+	m.history += uint64(len(m.key)+len(m.val)) + displaced
 	m.reclaim(rw)
 	m.revision, m.notes, m.dirty = p.revision, 0, true
 	if cmd.Request != (banyan.RequestID{}) {
@@ -249,12 +318,31 @@ func (m *Machine) commit(rw ReadWriter, cmd *Command, res *Result) []Event {
 	return events
 }
 
-// write moves one key from its version before the command to the one after.
-func (m *Machine) write(w Writer, t *touch) {
+// trim removes the planned ranges, before keys in them are written again.
+func (m *Machine) trim(w Writer, events []Event) []Event {
+	p := &m.plan
+	for i := range p.trims {
+		t := &p.trims[i]
+		w.DeleteRange(Bounds(unversionedPrefix, t.lo, t.hi))
+		for _, n := range t.spaces {
+			m.counts.add(counted{countedAs(t.lo).slot, n.space}, -n.rows, -n.bytes)
+		}
+		events = append(events, Event{Deleted: true, Row: Row{Key: t.lo, Mod: p.revision}, End: t.hi})
+	}
+	for _, k := range p.detached {
+		w.Delete(k)
+	}
+	return events
+}
+
+// write moves one key from its version before the command to the one after, and
+// says how many bytes of history that makes.
+func (m *Machine) write(w Writer, t *touch) (displaced int) {
 	rev := m.plan.revision
-	if t.before != nil {
+	if t.displaced() {
 		m.key = appendHistoryKey(m.key[:0], t.row.Key, rev)
 		w.Set(m.key, t.before)
+		displaced = len(m.key) + len(t.before)
 	}
 	leaseAfter := uint64(0)
 	m.key = appendCurrentKey(m.key[:0], t.row.Key)
@@ -267,16 +355,17 @@ func (m *Machine) write(w Writer, t *touch) {
 		w.Delete(m.key)
 	}
 	if t.leaseBefore == leaseAfter {
-		return
+		return displaced
 	}
 	if t.leaseBefore != 0 {
-		m.key = append(appendLeasePrefix(m.key[:0], t.leaseBefore), t.row.Key...)
+		m.key = appendLeaseKey(m.key[:0], t.row.Key, t.leaseBefore)
 		w.Delete(m.key)
 	}
 	if leaseAfter != 0 {
-		m.key = append(appendLeasePrefix(m.key[:0], leaseAfter), t.row.Key...)
+		m.key = appendLeaseKey(m.key[:0], t.row.Key, leaseAfter)
 		w.Set(m.key, nil)
 	}
+	return displaced
 }
 
 // know notes that a key has a current row. One that had one is known already,
@@ -304,6 +393,7 @@ func (m *Machine) reclaim(w Writer) {
 		w.DeleteRange(appendPlaceKey(nil, lo), appendPlaceKey(nil, hi))
 	}
 	m.horizon, m.dirty = p.horizon, true
+	m.history -= min(m.history, p.reclaimed)
 }
 
 // scratchBytesMax is how much memory a quiet machine keeps for its next Apply.

@@ -34,8 +34,8 @@ type walk struct {
 // would cost the whole range where all keys were changed since.
 func rangeAt(r Reader, q *Query) (rows []Row, more bool, err error) {
 	current, ended := walk{q: q}, walk{q: q, ended: true}
-	current.next, current.to = currentBounds(q.Lo, q.Hi)
-	ended.next, ended.to = historyBounds(q.Lo, q.Hi)
+	current.next, current.to = Bounds(currentPrefix, q.Lo, q.Hi)
+	ended.next, ended.to = Bounds(historyPrefix, q.Lo, q.Hi)
 	p := page{q: q}
 	for {
 		from, other := &current, &ended

@@ -1,7 +1,6 @@
 package mvcc_test
 
 import (
-	"fmt"
 	"testing"
 
 	"banyan"
@@ -55,7 +54,7 @@ func TestPastCostsWhatItGives(t *testing.T) {
 		"half changed": func(b *bed) { b.fill(keys/2, 2, 0) },
 		"others before": func(b *bed) {
 			for i := range 5 {
-				b.apply(mvcc.Mutation{Op: mvcc.Put, Key: fmt.Appendf(nil, "a%d", i)})
+				b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("a%d", i)})
 			}
 		},
 	} {

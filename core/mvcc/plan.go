@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 
 	"banyan"
@@ -22,13 +23,19 @@ type plan struct {
 	counted keyset // prefixes appended to
 	counts  []uint64
 
-	removed   int // rows that ranges and leases met, and mostly removed
-	displaced int // bytes of versions that move to history
+	trims    []trim   // ranges of unversioned rows to remove
+	detached [][]byte // attachments of the rows in them
+
+	looked    int  // rows that conditions over ranges met
+	removed   int  // rows that ranges and leases met, and mostly removed
+	displaced int  // bytes of versions that move to history
+	refused   bool // nothing is to happen
 
 	// The compaction: see planCompact.
 	compactTo banyan.Revision
 	horizon   banyan.Revision // the new one; 0: none
 	dead      [][]byte        // rows to delete
+	reclaimed uint64          // bytes of history that go
 	keepFrom  banyan.Revision // the records before it go
 
 	buf []byte
@@ -39,7 +46,8 @@ type touch struct {
 	row         Row    // after; Key is set even if it does not exist
 	before      []byte // its encoded version before the command, nil if there was none
 	leaseBefore uint64
-	exists      bool // after
+	bytesBefore int64 // of key and value
+	exists      bool  // after
 	changed     bool
 
 	hash   uint64 // keyHash, if lacked
@@ -49,6 +57,17 @@ type touch struct {
 // visible says whether anybody can tell that the command touched the key: one
 // that it created and deleted again was never there.
 func (t *touch) visible() bool { return t.exists || t.before != nil }
+
+// displaced says whether the version before the command becomes history.
+func (t *touch) displaced() bool { return t.before != nil && !Unversioned(t.row.Key) }
+
+// grown is by how much the row's key and value grew.
+func (t *touch) grown() int64 {
+	if !t.exists {
+		return -t.bytesBefore
+	}
+	return int64(len(t.row.Key)+len(t.row.Value)) - t.bytesBefore
+}
 
 func (t *touch) event(rev banyan.Revision) Event {
 	if t.exists {
@@ -86,32 +105,43 @@ func (p *plan) effect() bool {
 			return true
 		}
 	}
-	return len(p.counts) > 0
+	return len(p.counts)+len(p.trims) > 0
 }
 
 // run works the command out. res says what becomes of it, but for Revision.
 func (p *plan) run(cmd *Command) error {
+	muts := cmd.Muts
+	p.res.OK = true
 	for i := range cmd.Conds {
 		holds, err := p.test(&cmd.Conds[i])
 		if err != nil {
 			return err
 		}
-		if !holds {
-			p.res = Result{FailedCond: i}
+		if p.looked > banyan.ConditionRowsMax {
+			p.refuse(Result{More: true})
 			return nil
 		}
+		if !holds {
+			p.res, muts = Result{FailedCond: i}, cmd.Else
+			break
+		}
 	}
-	p.res.OK = true
-	for i := range cmd.Muts {
-		if err := p.mutate(&cmd.Muts[i]); err != nil {
+	for i := range muts {
+		if err := p.mutate(&muts[i]); err != nil || p.refused {
 			return err
 		}
-		if len(cmd.Muts) > 1 && (p.res.More || p.displaced > banyan.DisplacedBytesMax) {
-			p.res = Result{FailedCond: -1, More: true}
+		if len(muts) > 1 && (p.res.More || p.displaced > banyan.DisplacedBytesMax) {
+			p.refuse(Result{More: true})
 			return nil
 		}
 	}
 	return nil
+}
+
+// refuse lets nothing happen, for the reason that res gives.
+func (p *plan) refuse(res Result) {
+	p.refused, p.res = true, res
+	p.res.FailedCond = -1
 }
 
 // condKeepBytesMax bounds the version kept from a condition for a mutation of
@@ -119,6 +149,9 @@ func (p *plan) run(cmd *Command) error {
 const condKeepBytesMax = 4 << 10
 
 func (p *plan) test(c *Cond) (bool, error) {
+	if len(c.End) > 0 {
+		return p.testRange(c)
+	}
 	var t touch
 	if i, ok := p.keys.find(c.Key); ok {
 		t = p.touched[i]
@@ -131,17 +164,68 @@ func (p *plan) test(c *Cond) (bool, error) {
 			p.add(t)
 		}
 	}
-	switch c.Test {
-	case Exists:
-		return t.exists, nil
-	case Missing:
-		return !t.exists, nil
-	case ValueEquals:
-		return t.exists && bytes.Equal(t.row.Value, c.Value), nil
-	case ModEquals:
-		return t.row.Mod == c.Mod, nil // 0 if it does not exist
+	return c.holds(&t.row, t.exists), nil
+}
+
+// testRange asks a condition of the rows of its range, until one answers.
+func (p *plan) testRange(c *Cond) (holds bool, err error) {
+	from, to := Bounds(classOf(c.Key), c.Key, c.End)
+	met := 0
+	holds = true
+	scanErr := p.r.Scan(from, to, func(k, v []byte) bool {
+		met++
+		if p.looked++; p.looked > banyan.ConditionRowsMax {
+			return false
+		}
+		var row Row
+		if row, err = decodeVersion(k[1:], v); err == nil {
+			holds = c.holds(&row, true)
+		}
+		return err == nil && holds && c.Test != Exists
+	})
+	if met == 0 {
+		holds = c.holds(&Row{}, false)
 	}
-	return false, nil
+	return holds, cmp.Or(err, scanErr)
+}
+
+// classOf is the class of the row that a key has now.
+func classOf(key []byte) byte {
+	if Unversioned(key) {
+		return unversionedPrefix
+	}
+	return currentPrefix
+}
+
+// holds says whether a row passes the test.
+func (c *Cond) holds(row *Row, exists bool) bool {
+	order := 0
+	switch c.Test &^ 15 {
+	case 0:
+		return exists == (c.Test == Exists)
+	case ofValue:
+		if !exists {
+			return false
+		}
+		order = bytes.Compare(row.Value, c.Value)
+	case ofMod:
+		order = cmp.Compare(uint64(row.Mod), c.Number)
+	case ofCreate:
+		order = cmp.Compare(uint64(row.Create), c.Number)
+	case ofVersion:
+		order = cmp.Compare(row.Version, c.Number)
+	case ofLease:
+		order = cmp.Compare(row.Lease, c.Number)
+	}
+	switch c.Test & 15 {
+	case equals:
+		return order == 0
+	case differs:
+		return order != 0
+	case less:
+		return order < 0
+	}
+	return order > 0
 }
 
 func (p *plan) mutate(u *Mutation) error {
@@ -155,6 +239,9 @@ func (p *plan) mutate(u *Mutation) error {
 		}
 		return err
 	case DeleteRange:
+		if Unversioned(u.Key) {
+			return p.trim(u.Key, u.End)
+		}
 		return p.deleteRange(u.Key, u.End)
 	case Append:
 		n, err := p.count(u.Key)
@@ -164,7 +251,9 @@ func (p *plan) mutate(u *Mutation) error {
 		p.res.Sequences = append(p.res.Sequences, n)
 		return p.put(SequenceKey(u.Key, n), u.Value, u.Lease)
 	case Revoke:
-		return p.revoke(u.Lease)
+		return p.revoke(u.Key, u.Lease)
+	case Add, Max:
+		return p.number(u)
 	case Compact:
 		p.compactTo = max(p.compactTo, u.Rev)
 	}
@@ -176,6 +265,9 @@ func (p *plan) read(key []byte) (touch, error) {
 	if h := keyHash(key); p.known.lacks(h) {
 		return touch{row: Row{Key: key}, hash: h, lacked: true}, nil
 	}
+	if p.trimmed(key) {
+		return touch{row: Row{Key: key}}, nil
+	}
 	p.buf = appendCurrentKey(p.buf[:0], key)
 	b, err := p.r.Get(p.buf)
 	if err != nil || b == nil {
@@ -186,7 +278,7 @@ func (p *plan) read(key []byte) (touch, error) {
 
 func found(key, b []byte) (touch, error) {
 	row, err := decodeVersion(key, b)
-	return touch{row: row, before: b, leaseBefore: row.Lease, exists: true}, err
+	return touch{row: row, before: b, leaseBefore: row.Lease, bytesBefore: int64(len(key) + len(row.Value)), exists: true}, err
 }
 
 func (p *plan) add(t touch) int {
@@ -208,7 +300,7 @@ func (p *plan) load(key []byte) (int, error) {
 
 // change marks a key as changed.
 func (p *plan) change(t *touch) {
-	if !t.changed && t.before != nil {
+	if !t.changed && t.displaced() {
 		p.displaced += len(t.before) + len(t.row.Key)
 	}
 	t.changed = true
@@ -258,7 +350,7 @@ func (p *plan) deleteRange(lo, hi []byte) error {
 	}
 	inBatch := len(p.touched)
 	var err error
-	from, to := currentBounds(lo, hi)
+	from, to := Bounds(currentPrefix, lo, hi)
 	scanErr := p.r.Scan(from, to, func(k, v []byte) bool {
 		if p.full() {
 			return false
@@ -275,26 +367,120 @@ func (p *plan) deleteRange(lo, hi []byte) error {
 		p.removed++
 		return true
 	})
-	if err == nil {
-		err = scanErr
-	}
-	for i := range p.touched[:inBatch] {
+	p.removeTouched(inBatch, lo, hi)
+	return cmp.Or(err, scanErr)
+}
+
+// removeTouched removes those of the first n keys touched that lie in [lo, hi),
+// which the command itself put there, unless rows were left.
+func (p *plan) removeTouched(n int, lo, hi []byte) {
+	for i := range p.touched[:n] {
 		t := &p.touched[i]
 		if t.exists && bytes.Compare(lo, t.row.Key) <= 0 && bytes.Compare(t.row.Key, hi) < 0 && !p.res.More {
 			p.remove(i)
 		}
 	}
-	return err
 }
 
-func (p *plan) revoke(lease uint64) error {
+// trim removes a range of unversioned rows: those that the command touched one
+// by one, all others together. It reads them, to count them.
+func (p *plan) trim(lo, hi []byte) error {
+	if bytes.Compare(lo, hi) >= 0 {
+		return nil
+	}
+	t := trim{lo: lo, hi: hi}
+	var err error
+	from, to := Bounds(unversionedPrefix, lo, hi)
+	scanErr := p.r.Scan(from, to, func(k, v []byte) bool {
+		if p.full() {
+			t.hi = bytes.Clone(k[1:])
+			return false
+		}
+		if i, ok := p.keys.find(k[1:]); ok {
+			p.remove(i)
+		} else if !p.trimmed(k[1:]) {
+			var row Row
+			if row, err = decodeVersion(k[1:], v); err != nil {
+				return false
+			}
+			t.count(&row)
+			p.res.Deleted++
+			if row.Lease != 0 {
+				p.detached = append(p.detached, appendLeaseKey(nil, row.Key, row.Lease))
+			}
+		}
+		p.removed++
+		return true
+	})
+	p.removeTouched(len(p.touched), lo, hi)
+	if len(t.spaces) > 0 {
+		p.trims = append(p.trims, t)
+	}
+	return cmp.Or(err, scanErr)
+}
+
+// count adds a row to what is removed.
+func (t *trim) count(row *Row) {
+	space := countedAs(row.Key).space
+	last := len(t.spaces) - 1
+	if last < 0 || t.spaces[last].space != space {
+		t.spaces = append(t.spaces, trimmed{space: space})
+		last++
+	}
+	t.spaces[last].rows++
+	t.spaces[last].bytes += int64(len(row.Key) + len(row.Value))
+}
+
+// trimmed says whether the command has removed a key with others, unless it
+// touched it by itself.
+func (p *plan) trimmed(key []byte) bool {
+	for i := range p.trims {
+		if t := &p.trims[i]; bytes.Compare(t.lo, key) <= 0 && bytes.Compare(key, t.hi) < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// numberBytes is the length of the value of a number.
+const numberBytes = 8
+
+// number carries out an Add or Max.
+func (p *plan) number(u *Mutation) error {
+	i, err := p.load(u.Key)
+	if err != nil {
+		return err
+	}
+	t, n := &p.touched[i], u.Number
+	if t.exists {
+		if len(t.row.Value) != numberBytes {
+			p.refuse(Result{NotNumber: true})
+			return nil
+		}
+		old := int64(binary.BigEndian.Uint64(t.row.Value))
+		if u.Op == Max {
+			n = max(n, old)
+		} else if n += old; (n > old) != (u.Number > 0) && u.Number != 0 {
+			p.refuse(Result{NotNumber: true})
+			return nil
+		}
+		if n == old {
+			p.res.Numbers = append(p.res.Numbers, n)
+			return nil
+		}
+	}
+	p.res.Numbers = append(p.res.Numbers, n)
+	return p.put(u.Key, binary.BigEndian.AppendUint64(nil, uint64(n)), t.row.Lease)
+}
+
+func (p *plan) revoke(slot []byte, lease uint64) error {
 	if lease == 0 {
 		return nil
 	}
-	prefix := appendLeasePrefix(nil, lease)
+	prefix := appendLeasePrefix(nil, slot, lease)
 	var attached [][]byte
 	err := p.r.Scan(prefix, PrefixEnd(prefix), func(k, _ []byte) bool {
-		attached = append(attached, bytes.Clone(k[len(prefix):]))
+		attached = append(attached, append(bytes.Clone(slot), k[len(prefix):]...))
 		return len(attached) <= banyan.DeleteRowsMax
 	})
 	if err != nil {
@@ -315,7 +501,7 @@ func (p *plan) revoke(lease uint64) error {
 		p.removed++
 	}
 	for i := range p.touched[:inBatch] {
-		if p.touched[i].row.Lease == lease {
+		if t := &p.touched[i]; t.row.Lease == lease && bytes.HasPrefix(t.row.Key, slot) {
 			p.remove(i)
 		}
 	}
@@ -359,7 +545,7 @@ func decodeCounter(b []byte) (uint64, error) {
 // pin makes the versions before the command outlive the first write, and
 // counts the changes the record will list.
 func (p *plan) pin() (changes int) {
-	first := true
+	first := len(p.trims) == 0
 	for i := range p.touched {
 		t := &p.touched[i]
 		if !t.changed {

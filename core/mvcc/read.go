@@ -54,6 +54,13 @@ func versionAt(r Reader, key []byte, at banyan.Revision) (*Row, error) {
 	if at == 0 {
 		return nil, nil
 	}
+	if Unversioned(key) {
+		if b == nil {
+			return nil, nil
+		}
+		row, err := decodeVersion(key, b)
+		return row.clone(), err
+	}
 	prefix := appendHistoryPrefix(nil, key)
 	var row *Row
 	scanErr := r.Scan(appendHistoryKey(nil, key, at+1), PrefixEnd(prefix), func(_, v []byte) bool {
@@ -93,12 +100,56 @@ func Range(r Reader, q Query) (rows []Row, more bool, err error) {
 	if len(q.Hi) > 0 && bytes.Compare(q.Lo, q.Hi) >= 0 {
 		return nil, false, nil
 	}
-	if q.At != 0 {
-		return rangeAt(r, &q)
+	if q.EachSlot {
+		return eachSlot(r, &q)
 	}
-	p := page{q: &q}
-	err = p.scanCurrent(r)
-	return p.rows, p.more, err
+	unversioned, one := oneClass(q.Lo, q.Hi)
+	var all page
+	if !one || !unversioned {
+		all = page{q: &q}
+		if q.At != 0 {
+			all.rows, all.more, err = rangeAt(r, &q)
+		} else {
+			err = all.scanCurrent(r, currentPrefix)
+		}
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	if !one || unversioned {
+		others := page{q: &q}
+		if err := others.scanCurrent(r, unversionedPrefix); err != nil {
+			return nil, false, err
+		}
+		all = all.merge(&others)
+	}
+	return all.rows, all.more, nil
+}
+
+// merge gives the rows of both in the order of their keys. No key is in both.
+// Each page holds the first of its kind until it is full by itself, so the
+// merged one is full before it misses any.
+func (p *page) merge(o *page) page {
+	if len(p.rows) == 0 && !p.more {
+		return *o
+	}
+	if len(o.rows) == 0 && !o.more {
+		return *p
+	}
+	merged := page{q: o.q}
+	a, b := p.rows, o.rows
+	for len(a)+len(b) > 0 {
+		from := &a
+		if len(a) == 0 || len(b) > 0 && bytes.Compare(b[0].Key, a[0].Key) < 0 {
+			from = &b
+		}
+		if !merged.add((*from)[0]) {
+			break
+		}
+		*from = (*from)[1:]
+	}
+	merged.more = merged.more || p.more || o.more
+	return merged
 }
 
 // page collects rows until it is full.
@@ -132,10 +183,10 @@ func (p *page) addCopy(row Row) bool {
 	return p.add(*row.clone())
 }
 
-// scanCurrent collects the current versions.
-func (p *page) scanCurrent(r Reader) error {
+// scanCurrent collects the current rows of a class.
+func (p *page) scanCurrent(r Reader, class byte) error {
 	var err error
-	from, to := currentBounds(p.q.Lo, p.q.Hi)
+	from, to := Bounds(class, p.q.Lo, p.q.Hi)
 	scanErr := r.Scan(from, to, func(k, v []byte) bool {
 		var row Row
 		if row, err = decodeVersion(k[1:], v); err != nil {
@@ -170,7 +221,7 @@ func EventsSince(r Reader, after banyan.Revision, lo, hi []byte, limit int) (evs
 	if limit <= 0 {
 		limit = banyan.WatchQueueMax
 	}
-	past, upTo, err := changesSince(r, after, lo, hi, limit)
+	past, upTo, err := changesSince(r, &mt, after, span{lo, hi}, limit)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -180,9 +231,12 @@ func EventsSince(r Reader, after banyan.Revision, lo, hi []byte, limit int) (evs
 		if bytesLeft <= 0 && past[i-1].rev < rev {
 			return evs, past[i-1].rev, nil
 		}
-		ev, err := past[i].event(r)
+		ev, there, err := past[i].event(r)
 		if err != nil {
 			return nil, 0, err
+		}
+		if !there {
+			continue
 		}
 		bytesLeft -= len(ev.Row.Key) + len(ev.Row.Value)
 		evs = append(evs, ev)
@@ -194,10 +248,35 @@ func EventsSince(r Reader, after banyan.Revision, lo, hi []byte, limit int) (evs
 type pastChange struct {
 	rev     banyan.Revision
 	key     []byte
+	end     []byte // of a range that was removed
 	deleted bool
 }
 
-func changesSince(r Reader, after banyan.Revision, lo, hi []byte, limit int) (past []pastChange, upTo banyan.Revision, err error) {
+// Origin is what a change record says of a command beside what it changed.
+type Origin struct {
+	Time       banyan.Timestamp
+	Request    banyan.RequestID
+	Who, Trace []byte
+}
+
+// OriginOf gives where a revision comes from. Errors are of kind Compacted (its
+// record is gone), Invalid (not reached yet), or what the Reader fails with.
+func OriginOf(r Reader, rev banyan.Revision) (Origin, error) {
+	if _, err := readable(r, rev); err != nil {
+		return Origin{}, err
+	}
+	b, err := r.Get(appendPlaceKey(nil, place{rev: rev}))
+	if err == nil && b == nil {
+		err = banyan.Errorf(banyan.Compacted, "the record of revision %d is compacted away", rev)
+	}
+	if err != nil {
+		return Origin{}, err
+	}
+	rec, err := decodeRecord(b)
+	return Origin{Time: rec.result.Time, Request: rec.request, Who: bytes.Clone(rec.who), Trace: bytes.Clone(rec.trace)}, err
+}
+
+func changesSince(r Reader, mt *meta, after banyan.Revision, in span, limit int) (past []pastChange, upTo banyan.Revision, err error) {
 	upTo = after
 	scanErr := r.Scan(appendPlaceKey(nil, place{rev: after + 1}), []byte{recordPrefix + 1}, func(k, v []byte) bool {
 		var at place
@@ -205,9 +284,14 @@ func changesSince(r Reader, after banyan.Revision, lo, hi []byte, limit int) (pa
 		if at, rec, err = nextRecord(k, v, upTo); err != nil || at.n > 0 {
 			return err == nil
 		}
+		for _, t := range rec.trims {
+			if e, ok := (Event{Row: Row{Key: t.lo}, End: t.hi}).Within(in.lo, in.hi); ok && mt.tells(t.lo, at.rev) {
+				past = append(past, pastChange{at.rev, bytes.Clone(e.Row.Key), bytes.Clone(e.End), true})
+			}
+		}
 		for _, c := range rec.changes {
-			if bytes.Compare(lo, c.key) <= 0 && (len(hi) == 0 || bytes.Compare(c.key, hi) < 0) {
-				past = append(past, pastChange{at.rev, bytes.Clone(c.key), c.deleted})
+			if bytes.Compare(in.lo, c.key) <= 0 && (len(in.hi) == 0 || bytes.Compare(c.key, in.hi) < 0) && mt.tells(c.key, at.rev) {
+				past = append(past, pastChange{at.rev, bytes.Clone(c.key), nil, c.deleted})
 			}
 		}
 		upTo = at.rev
@@ -219,17 +303,24 @@ func changesSince(r Reader, after banyan.Revision, lo, hi []byte, limit int) (pa
 	return past, upTo, err
 }
 
-// event finds the version that a past change made.
-func (c *pastChange) event(r Reader) (Event, error) {
+// event finds the version that a past change made. An unversioned row is given
+// as it is now, and is not there if it is gone: a later change tells of that.
+func (c *pastChange) event(r Reader) (e Event, there bool, err error) {
 	if c.deleted {
-		return Event{Deleted: true, Row: Row{Key: c.key, Mod: c.rev}}, nil
+		return Event{Deleted: true, Row: Row{Key: c.key, Mod: c.rev}, End: c.end}, true, nil
 	}
 	row, err := versionAt(r, c.key, c.rev)
 	if err != nil {
-		return Event{}, err
+		return Event{}, false, err
+	}
+	if Unversioned(c.key) {
+		if row == nil {
+			return Event{}, false, nil
+		}
+		return Event{Row: *row}, true, nil
 	}
 	if row == nil || row.Mod != c.rev {
-		return Event{}, banyan.Errorf(banyan.Corrupt, "mvcc: the version of key %.64q made at revision %d is missing", c.key, c.rev)
+		return Event{}, false, banyan.Errorf(banyan.Corrupt, "mvcc: the version of key %.64q made at revision %d is missing", c.key, c.rev)
 	}
-	return Event{Row: *row}, nil
+	return Event{Row: *row}, true, nil
 }

@@ -10,24 +10,32 @@ import (
 // The rows of a shard, by the first byte of their key:
 //
 //	c key                      the current version of a key
+//	u key                      an unversioned key
 //	h escaped(key) end         a version that held until revision end
+//	q prefix                   how many appends there were to the prefix
+//	a slot lease rest          the key (slot and rest) is attached to the lease
 //	r revision                 the change record of a revision
 //	r revision n               the n-th note behind it: a request that changed nothing
-//	a lease key                the key is attached to the lease
-//	q prefix                   how many appends there were to the prefix
 //	m                          the meta row
+//	m slot space               how many rows there are: see counts
+//
+// The first five are rows of a key (OfKey): behind their class each class has
+// the rows of a slot in one run. Every key begins with its slot, 2 bytes.
 //
 // Numbers in keys are 8 bytes, big-endian. A version is filed under the
 // revision that ended it, so a delete needs no tombstone: the version of a key
 // at revision R is the first one with end > R, or the current one, if it
 // existed at R (Mod ≤ R); else there was none.
 const (
-	currentPrefix = 'c'
-	historyPrefix = 'h'
-	recordPrefix  = 'r'
-	leasePrefix   = 'a'
-	counterPrefix = 'q'
-	metaKey       = "m"
+	currentPrefix     = 'c'
+	unversionedPrefix = 'u'
+	historyPrefix     = 'h'
+	recordPrefix      = 'r'
+	leasePrefix       = 'a'
+	counterPrefix     = 'q'
+	metaKey           = "m"
+
+	classes = "achqu" // of the rows of a key
 )
 
 // sequenceBytes is the length of the number behind an appended key.
@@ -57,18 +65,13 @@ func PrefixEnd(prefix []byte) []byte {
 	return nil
 }
 
+// appendCurrentKey writes the key of the row that a key has now.
 func appendCurrentKey(dst, key []byte) []byte {
-	return append(append(dst, currentPrefix), key...)
-}
-
-// currentBounds gives the current rows of the keys [lo, hi); an empty hi is
-// the end.
-func currentBounds(lo, hi []byte) (from, to []byte) {
-	from = appendCurrentKey(nil, lo)
-	if len(hi) == 0 {
-		return from, []byte{currentPrefix + 1}
+	class := byte(currentPrefix)
+	if Unversioned(key) {
+		class = unversionedPrefix
 	}
-	return from, appendCurrentKey(nil, hi)
+	return append(append(dst, class), key...)
 }
 
 // appendHistoryPrefix writes the part of a history key that is the same for
@@ -90,16 +93,6 @@ func appendHistoryPrefix(dst, key []byte) []byte {
 
 func appendHistoryKey(dst, key []byte, end banyan.Revision) []byte {
 	return binary.BigEndian.AppendUint64(appendHistoryPrefix(dst, key), uint64(end))
-}
-
-// historyBounds gives the history rows of the keys [lo, hi); an empty hi is
-// the end. A prefix without its versions sorts before them.
-func historyBounds(lo, hi []byte) (from, to []byte) {
-	from = appendHistoryPrefix(nil, lo)
-	if len(hi) == 0 {
-		return from, []byte{historyPrefix + 1}
-	}
-	return from, appendHistoryPrefix(nil, hi)
 }
 
 // parseHistoryKey takes a history row's key apart. The key it gives is a copy.
@@ -131,8 +124,15 @@ func parseHistoryKey(k []byte) (key []byte, end banyan.Revision, err error) {
 	}
 }
 
-func appendLeasePrefix(dst []byte, lease uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(dst, leasePrefix), lease)
+// appendLeasePrefix writes what the keys of a slot that are attached to a lease
+// have in common.
+func appendLeasePrefix(dst, slot []byte, lease uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(append(dst, leasePrefix), slot...), lease)
+}
+
+func appendLeaseKey(dst, key []byte, lease uint64) []byte {
+	slot := min(len(key), slotBytes)
+	return append(appendLeasePrefix(dst, key[:slot], lease), key[slot:]...)
 }
 
 func appendCounterKey(dst, prefix []byte) []byte {
@@ -204,31 +204,77 @@ func parsePlaceKey(k []byte) (place, error) {
 type change struct {
 	key       []byte
 	deleted   bool
-	displaced bool // a history row ends at the record's revision
+	displaced bool  // a history row ends at the record's revision
+	fresh     bool  // there was no row before
+	bytes     int64 // by how much the row's key and value grew
+}
+
+// rows is by how much the number of rows grew.
+func (c *change) rows() int64 {
+	switch {
+	case c.deleted:
+		return -1
+	case c.fresh:
+		return 1
+	}
+	return 0
+}
+
+// trim is a range of unversioned rows that were removed together.
+type trim struct {
+	lo, hi []byte
+	spaces []trimmed // by space, in the order in which they were met
+}
+
+// trimmed is how much was removed of a space.
+type trimmed struct {
+	space       uint64
+	rows, bytes int64
 }
 
 // record is what one command left behind. Notes have no changes.
 type record struct {
-	request banyan.RequestID
-	timeMs  int64
-	result  Result
-	changes []change
+	request    banyan.RequestID
+	who, trace []byte
+	result     Result
+	displaced  uint64 // bytes of the history rows that end here
+	changes    []change
+	trims      []trim
 }
 
 // changeBytesMin is the least a change takes in a record.
-const changeBytesMin = 2
+const (
+	changeBytesMin = 3
+	trimBytesMin   = 3
+)
 
-// appendRecord begins a record of n changes; as many appendChange follow.
-func appendRecord(dst []byte, id banyan.RequestID, timeMs int64, r *Result, n int) []byte {
-	dst = append(dst, codecVersion)
-	dst = appendRequest(dst, id)
-	dst = binary.AppendVarint(dst, timeMs)
-	dst = r.Encode(dst)
-	return binary.AppendUvarint(dst, uint64(n))
+// appendRecord begins a record; as many trims and changes follow as it has.
+func appendRecord(dst []byte, cmd *Command, r *Result, displaced uint64) []byte {
+	named := cmd.Request != (banyan.RequestID{})
+	dst = append(dst, codecVersion, flags(named, len(cmd.Who) > 0, len(cmd.Trace) > 0))
+	if named {
+		dst = append(dst, cmd.Request[:]...)
+	}
+	dst = appendOptional(appendOptional(dst, cmd.Who), cmd.Trace)
+	return binary.AppendUvarint(r.Encode(dst), displaced)
+}
+
+func appendTrims(dst []byte, trims []trim) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(trims)))
+	for i := range trims {
+		t := &trims[i]
+		dst = binary.AppendUvarint(appendBytes(appendBytes(dst, t.lo), t.hi), uint64(len(t.spaces)))
+		for _, n := range t.spaces {
+			dst = binary.AppendUvarint(dst, n.space)
+			dst = binary.AppendUvarint(binary.AppendUvarint(dst, uint64(n.rows)), uint64(n.bytes))
+		}
+	}
+	return dst
 }
 
 func appendChange(dst []byte, c change) []byte {
-	return appendBytes(append(dst, flags(c.deleted, c.displaced)), c.key)
+	dst = appendBytes(append(dst, flags(c.deleted, c.displaced, c.fresh)), c.key)
+	return binary.AppendVarint(dst, c.bytes)
 }
 
 // recordChangesMax is more than one command can touch.
@@ -237,25 +283,53 @@ const recordChangesMax = banyan.CommandMutationsMax + banyan.DeleteRowsMax
 // decodeRecord reads a whole record; keys are slices of b.
 func decodeRecord(b []byte) (record, error) {
 	d := decoder{b: b, what: "change record"}
-	d.version(codecVersion)
-	rec := record{request: d.request(), timeMs: d.varint(), result: d.result()}
+	rec := record{}
+	d.recordHead(&rec)
+	rec.result, rec.displaced = d.result(), d.uvarint()
+	if n := d.count(banyan.CommandMutationsMax, trimBytesMin); n > 0 {
+		rec.trims = make([]trim, n)
+	}
+	for i := range rec.trims {
+		d.trim(&rec.trims[i])
+	}
 	if n := d.count(recordChangesMax, changeBytesMin); n > 0 {
 		rec.changes = make([]change, n)
 	}
 	for i := range rec.changes {
 		c := &rec.changes[i]
-		d.flags(&c.deleted, &c.displaced)
-		c.key = d.bytes(banyan.KeyBytesMax + sequenceBytes)
+		d.flags(&c.deleted, &c.displaced, &c.fresh)
+		c.key, c.bytes = d.bytes(banyan.KeyBytesMax+sequenceBytes), d.varint()
 	}
 	return rec, d.end()
+}
+
+// recordHead reads what a record says of the one who asked.
+func (d *decoder) recordHead(rec *record) {
+	d.version(codecVersion)
+	var named, who, trace bool
+	d.flags(&named, &who, &trace)
+	if named {
+		rec.request = d.request()
+	}
+	rec.who, rec.trace = d.optional(who, banyan.PrincipalBytesMax), d.optional(trace, banyan.TraceBytesMax)
+}
+
+func (d *decoder) trim(t *trim) {
+	t.lo, t.hi = d.bytes(banyan.KeyBytesMax), d.bytes(banyan.KeyBytesMax)
+	if n := d.count(banyan.DeleteRowsMax, 3); n > 0 {
+		t.spaces = make([]trimmed, n)
+	}
+	for i := range t.spaces {
+		t.spaces[i] = trimmed{d.uvarint(), int64(d.uvarint()), int64(d.uvarint())}
+	}
 }
 
 // decodeRequest reads only the request id of a record.
 func decodeRequest(b []byte) (banyan.RequestID, error) {
 	d := decoder{b: b, what: "change record"}
-	d.version(codecVersion)
-	id := d.request()
-	return id, d.err
+	rec := record{}
+	d.recordHead(&rec)
+	return rec.request, d.err
 }
 
 // meta is the machine's own row.
@@ -263,6 +337,11 @@ type meta struct {
 	revision banyan.Revision
 	horizon  banyan.Revision
 	front    place // of the oldest request remembered; zero: none
+	time     banyan.Timestamp
+	history  uint64          // bytes of history rows and of the records above the horizon
+	counted  banyan.Revision // when the counts were written
+	forked   banyan.Revision // up to here the records are copies of the parent's
+	bounds   span
 }
 
 func (m meta) encode(dst []byte) []byte {
@@ -270,7 +349,12 @@ func (m meta) encode(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(m.revision))
 	dst = binary.AppendUvarint(dst, uint64(m.horizon))
 	dst = binary.AppendUvarint(dst, uint64(m.front.rev))
-	return binary.AppendUvarint(dst, m.front.n)
+	dst = binary.AppendUvarint(dst, m.front.n)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.time))
+	dst = binary.AppendUvarint(dst, m.history)
+	dst = binary.AppendUvarint(dst, uint64(m.counted))
+	dst = binary.AppendUvarint(dst, uint64(m.forked))
+	return appendBytes(appendBytes(dst, m.bounds.lo), m.bounds.hi)
 }
 
 func decodeMeta(b []byte) (meta, error) {
@@ -281,10 +365,20 @@ func decodeMeta(b []byte) (meta, error) {
 	d.version(codecVersion)
 	m := meta{revision: banyan.Revision(d.uvarint()), horizon: banyan.Revision(d.uvarint())}
 	m.front = place{rev: banyan.Revision(d.uvarint()), n: d.uvarint()}
-	if d.err == nil && (m.horizon > m.revision || m.front.rev > m.revision) {
+	m.time, m.history, m.counted = banyan.Timestamp(d.uint64()), d.uvarint(), banyan.Revision(d.uvarint())
+	m.forked = banyan.Revision(d.uvarint())
+	m.bounds = span{bytes.Clone(d.bytes(slotBytes)), bytes.Clone(d.bytes(slotBytes))}
+	if d.err == nil && (m.horizon > m.revision || m.front.rev > m.revision || m.counted > m.revision) {
 		d.fail("revision %d, horizon %d, oldest request at %d", m.revision, m.horizon, m.front.rev)
 	}
 	return m, d.end()
+}
+
+// tells says whether a change that a record tells of, at rev, was one of a row
+// that this shard holds: records that it has from its parent, or of the time
+// before it was cut, tell of others too.
+func (m *meta) tells(key []byte, rev banyan.Revision) bool {
+	return m.bounds.has(key) && (rev > m.forked || !own(key))
 }
 
 func readMeta(r Reader) (meta, error) {

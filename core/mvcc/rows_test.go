@@ -17,11 +17,13 @@ func FuzzRows(f *testing.F) {
 	f.Add(appendHistoryKey(nil, []byte("a\x00b"), 300))
 	f.Add(appendPlaceKey(nil, place{rev: 300}))
 	f.Add(appendPlaceKey(nil, place{rev: 300, n: 2}))
-	f.Add(meta{revision: 9, horizon: 3, front: place{4, 1}}.encode(nil))
+	f.Add(meta{revision: 9, horizon: 3, front: place{4, 1}, time: 5, history: 6, counted: 7, forked: 8, bounds: span{[]byte("aa"), []byte("bb")}}.encode(nil))
 	f.Add(appendCounter(nil, 300))
-	rec := appendRecord(nil, banyan.RequestID{1}, 5, &Result{OK: true, Revision: 9}, 2)
-	rec = appendChange(rec, change{key: []byte("a"), deleted: true})
+	rec := appendRecord(nil, &Command{Request: banyan.RequestID{1}, Who: []byte("w"), Trace: []byte("t")}, &Result{OK: true, Revision: 9, Numbers: []int64{-1}}, 7)
+	rec = append(appendTrims(rec, []trim{{lo: []byte("c"), hi: []byte("d"), spaces: []trimmed{{1, 2, 3}}}}), 2)
+	rec = appendChange(rec, change{key: []byte("a"), deleted: true, bytes: -9})
 	f.Add(appendChange(rec, change{key: []byte("b"), displaced: true}))
+	f.Add((&tally{rows: 3, bytes: 300}).encode(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := decodeVersion(nil, b); err == nil {
 			same(t, r, func(b []byte) (Row, error) { return decodeVersion(nil, b) }, appendVersion(nil, &r))
@@ -43,7 +45,8 @@ func FuzzRows(f *testing.F) {
 			same(t, n, decodeCounter, appendCounter(nil, n))
 		}
 		if r, err := decodeRecord(b); err == nil {
-			again := appendRecord(nil, r.request, r.timeMs, &r.result, len(r.changes))
+			again := appendRecord(nil, &Command{Request: r.request, Who: r.who, Trace: r.trace}, &r.result, r.displaced)
+			again = binary.AppendUvarint(appendTrims(again, r.trims), uint64(len(r.changes)))
 			for _, c := range r.changes {
 				again = appendChange(again, c)
 			}

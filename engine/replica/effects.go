@@ -198,16 +198,15 @@ type Proposal struct {
 	loggedAt, committedAt time.Duration // by Core's clock; 0: not yet
 }
 
-// Prepare makes cmd a proposal of node, whose latest View v is, in v's term and
-// in the form of the protocol at which the cluster acts. A cmd with a Term is
-// for that term only. cmd is not modified or kept; Done is
+// Prepare makes cmd a proposal of node, whose latest View v is, in v's term. A
+// cmd with a Term is for that term only. cmd is not modified or kept; Done is
 // left to the caller.
 func (v View) Prepare(node banyan.NodeID, cmd *mvcc.Command, nowMs int64) (*Proposal, error) {
 	if v.Leader != node {
 		return nil, errNotLeader(v.Shard, v.Leader)
 	}
 	own := *cmd
-	own.TimeMs = nowMs
+	own.Time = banyan.TimestampOf(nowMs)
 	if own.Term == 0 {
 		own.Term = v.Term
 	}
@@ -217,7 +216,7 @@ func (v View) Prepare(node banyan.NodeID, cmd *mvcc.Command, nowMs int64) (*Prop
 	if err := own.Validate(); err != nil {
 		return nil, err
 	}
-	return &Proposal{Data: own.EncodeFor(v.Acts, nil), Term: own.Term}, nil
+	return &Proposal{Data: own.Encode(nil), Term: own.Term}, nil
 }
 
 // Apply is a run of committed entries of one shard.

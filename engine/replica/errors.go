@@ -38,6 +38,10 @@ func errStale(shard banyan.ShardID, term, now uint64) error {
 	return banyan.Errorf(banyan.Stale, "shard %d: the command was made in term %d and it is term %d: make it anew", shard, term, now)
 }
 
+func errMoved(shard banyan.ShardID) error {
+	return banyan.Errorf(banyan.Moved, "shard %d does not hold these rows any more: ask the shard that holds them", shard)
+}
+
 func errForgotten(shard banyan.ShardID) error {
 	return banyan.Errorf(banyan.Forgotten, "the request may or may not have been carried out before: it was first sent so long ago that shard %d does not remember; look before sending it anew", shard)
 }

@@ -262,7 +262,7 @@ func (g *group) propose() []pack {
 	if len(ready) == 0 {
 		return nil
 	}
-	stepped := packs(ready, g.core.cfg.Protocol)
+	stepped := packs(ready)
 	entries := make([]*raftpb.Entry, 0, len(stepped))
 	for _, p := range stepped {
 		entries = append(entries, p.entry())

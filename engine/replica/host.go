@@ -76,7 +76,7 @@ func (w *waiter) done(res mvcc.Result, err error) {
 }
 
 // Propose commits and applies a command here and returns its result. It sets
-// TimeMs, and Term if that is 0: the command takes effect in the present term
+// Time, and Term if that is 0: the command takes effect in the present term
 // or not at all. cmd is not modified or kept.
 //
 // NotLeader (with a hint), Stale, Exhausted and Invalid mean that nothing
@@ -157,6 +157,8 @@ func (w *waiter) outcome(again bool) (mvcc.Result, error) {
 		return mvcc.Result{}, errStale(w.slot.shard, w.Term, 0)
 	case w.err == nil && w.result.Forgotten:
 		return mvcc.Result{}, errForgotten(w.slot.shard)
+	case w.err == nil && w.result.Moved:
+		return mvcc.Result{}, errMoved(w.slot.shard)
 	}
 	return w.result, w.err
 }

@@ -92,7 +92,7 @@ func (m *mesh) increment(ctx context.Context, shard banyan.ShardID, key []byte) 
 			now, mod = binary.BigEndian.Uint64(row.Value), row.Mod
 		}
 		cmd := put(string(key), string(binary.BigEndian.AppendUint64(nil, now+1)))
-		cmd.Conds = []mvcc.Cond{{Key: key, Test: mvcc.ModEquals, Mod: mod}}
+		cmd.Conds = []mvcc.Cond{{Key: key, Test: mvcc.ModEquals, Number: uint64(mod)}}
 		res, err := m.anywhere(ctx, shard, cmd)
 		if err != nil || res.OK {
 			return now + 1, err

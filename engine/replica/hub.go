@@ -269,18 +269,25 @@ func (w *Watcher) history(after banyan.Revision) ([]mvcc.Event, banyan.Revision,
 // with what it has added.
 func (w *Watcher) take(events, copied []mvcc.Event, revision banyan.Revision) []mvcc.Event {
 	for i := range events {
-		e := &events[i]
-		if e.Row.Mod <= w.seen || bytes.Compare(e.Row.Key, w.lo) < 0 || len(w.hi) > 0 && bytes.Compare(e.Row.Key, w.hi) >= 0 {
+		if events[i].Row.Mod <= w.seen {
+			continue
+		}
+		e, ok := events[i].Within(w.lo, w.hi)
+		if !ok {
+			continue
+		}
+		w.bytes += len(e.Row.Key) + len(e.Row.Value) + len(e.End) + eventBytes
+		if e.End != nil { // each watcher hears of its part
+			w.queue = append(w.queue, standalone(&e))
 			continue
 		}
 		if copied == nil {
 			copied = make([]mvcc.Event, len(events))
 		}
 		if copied[i].Row.Mod == 0 {
-			copied[i] = standalone(e)
+			copied[i] = standalone(&e)
 		}
 		w.queue = append(w.queue, copied[i])
-		w.bytes += len(e.Row.Key) + len(e.Row.Value) + eventBytes
 	}
 	w.seen = max(w.seen, revision)
 	if len(w.queue) > banyan.WatchQueueMax || w.bytes > banyan.WatchQueueBytesMax {
@@ -298,6 +305,7 @@ const eventBytes = int(unsafe.Sizeof(mvcc.Event{}))
 // standalone is a copy of an event in memory of its own.
 func standalone(e *mvcc.Event) mvcc.Event {
 	c, n := *e, len(e.Row.Key)
+	c.End = bytes.Clone(e.End)
 	held := append(append(make([]byte, 0, n+len(e.Row.Value)), e.Row.Key...), e.Row.Value...)
 	c.Row.Key = held[:n:n]
 	if e.Row.Value != nil {

@@ -10,14 +10,12 @@ import (
 )
 
 // pack is the proposals of one entry, in order. An entry's data is one command
-// as mvcc encodes it or, since protocolPacks, several: packVersion, then each
+// as mvcc encodes it or several: packVersion, then each
 // with its length before it (uvarint). A busy shard so logs, sends and checks
 // one entry for all that came while the one before was written.
 type pack []*Proposal
 
 const (
-	protocolPacks = 3 // the first whose nodes all read packs
-
 	packVersion     = 0x80 // no command begins so
 	packBytesMax    = 256 << 10
 	packCommandsMax = 256
@@ -32,15 +30,11 @@ func (p pack) done(res mvcc.Result, err error) {
 
 // packs divides proposals, in order, among as few entries as may be. A command
 // alone stays as it is, whatever its size.
-func packs(ps []*Proposal, protocol uint32) []pack {
-	most := packCommandsMax
-	if protocol < protocolPacks {
-		most = 1
-	}
+func packs(ps []*Proposal) []pack {
 	var out []pack
 	for len(ps) > 0 {
 		n, bytes := 1, len(ps[0].Data)
-		for n < min(most, len(ps)) && bytes+len(ps[n].Data) <= packBytesMax {
+		for n < min(packCommandsMax, len(ps)) && bytes+len(ps[n].Data) <= packBytesMax {
 			bytes += len(ps[n].Data)
 			n++
 		}

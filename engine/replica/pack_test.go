@@ -14,26 +14,21 @@ func TestPacks(t *testing.T) {
 		ps = append(ps, &Proposal{Data: fmt.Appendf(nil, "\x01 command %d", i)})
 	}
 	ps = append(ps, &Proposal{Data: bytes.Repeat([]byte{1}, packBytesMax+1)}, &Proposal{Data: []byte{1}})
-	for _, c := range []struct {
-		protocol uint32
-		entries  int
-	}{{protocolPacks - 1, len(ps)}, {protocolPacks, 5}} {
-		entries := packs(ps, c.protocol)
-		if len(entries) != c.entries {
-			t.Errorf("protocol %d: %d commands in %d entries, not %d", c.protocol, len(ps), len(entries), c.entries)
+	entries := packs(ps)
+	if len(entries) != 5 {
+		t.Errorf("%d commands in %d entries, not 5", len(ps), len(entries))
+	}
+	n := 0
+	for _, p := range entries {
+		commands, err := Commands(p.entry().GetData())
+		if err != nil || len(commands) != len(p) {
+			t.Fatalf("%d commands out of %d: %v", len(commands), len(p), err)
 		}
-		n := 0
-		for _, p := range entries {
-			commands, err := Commands(p.entry().GetData())
-			if err != nil || len(commands) != len(p) {
-				t.Fatalf("protocol %d: %d commands out of %d: %v", c.protocol, len(commands), len(p), err)
+		for i, data := range commands {
+			if p[i] != ps[n] || !bytes.Equal(data, ps[n].Data) {
+				t.Fatalf("command %d is not the one that went in", n)
 			}
-			for i, data := range commands {
-				if p[i] != ps[n] || !bytes.Equal(data, ps[n].Data) {
-					t.Fatalf("protocol %d: command %d is not the one that went in", c.protocol, n)
-				}
-				n++
-			}
+			n++
 		}
 	}
 }

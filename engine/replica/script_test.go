@@ -75,9 +75,13 @@ func (s *script) ask(t *testing.T, d *datadriven.TestData) {
 	w, p := s.w, s.node(t, d)
 	switch d.Cmd {
 	case "propose": // node=1 [count=N] [term=T] [request=R] [nopump], then key=value lines
-		for range number(t, d, "count", 1) {
+		count := number(t, d, "count", 1)
+		for range count {
 			for line := range strings.Lines(d.Input) {
 				s.propose(t, d, p, strings.TrimSpace(line))
+			}
+			if count > 1 && !d.HasArg("nopump") { // an entry each
+				w.pump()
 			}
 		}
 	case "read": // node=1 key=k [stale]

@@ -89,6 +89,7 @@ type ReadQuery struct {
 	Key, End []byte
 	At       banyan.Revision // 0: now
 	Limit    int             // rows; 0: ListRowsMax
+	EachSlot bool            // Key and End are what follows the slot: see mvcc.Query
 	KeysOnly bool
 	Stale    bool // from the nearest replica; the answer tells its age
 }
@@ -165,7 +166,7 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 		return err
 	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
 		reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
-			Shard: uint32(shard), Command: cmd.EncodeFor(r.cfg.Host.Acts(), nil), UserWrite: isUserWrite(ctx),
+			Shard: uint32(shard), Command: cmd.Encode(nil), UserWrite: isUserWrite(ctx),
 		}))
 		if err != nil {
 			return err
@@ -184,7 +185,7 @@ func (r *Router) name(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Comma
 	}
 	known := r.cfg.Host.Revision(shard)
 	if known == 0 { // there is no replica here, or nothing yet
-		res, err := r.Read(ctx, shard, ReadQuery{Key: []byte{0}})
+		res, err := r.Read(ctx, shard, ReadQuery{Key: banyan.SlotKey(banyan.SlotOwn)})
 		if err != nil {
 			return err
 		}

@@ -142,17 +142,9 @@ func TestWatchGivesEveryChangeOnce(t *testing.T) {
 
 // TestCommitFollowsTheLeader: hints are followed, elections are waited out, and
 // every try carries the same request id and the revision that was known at
-// first, if nodes can read that.
+// first.
 func TestCommitFollowsTheLeader(t *testing.T) {
-	for _, c := range []struct {
-		acts     uint32
-		earliest banyan.Revision
-	}{{2, 0}, {3, 7}} {
-		followTheLeader(t, c.acts, c.earliest)
-	}
-}
-
-func followTheLeader(t *testing.T, acts uint32, earliest banyan.Revision) {
+	const earliest = 7
 	var asked []banyan.NodeID
 	ids := map[banyan.RequestID]bool{}
 	dial := func(id banyan.NodeID) (peerv1connect.PeerClient, error) {
@@ -164,7 +156,7 @@ func followTheLeader(t *testing.T, acts uint32, earliest banyan.Revision) {
 			}
 			ids[cmd.Request] = true
 			if cmd.Earliest != earliest {
-				t.Errorf("at protocol %d the command can have made revision %d, not %d", acts, cmd.Earliest, earliest)
+				t.Errorf("the command can have made revision %d, not %d", cmd.Earliest, earliest)
 			}
 			switch {
 			case id == 2:
@@ -176,7 +168,7 @@ func followTheLeader(t *testing.T, acts uint32, earliest banyan.Revision) {
 			return &peerv1.CommitResponse{Result: res.Encode(nil)}, nil
 		}}, nil
 	}
-	r := New(Config{Node: 1, Shards: 1, Host: hostAt(t, acts), Members: crowd{2, []banyan.NodeID{1, 2, 3}}, Dial: dial})
+	r := New(Config{Node: 1, Shards: 1, Host: hostAt(t, banyan.ProtocolVersion), Members: crowd{2, []banyan.NodeID{1, 2, 3}}, Dial: dial})
 	res, err := r.Commit(t.Context(), 1, put("a", "b"))
 	if err != nil || res.Revision != 7 {
 		t.Fatalf("Commit: %+v, %v", res, err)

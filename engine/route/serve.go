@@ -42,7 +42,7 @@ func (h *Handler) Commit(ctx context.Context, req *connect.Request[peerv1.Commit
 func (h *Handler) Read(ctx context.Context, req *connect.Request[peerv1.ReadRequest]) (*connect.Response[peerv1.ReadResponse], error) {
 	m := req.Msg
 	res, err := h.r.readLocal(ctx, banyan.ShardID(m.Shard), ReadQuery{
-		Key: m.Key, End: m.End, At: banyan.Revision(m.Revision), Limit: int(m.Limit), KeysOnly: m.KeysOnly, Stale: m.Stale,
+		Key: m.Key, End: m.End, At: banyan.Revision(m.Revision), Limit: int(m.Limit), EachSlot: m.EachSlot, KeysOnly: m.KeysOnly, Stale: m.Stale,
 	})
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func (h *Handler) Watch(ctx context.Context, req *connect.Request[peerv1.WatchRo
 	return h.r.watchLocal(ctx, banyan.ShardID(m.Shard), m.Key, m.End, banyan.Revision(m.FromRevision), func(evs []mvcc.Event, upTo banyan.Revision) error {
 		out := &peerv1.WatchRowsResponse{Revision: uint64(upTo)}
 		for i := range evs {
-			out.Events = append(out.Events, &peerv1.RowEvent{Deleted: evs[i].Deleted, Row: toRow(&evs[i].Row)})
+			out.Events = append(out.Events, &peerv1.RowEvent{Deleted: evs[i].Deleted, Row: toRow(&evs[i].Row), End: evs[i].End})
 		}
 		return stream.Send(out)
 	})
@@ -162,7 +162,7 @@ func (r *Router) watchOnce(ctx context.Context, shard banyan.ShardID, lo, hi []b
 		m := stream.Msg()
 		evs := make([]mvcc.Event, len(m.Events))
 		for i, e := range m.Events {
-			evs[i] = mvcc.Event{Deleted: e.Deleted, Row: fromRow(e.Row)}
+			evs[i] = mvcc.Event{Deleted: e.Deleted, Row: fromRow(e.Row), End: e.End}
 		}
 		if err := fn(evs, banyan.Revision(m.Revision)); err != nil {
 			return err
@@ -234,7 +234,7 @@ func (r *Router) read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (r
 		limit = banyan.ListRowsMax
 	}
 	res.Rows, res.More, err = mvcc.Range(view, mvcc.Query{
-		Lo: q.Key, Hi: q.End, At: q.At, Limit: limit, BytesMax: banyan.ListBytesMax, KeysOnly: q.KeysOnly,
+		Lo: q.Key, Hi: q.End, At: q.At, Limit: limit, EachSlot: q.EachSlot, BytesMax: banyan.ListBytesMax, KeysOnly: q.KeysOnly,
 		Stop: func() bool { return ctx.Err() != nil },
 	})
 	return res, err
@@ -242,7 +242,7 @@ func (r *Router) read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (r
 
 func readPeer(ctx context.Context, peer peerv1connect.PeerClient, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
 	reply, err := peer.Read(ctx, connect.NewRequest(&peerv1.ReadRequest{
-		Shard: uint32(shard), Key: q.Key, End: q.End, Revision: uint64(q.At), Limit: uint32(q.Limit), KeysOnly: q.KeysOnly, Stale: q.Stale,
+		Shard: uint32(shard), Key: q.Key, End: q.End, Revision: uint64(q.At), Limit: uint32(q.Limit), EachSlot: q.EachSlot, KeysOnly: q.KeysOnly, Stale: q.Stale,
 	}))
 	if err != nil {
 		return ReadResult{}, err

@@ -12,7 +12,7 @@ import (
 
 // formatVersion is raised when an older binary could misread what a newer one
 // writes. It stands in the first row and is checked before any other.
-const formatVersion = 1
+const formatVersion = 2
 
 // rowVersion begins every row of ours. State rows belong to mvcc.
 const rowVersion = 1

@@ -67,6 +67,11 @@ func (s *Store) loadFormat() error {
 				"the store has format %d, this binary (%s) knows %d: start the newer banyan that wrote it",
 				version, banyan.Version, formatVersion)
 		}
+		if version < formatVersion {
+			return banyan.Errorf(banyan.TooNew,
+				"the store has format %d, this binary (banyan %s) reads format %d only and does not convert: run the release that wrote it, or begin with a new directory",
+				version, banyan.Version, formatVersion)
+		}
 		return nil
 	}
 	empty := true

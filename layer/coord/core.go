@@ -83,7 +83,7 @@ type unit struct {
 	answer Answer
 }
 
-// Open makes the core of a shard for a term from its rows (Range), in order.
+// Open makes the core of a shard for a term from its rows (All), in order.
 // Every lease begins its whole time again. life tells cores of one term apart.
 func Open(now int64, term, life uint64, rows []mvcc.Row) (*Core, error) {
 	c := &Core{term: term, life: life, clock: now, leases: map[uint64]*lease{}, locks: map[string]*lock{}}
@@ -331,15 +331,15 @@ func (c *Core) Next() *mvcc.Command {
 		return nil
 	}
 	if len(c.inflight) > 0 {
-		cmd.Conds = []mvcc.Cond{{Key: []byte(chain), Test: mvcc.ValueEquals, Value: c.link()}}
+		cmd.Conds = []mvcc.Cond{{Key: chainKey(), Test: mvcc.ValueEquals, Value: c.link()}}
 	}
 	c.given++
-	cmd.Muts[0] = mvcc.Mutation{Op: mvcc.Put, Key: []byte(chain), Value: c.link()}
+	cmd.Muts[0] = mvcc.Mutation{Op: mvcc.Put, Key: chainKey(), Value: c.link()}
 	c.inflight = append(c.inflight, units)
 	return cmd
 }
 
-// link names the latest command given, as the row at chain does once it is
+// link names the latest command given, as the row at chainKey does once it is
 // committed.
 func (c *Core) link() []byte {
 	b := binary.AppendUvarint([]byte{rowVersion}, c.term)
@@ -461,7 +461,7 @@ func (c *Core) end(le *lease, u unit) {
 	delete(c.leases, le.id)
 	heap.Remove(&c.deadlines, le.index)
 	u.rows = 1 + len(le.claims)
-	u.muts = []mvcc.Mutation{{Op: mvcc.Revoke, Lease: le.id}}
+	u.muts = []mvcc.Mutation{{Op: mvcc.Revoke, Key: banyan.SlotKey(slotOf(le.partition)), Lease: le.id}}
 	c.push(u)
 	for _, cl := range le.claims {
 		c.drop(cl)

@@ -94,8 +94,9 @@ func (d *disk) apply(cmd *mvcc.Command) (mvcc.Result, error) {
 
 // all gives the rows of the layer.
 func (d *disk) all() ([]mvcc.Row, error) {
-	lo, hi := Range()
-	rows, _, err := mvcc.Range(d.rows, mvcc.Query{Lo: lo, Hi: hi, Limit: 1 << 20, BytesMax: 1 << 30})
+	q := All()
+	q.Limit, q.BytesMax = 1<<20, 1<<30
+	rows, _, err := mvcc.Range(d.rows, q)
 	return rows, err
 }
 

@@ -161,7 +161,7 @@ func (f *fakeShards) Read(_ context.Context, shard banyan.ShardID, q route.ReadQ
 	defer f.mu.Unlock()
 	d := f.shards[shard-1]
 	res.Revision = d.machine.Revision()
-	res.Rows, res.More, err = mvcc.Range(d.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, Limit: 3}) // small pages
+	res.Rows, res.More, err = mvcc.Range(d.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, EachSlot: q.EachSlot, Limit: 3}) // small pages
 	return res, err
 }
 

@@ -103,8 +103,8 @@ func (s *Service) control(l *lead) {
 // earlier one ask again.
 func (s *Service) load(l *lead) error {
 	var rows []mvcc.Row
-	for lo, hi := Range(); ; {
-		page, more, err := s.cfg.Replicas.Range(l.ctx, l.shard, mvcc.Query{Lo: lo, Hi: hi})
+	for q := All(); ; {
+		page, more, err := s.cfg.Replicas.Range(l.ctx, l.shard, q)
 		if err != nil {
 			return err
 		}
@@ -112,8 +112,8 @@ func (s *Service) load(l *lead) error {
 		if !more {
 			break
 		}
-		last := page[len(page)-1].Key
-		lo = append(last[:len(last):len(last)], 0)
+		last := page[len(page)-1].Key[slotBytes:]
+		q.Lo = append(last[:len(last):len(last)], 0)
 	}
 	core, err := Open(s.now(), l.term, s.lives.Add(1), rows)
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *Service) commits(l *lead) error {
 		l.flight = append(l.flight, fresh...)
 		for _, c := range fresh {
 			c.Request = banyan.NewRequestID()
-			c.TimeMs = s.cfg.Now().UnixMilli()
+			c.Time = banyan.TimestampOf(s.cfg.Now().UnixMilli())
 			s.commit(l, c, retryMin)
 		}
 		if failed != nil && (len(l.flight) == 0 || banyan.IsKind(failed, banyan.Stale)) {

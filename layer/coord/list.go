@@ -29,9 +29,10 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListLocksRequest) (*ba
 		shards = []banyan.ShardID{s.shardOf(req.Prefix)}
 	}
 	out := &banyanv1.ListLocksResponse{}
-	lo, hi := lockRange(req.Prefix, req.After)
+	q := route.ReadQuery{EachSlot: true}
+	q.Key, q.End = lockRange(req.Prefix, req.After)
 	for _, shard := range shards {
-		found, _, more, err := s.read(ctx, shard, lo, hi, limit)
+		found, _, more, err := s.read(ctx, shard, q, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -45,15 +46,19 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListLocksRequest) (*ba
 	return out, nil
 }
 
-// read gives the first locks of a range of rows, at one revision.
-func (s *Service) read(ctx context.Context, shard banyan.ShardID, lo, hi []byte, limit int) (out []*banyanv1.LockState, at banyan.Revision, more bool, err error) {
+// read gives the first locks of a range of rows: of one slot at one revision, of
+// each slot page by page, as the pages are then.
+func (s *Service) read(ctx context.Context, shard banyan.ShardID, q route.ReadQuery, limit int) (out []*banyanv1.LockState, at banyan.Revision, more bool, err error) {
 	for {
-		res, err := s.cfg.Rows.Read(ctx, shard, route.ReadQuery{Key: lo, End: hi, At: at})
+		res, err := s.cfg.Rows.Read(ctx, shard, q)
 		if err != nil {
 			return nil, 0, false, err
 		}
 		if at == 0 {
 			at = res.Revision
+		}
+		if !q.EachSlot {
+			q.At = at
 		}
 		for i := range res.Rows {
 			c, p, err := decodeClaim(&res.Rows[i])
@@ -72,7 +77,10 @@ func (s *Service) read(ctx context.Context, shard banyan.ShardID, lo, hi []byte,
 			return out, at, false, nil
 		}
 		last := res.Rows[len(res.Rows)-1].Key
-		lo = append(last[:len(last):len(last)], 0)
+		if q.EachSlot {
+			last = last[slotBytes:]
+		}
+		q.Key = append(last[:len(last):len(last)], 0)
 	}
 }
 
@@ -101,7 +109,7 @@ func (s *Service) Watch(ctx context.Context, req *banyanv1.WatchLockRequest, sen
 	shard := s.shardOf(req.Name)
 	lo, hi := claimsOf(req.Name)
 	for {
-		locks, at, _, err := s.read(ctx, shard, lo, hi, 1)
+		locks, at, _, err := s.read(ctx, shard, route.ReadQuery{Key: lo, End: hi}, 1)
 		if err != nil {
 			return err
 		}

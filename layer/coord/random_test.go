@@ -278,9 +278,9 @@ func TestRowsAreChecked(t *testing.T) {
 		"no value":        func(r *mvcc.Row) { r.Value = nil },
 		"damage":          func(r *mvcc.Row) { r.Value = append([]byte{1, 0xff}, r.Value...) },
 		"another kind":    func(r *mvcc.Row) { r.Key = []byte("k/a") },
-		"no number":       func(r *mvcc.Row) { r.Key = []byte("lo/a/b\x00h") },
-		"neither":         func(r *mvcc.Row) { r.Key = []byte("lo/a/b\x00x00000003") },
-		"a short number":  func(r *mvcc.Row) { r.Key = []byte("lo/a/b\x00w00000003") },
+		"no number":       func(r *mvcc.Row) { r.Key = append(prefix(slotOf("a")), "oa/b\x00h"...) },
+		"neither":         func(r *mvcc.Row) { r.Key = append(prefix(slotOf("a")), "oa/b\x00x00000003"...) },
+		"a short number":  func(r *mvcc.Row) { r.Key = append(prefix(slotOf("a")), "oa/b\x00w00000003"...) },
 		"a newer version": func(r *mvcc.Row) { r.Value = append([]byte{9}, r.Value[1:]...) },
 	} {
 		bad := good

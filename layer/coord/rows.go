@@ -14,44 +14,63 @@ import (
 	"banyan/core/mvcc"
 )
 
-// The rows, each attached to the lease it belongs to:
+// The rows (banyan.LayerLock), in the slot of the partition, each attached to
+// the lease it belongs to:
 //
-//	ll/<partition> 00 <lease>      a lease: how long it lasts
-//	lo/<name> 00 h<permit>         the claim that holds a permit of a lock
-//	lo/<name> 00 w<place>          a waiting claim, at its place in the queue
+//	l<partition> 00 <lease>      a lease: how long it lasts
+//	o<name> 00 h<permit>         the claim that holds a permit of a lock
+//	o<name> 00 w<place>          a waiting claim, at its place in the queue
 //
-// And one of the shard, apart from these, attached to none:
-//
-//	lc                             the latest command: see Core.link
+// And one of the shard (banyan.LayerChain, SlotOwn), attached to none: the latest
+// command, see Core.link.
 //
 // Numbers are hexadecimal, of fixed length. Leases sort before claims. A
 // holder's row is not changed while it holds: its revision is the token.
 const (
-	leases = "ll/"
-	locks  = "lo/"
-	chain  = "lc"
+	leases = 'l'
+	locks  = 'o'
 )
+
+// prefix begins the rows of a slot.
+func prefix(slot int) []byte {
+	return banyan.AppendRowKey(make([]byte, 0, 64), slot, banyan.LayerLock, banyan.SpaceDefault)
+}
+
+func slotOf(name string) int { return banyan.SlotOf(banyan.Partition([]byte(name))) }
+
+// chainKey is where the row of the latest command is.
+func chainKey() []byte {
+	return banyan.AppendRowKey(nil, banyan.SlotOwn, banyan.LayerChain, banyan.SpaceSystem)
+}
 
 const rowVersion = 1
 
 func leaseKey(partition string, lease uint64) []byte {
-	return fmt.Appendf(nil, "%s%s\x00%016x", leases, partition, lease)
+	return fmt.Appendf(prefix(slotOf(partition)), "%c%s\x00%016x", leases, partition, lease)
 }
 
 func holderKey(name string, permit uint32) []byte { return banyan.LockRow(name, permit) }
 
 func waiterKey(name string, place uint64) []byte {
-	return fmt.Appendf(nil, "%s%s\x00w%016x", locks, name, place)
+	return fmt.Appendf(prefix(slotOf(name)), "%c%s\x00w%016x", locks, name, place)
 }
 
-// Range is where all rows of this layer are.
-func Range() (lo, hi []byte) { return []byte(leases), []byte("lo0") }
+// slotBytes is what stands before the layer in a row key.
+const slotBytes = 2
 
-// lockRange is where the claims to locks are whose names start with prefix and
-// come behind after.
-func lockRange(prefix, after string) (lo, hi []byte) {
-	lo, hi = []byte(locks+prefix), mvcc.PrefixEnd([]byte(locks+prefix))
-	if behind := []byte(locks + after + "\x01"); after != "" && bytes.Compare(behind, lo) > 0 {
+// All asks for all rows of this layer in a shard: leases, then claims.
+func All() mvcc.Query {
+	p := prefix(0)[slotBytes:]
+	return mvcc.Query{Lo: append(p[:len(p):len(p)], leases), Hi: append(p[:len(p):len(p)], locks+1), EachSlot: true}
+}
+
+// lockRange is where, in each slot, the claims to locks are whose names start
+// with start and come behind after.
+func lockRange(start, after string) (lo, hi []byte) {
+	p := append(prefix(0)[slotBytes:], locks)
+	lo = append(p[:len(p):len(p)], start...)
+	hi = mvcc.PrefixEnd(lo)
+	if behind := append(append(p[:len(p):len(p)], after...), 1); after != "" && bytes.Compare(behind, lo) > 0 {
 		lo = behind
 	}
 	return lo, hi
@@ -59,7 +78,8 @@ func lockRange(prefix, after string) (lo, hi []byte) {
 
 // claimsOf is where the claims to one lock are.
 func claimsOf(name string) (lo, hi []byte) {
-	return []byte(locks + name + "\x00"), []byte(locks + name + "\x01")
+	lo = append(append(prefix(slotOf(name)), locks), name...)
+	return append(lo[:len(lo):len(lo)], 0), append(lo[:len(lo):len(lo)], 1)
 }
 
 // place is what the key of a row says.
@@ -71,12 +91,14 @@ type place struct {
 }
 
 func parseKey(key []byte) (p place, err error) {
-	text, isLease := strings.CutPrefix(string(key), leases)
-	digits := 16
-	if !isLease {
-		text = strings.TrimPrefix(text, locks)
+	row, ok := banyan.ParseRowKey(key)
+	if !ok || row.Layer != banyan.LayerLock || len(row.Key) == 0 {
+		return p, banyan.Errorf(banyan.Corrupt, "row %q is not of a lock", key)
 	}
+	isLease, text := row.Key[0] == leases, string(row.Key[1:])
+	digits := 16
 	name, number, ok := strings.Cut(text, "\x00")
+	ok = ok && (isLease || row.Key[0] == locks) && row.Slot == slotOf(name)
 	p = place{lease: isLease, name: name}
 	if ok && !isLease && number != "" {
 		p.held = number[0] == 'h'
@@ -89,7 +111,7 @@ func parseKey(key []byte) (p place, err error) {
 		p.number, err = strconv.ParseUint(number, 16, 64)
 		ok = err == nil
 	}
-	if !ok || len(number) != digits || len(text)+len(locks) != len(key) {
+	if !ok || len(number) != digits {
 		return p, banyan.Errorf(banyan.Corrupt, "row %q is not of a lock", key)
 	}
 	return p, nil

@@ -125,11 +125,11 @@ func condition(i int, c *banyanv1.Condition) (mvcc.Cond, error) {
 	case *banyanv1.Condition_Value:
 		out.Test, out.Value = mvcc.ValueEquals, t.Value
 	case *banyanv1.Condition_ModRevision:
-		out.Test, out.Mod = mvcc.ModEquals, banyan.Revision(t.ModRevision)
+		out.Test, out.Number = mvcc.ModEquals, t.ModRevision
 	case *banyanv1.Condition_Held_:
 		out.Key = banyan.LockRow(string(c.GetKey()), t.Held.GetPermit())
-		out.Test, out.Mod = mvcc.ModEquals, banyan.Revision(t.Held.GetToken())
-		if out.Mod == 0 {
+		out.Test, out.Number = mvcc.ModEquals, t.Held.GetToken()
+		if out.Number == 0 {
 			return out, banyan.Errorf(banyan.Invalid, "condition %d: a lock is never held with token 0: give the token that taking it gave", i)
 		}
 	default:

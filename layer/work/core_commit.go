@@ -207,7 +207,7 @@ func (c *Core) putEnd(b *Batch, r *Run, state banyanv1.JobState, t *tally) int {
 // putHeader replaces a job's header.
 func putHeader(cmd *mvcc.Command, r *Run, header *banyanv1.Job) int {
 	key, row := job.HeaderKey(r.id), job.EncodeHeader(header)
-	cmd.Conds = append(cmd.Conds, mvcc.Cond{Key: key, Test: mvcc.ModEquals, Mod: r.mod})
+	cmd.Conds = append(cmd.Conds, mvcc.Cond{Key: key, Test: mvcc.ModEquals, Number: uint64(r.mod)})
 	cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: key, Value: row})
 	return len(row) + 128
 }

@@ -129,7 +129,7 @@ func (x *submission) flush(ctx context.Context) error {
 		err = banyan.Errorf(banyan.Conflict, "job %s was submitted by somebody else meanwhile", x.id)
 	}
 	if err == nil {
-		x.sent = append(x.sent, mvcc.Cond{Key: muts[0].Key, Test: mvcc.ModEquals, Mod: a.Result.Revision})
+		x.sent = append(x.sent, mvcc.Cond{Key: muts[0].Key, Test: mvcc.ModEquals, Number: uint64(a.Result.Revision)})
 	}
 	return err
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // nodeFileVersion is the version of node.json this binary writes.
-const nodeFileVersion = 1
+const nodeFileVersion = 2
 
 // nodeFile is node.json: who this node is, and where it last knew the others.
 // It is written last when a node is created, so that its presence says that
@@ -51,6 +51,9 @@ func readNodeFile(c Config) (*nodeFile, error) {
 	}
 	if v.Version > nodeFileVersion {
 		return nil, banyan.Errorf(banyan.TooNew, "%s has format %d, this binary knows up to %d: run the newer banyan that wrote it", c.nodeFile(), v.Version, nodeFileVersion)
+	}
+	if v.Version < nodeFileVersion {
+		return nil, banyan.Errorf(banyan.TooNew, "%s has format %d, this binary (banyan %s) reads format %d only and does not convert: run the release that wrote it, or begin with a new directory", c.nodeFile(), v.Version, banyan.Version, nodeFileVersion)
 	}
 	var f nodeFile
 	dec := json.NewDecoder(bytes.NewReader(text))

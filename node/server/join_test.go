@@ -87,10 +87,10 @@ func TestATokenIsSpentAsOftenAsItMay(t *testing.T) {
 			return nil
 		}
 		_, err := db.Commit(t.Context(), banyan.RootShard, &mvcc.Command{ // the cluster rises behind the look
-			Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: strconv.AppendUint(nil, banyan.ProtocolVersion, 10)}},
+			Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: strconv.AppendUint(nil, banyan.ProtocolVersion+1, 10)}},
 		})
 		return err
-	}); err != nil || !slices.Equal(looks, []uint32{banyan.ProtocolMin, banyan.ProtocolVersion}) {
+	}); err != nil || !slices.Equal(looks, []uint32{banyan.ProtocolMin, banyan.ProtocolVersion + 1}) {
 		t.Errorf("joining while the protocol rises: %v, looked at %v", err, looks)
 	}
 	short := mint(time.Hour, 1)

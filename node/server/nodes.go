@@ -275,7 +275,7 @@ func editNode(ctx context.Context, db *route.Router, id banyan.NodeID, edit func
 			return n, nil
 		}
 		out, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{
-			Conds: []mvcc.Cond{{Key: nodeKey(id), Test: mvcc.ModEquals, Mod: res.Rows[0].Mod}},
+			Conds: []mvcc.Cond{{Key: nodeKey(id), Test: mvcc.ModEquals, Number: uint64(res.Rows[0].Mod)}},
 			Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: nodeKey(id), Value: n.encode()}},
 		})
 		if err != nil || out.OK {

@@ -159,7 +159,7 @@ func look(sh *store.Shard) (out Found, err error) {
 			continue
 		}
 		if cmd, err := mvcc.Decode(commands[len(commands)-1]); err == nil {
-			out.LastWriteMs = cmd.TimeMs
+			out.LastWriteMs = cmd.Time.Ms()
 		}
 	}
 	return out, nil

@@ -24,8 +24,8 @@ func (s clusterService) RemoveNode(ctx context.Context, req *banyanv1.RemoveNode
 	if s.n.nodes.isRemoved(id) {
 		return &banyanv1.RemoveNodeResponse{Removed: true}, nil
 	}
-	if err := s.n.needs(ctx, protocolSettings, "removed nodes"); err != nil {
-		return nil, err
+	if s.n.cfg.Embedded {
+		return nil, errEmbedded()
 	}
 	if _, err := s.n.nodes.reload(ctx, s.n.router); err != nil { // one may have joined, or be leaving, unheard of
 		return nil, err

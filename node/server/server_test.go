@@ -101,9 +101,10 @@ func TestBadDirectories(t *testing.T) {
 	}
 	f("foreign", banyan.Invalid, func(dir string) { write(filepath.Join(dir, "thesis.tex"), "x") })
 	f("newer", banyan.TooNew, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 99, "shiny": true}`) })
-	f("torn", banyan.Corrupt, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 1, "clu`) })
+	f("of format 1", banyan.TooNew, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 1, "shards": 1}`) })
+	f("torn", banyan.Corrupt, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 2, "clu`) })
 	f("unknown", banyan.Invalid, func(dir string) {
-		write(filepath.Join(dir, "node.json"), `{"version": 1, "cluster": "c", "node": 1, "shards": 1, "slots": 1, "extra": 1}`)
+		write(filepath.Join(dir, "node.json"), `{"version": 2, "cluster": "c", "node": 1, "shards": 1, "slots": 1, "extra": 1}`)
 	})
 	f("mixed", banyan.Conflict, func(dir string) {
 		st, err := store.Open(filepath.Join(dir, "store"), store.Options{})
@@ -113,7 +114,7 @@ func TestBadDirectories(t *testing.T) {
 		if err := errors.Join(st.SetIdentity(store.Identity{Cluster: "other", Node: 7}), st.Close()); err != nil {
 			t.Fatal(err)
 		}
-		write(filepath.Join(dir, "node.json"), `{"version": 1, "cluster": "mine", "node": 1, "name": "x", "shards": 1, "slots": 1}`)
+		write(filepath.Join(dir, "node.json"), `{"version": 2, "cluster": "mine", "node": 1, "name": "x", "shards": 1, "slots": 1}`)
 	})
 }
 

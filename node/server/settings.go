@@ -13,10 +13,6 @@ import (
 	"banyan/engine/route"
 )
 
-// protocolSettings is the first protocol whose nodes all know settings and
-// removed nodes: an older one would not act on them.
-const protocolSettings = 2
-
 // deadAfterMin keeps a short pause or a restart from being taken for a death.
 const deadAfterMin = 5 * time.Second
 
@@ -39,8 +35,8 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 	if d := time.Duration(want.GetDeadAfterMs()) * time.Millisecond; d != 0 && d < deadAfterMin {
 		return nil, banyan.Errorf(banyan.Invalid, "dead-after %v: give %v or more, or a node that restarts is taken for dead", d, deadAfterMin)
 	}
-	if err := s.n.needs(ctx, protocolSettings, "settings of the cluster"); err != nil {
-		return nil, err
+	if s.n.cfg.Embedded {
+		return nil, errEmbedded()
 	}
 	for {
 		row, err := s.n.router.Read(ctx, banyan.RootShard, route.ReadQuery{Key: []byte(settingsKey)})
@@ -53,7 +49,7 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 			if err := json.Unmarshal(row.Rows[0].Value, &have); err != nil {
 				return nil, banyan.Errorf(banyan.Corrupt, "row %s: %w", settingsKey, err)
 			}
-			cond = mvcc.Cond{Key: []byte(settingsKey), Test: mvcc.ModEquals, Mod: row.Rows[0].Mod}
+			cond = mvcc.Cond{Key: []byte(settingsKey), Test: mvcc.ModEquals, Number: uint64(row.Rows[0].Mod)}
 		}
 		if want.GetVoters() != 0 {
 			have.Voters = int(want.Voters)
@@ -84,21 +80,6 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 // errEmbedded refuses what only a cluster can do.
 func errEmbedded() error {
 	return banyan.Errorf(banyan.Invalid, "a node inside a command is alone and stays so: 'banyan up' starts a cluster")
-}
-
-// needs refuses what not all members would act on.
-func (n *Server) needs(ctx context.Context, protocol uint32, what string) error {
-	if n.facts.acts() >= protocol {
-		return nil
-	}
-	if n.cfg.Embedded {
-		return errEmbedded()
-	}
-	_, why := n.spokenByAll(ctx)
-	if why == "" {
-		why = "all members speak a newer one: try again in a few seconds"
-	}
-	return banyan.Errorf(banyan.Unavailable, "%s need protocol %d, the cluster acts at %d: %s", what, protocol, n.facts.acts(), why)
 }
 
 // spokenByAll is the newest protocol that every member says it speaks, and, if
@@ -143,7 +124,7 @@ func (n *Server) raiseProtocol(ctx context.Context, infos map[banyan.NodeID]*nod
 	}
 	value := strconv.AppendUint(nil, uint64(most), 10)
 	out, err := n.router.Commit(ctx, banyan.RootShard, &mvcc.Command{
-		Conds: []mvcc.Cond{actsAt(have), {Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Mod: next.Rows[0].Mod}}, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: value}},
+		Conds: []mvcc.Cond{actsAt(have), {Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Number: uint64(next.Rows[0].Mod)}}, Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: []byte(protocolKey), Value: value}},
 	})
 	if err != nil || !out.OK {
 		n.log.Debug("protocol not raised, tried again", "protocol", most, "error", err)

@@ -266,8 +266,8 @@ func admit(ctx context.Context, db *route.Router, who newcomer, fits func(acts u
 		out, err := db.Commit(ctx, banyan.RootShard, &mvcc.Command{
 			Conds: []mvcc.Cond{
 				{Key: again, Test: mvcc.Missing},
-				{Key: key, Test: mvcc.ModEquals, Mod: tok.Rows[0].Mod},
-				{Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Mod: next.Rows[0].Mod},
+				{Key: key, Test: mvcc.ModEquals, Number: uint64(tok.Rows[0].Mod)},
+				{Key: []byte(nextNodeKey), Test: mvcc.ModEquals, Number: uint64(next.Rows[0].Mod)},
 				actsAt(acts),
 			},
 			Muts: []mvcc.Mutation{

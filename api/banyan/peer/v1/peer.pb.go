@@ -137,6 +137,7 @@ type ReadRequest struct {
 	Limit         uint32                 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
 	KeysOnly      bool                   `protobuf:"varint,6,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
 	Stale         bool                   `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
+	EachSlot      bool                   `protobuf:"varint,8,opt,name=each_slot,json=eachSlot,proto3" json:"each_slot,omitempty"` // key and end are what follows the slot in a row key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,6 +217,13 @@ func (x *ReadRequest) GetKeysOnly() bool {
 func (x *ReadRequest) GetStale() bool {
 	if x != nil {
 		return x.Stale
+	}
+	return false
+}
+
+func (x *ReadRequest) GetEachSlot() bool {
+	if x != nil {
+		return x.EachSlot
 	}
 	return false
 }
@@ -444,6 +452,7 @@ type RowEvent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Deleted       bool                   `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	Row           *Row                   `protobuf:"bytes,2,opt,name=row,proto3" json:"row,omitempty"`
+	End           []byte                 `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"` // of a range of unversioned rows that was removed, from row.key on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +497,13 @@ func (x *RowEvent) GetDeleted() bool {
 func (x *RowEvent) GetRow() *Row {
 	if x != nil {
 		return x.Row
+	}
+	return nil
+}
+
+func (x *RowEvent) GetEnd() []byte {
+	if x != nil {
+		return x.End
 	}
 	return nil
 }
@@ -2277,7 +2293,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"user_write\x18\x03 \x01(\bR\tuserWrite\"(\n" +
 	"\x0eCommitResponse\x12\x16\n" +
-	"\x06result\x18\x01 \x01(\fR\x06result\"\xac\x01\n" +
+	"\x06result\x18\x01 \x01(\fR\x06result\"\xc9\x01\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x10\n" +
@@ -2285,7 +2301,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05limit\x18\x05 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tkeys_only\x18\x06 \x01(\bR\bkeysOnly\x12\x14\n" +
-	"\x05stale\x18\a \x01(\bR\x05stale\"\xa9\x01\n" +
+	"\x05stale\x18\a \x01(\bR\x05stale\x12\x1b\n" +
+	"\teach_slot\x18\b \x01(\bR\beachSlot\"\xa9\x01\n" +
 	"\x03Row\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12'\n" +
@@ -2302,10 +2319,11 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\fR\x03end\x12#\n" +
-	"\rfrom_revision\x18\x04 \x01(\x04R\ffromRevision\"K\n" +
+	"\rfrom_revision\x18\x04 \x01(\x04R\ffromRevision\"]\n" +
 	"\bRowEvent\x12\x18\n" +
 	"\adeleted\x18\x01 \x01(\bR\adeleted\x12%\n" +
-	"\x03row\x18\x02 \x01(\v2\x13.banyan.peer.v1.RowR\x03row\"a\n" +
+	"\x03row\x18\x02 \x01(\v2\x13.banyan.peer.v1.RowR\x03row\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\fR\x03end\"a\n" +
 	"\x11WatchRowsResponse\x120\n" +
 	"\x06events\x18\x01 \x03(\v2\x18.banyan.peer.v1.RowEventR\x06events\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"7\n" +
