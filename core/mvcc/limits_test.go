@@ -164,6 +164,51 @@ func TestCompactLimit(t *testing.T) {
 	}
 }
 
+// TestHistoryBytes: few revisions of large values are too much history too, and
+// compacting to what Target says, as often as it says, brings it under the bound.
+func TestHistoryBytes(t *testing.T) {
+	const revisionsMax, bytesMax = 1000, 64 << 10
+	b := newBed(t)
+	for i := range 300 {
+		b.apply(mvcc.Mutation{Op: mvcc.Put, Key: keyed("k"), Value: make([]byte, 10*i)})
+	}
+	steps := 0
+	for {
+		h, err := mvcc.HistoryOf(b.rows)
+		if err != nil || h.Bytes != b.m.HistoryBytes() {
+			t.Fatal(h, err)
+		}
+		to := h.Target(revisionsMax, bytesMax)
+		if to == 0 {
+			if h.Bytes > bytesMax+bytesMax/10 || h.Bytes < bytesMax/2 || h.Horizon == 0 {
+				t.Errorf("it ends with %+v", h)
+			}
+			break
+		}
+		if steps++; to <= h.Horizon || to > h.Revision || steps > 20 {
+			t.Fatalf("step %d: to %d of %+v", steps, to, h)
+		}
+		b.apply(mvcc.Mutation{Op: mvcc.Compact, Rev: to})
+	}
+	if steps == 0 {
+		t.Error("it was not too long")
+	}
+	for h, want := range map[mvcc.History]banyan.Revision{
+		{Revision: 1100}:                                       0,
+		{Revision: 1101}:                                       101,
+		{Horizon: 5, Revision: 1100}:                           0,
+		{Horizon: 5, Revision: 10, Bytes: 1 << 40}:             10,
+		{Horizon: 10, Revision: 10, Bytes: 1 << 40}:            10,
+		{Horizon: 0, Revision: 100, Bytes: 2 * bytesMax}:       51,
+		{Horizon: 0, Revision: 100, Bytes: bytesMax + 1}:       0,
+		{Horizon: 100, Revision: 5000, Bytes: bytesMax + 1000}: 4000,
+	} {
+		if got := h.Target(revisionsMax, bytesMax); got != want {
+			t.Errorf("%+v: to %d, want %d", h, got, want)
+		}
+	}
+}
+
 // TestEventsBytes follows changes of large values in several steps.
 func TestEventsBytes(t *testing.T) {
 	b := newBed(t)

@@ -117,10 +117,31 @@ func (m *Machine) Horizon() banyan.Revision { return m.horizon }
 // the revisions above the horizon, take.
 func (m *Machine) HistoryBytes() uint64 { return m.history }
 
-// HistoryBytesOf is HistoryBytes of the shard that r reads.
-func HistoryBytesOf(r Reader) (uint64, error) {
+// History says how long the history of a shard is.
+type History struct {
+	Horizon, Revision banyan.Revision
+	Bytes             uint64 // see Machine.HistoryBytes
+}
+
+// HistoryOf gives that of the shard that r reads.
+func HistoryOf(r Reader) (History, error) {
 	mt, err := readMeta(r)
-	return mt.history, err
+	return History{mt.horizon, mt.revision, mt.history}, err
+}
+
+// Target is the horizon to compact to, so that the history has no more than so
+// many revisions and about so many bytes; 0 if it is not much longer than that.
+// Bytes are taken to be spread evenly: ask again once it is reached.
+func (h History) Target(revisionsMax banyan.Revision, bytesMax uint64) (to banyan.Revision) {
+	kept := h.Revision - h.Horizon
+	if kept > revisionsMax+revisionsMax/10 {
+		to = h.Revision - revisionsMax
+	}
+	if h.Bytes > bytesMax+bytesMax/10 {
+		part := float64(h.Bytes-bytesMax) / float64(h.Bytes)
+		to = max(to, h.Horizon+min(kept, banyan.Revision(part*float64(kept))+1))
+	}
+	return to
 }
 
 // Time is the timestamp of the latest command that left a trace.

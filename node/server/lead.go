@@ -147,9 +147,9 @@ func (n *Server) tellController(ctx context.Context, l replica.Leadership) {
 // compactEvery is how often a leader looks whether history is too long.
 const compactEvery = 5 * time.Second
 
-// compact keeps the history of the shards led here within HistoryRevisionsMax.
+// compact keeps the history of the shards led here within HistoryRevisionsMax and
+// HistoryBytesMax.
 func (n *Server) compact(ctx context.Context) error {
-	done := map[banyan.ShardID]banyan.Revision{}
 	for ctx.Err() == nil {
 		pause(ctx, compactEvery)
 		statuses, err := n.host.Statuses(ctx)
@@ -157,30 +157,40 @@ func (n *Server) compact(ctx context.Context) error {
 			continue
 		}
 		for _, st := range statuses {
-			if !st.Leading || st.Revision < done[st.Shard]+banyan.HistoryRevisionsMax+banyan.HistoryRevisionsMax/10 {
+			if !st.Leading {
 				continue
 			}
-			to := st.Revision - banyan.HistoryRevisionsMax
-			if n.compactShard(ctx, st.Shard, to) {
-				done[st.Shard] = to
+			if to := n.compactTarget(st.Shard); to > 0 {
+				n.compactShard(ctx, st.Shard, to)
 			}
 		}
 	}
 	return nil
 }
 
+// compactTarget is the horizon to compact a shard to, 0 if there is no need, or
+// its replica has just gone.
+func (n *Server) compactTarget(shard banyan.ShardID) banyan.Revision {
+	view, err := n.host.View(shard)
+	if err != nil {
+		return 0
+	}
+	defer view.Close()
+	h, err := mvcc.HistoryOf(view)
+	if err != nil {
+		return 0
+	}
+	return h.Target(banyan.HistoryRevisionsMax, banyan.HistoryBytesMax)
+}
+
 // compactShard repeats the bounded command until the horizon is reached.
-func (n *Server) compactShard(ctx context.Context, shard banyan.ShardID, to banyan.Revision) bool {
+func (n *Server) compactShard(ctx context.Context, shard banyan.ShardID, to banyan.Revision) {
 	for ctx.Err() == nil {
 		res, err := n.host.Propose(ctx, shard, &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Compact, Rev: to}}})
-		if err != nil {
-			return false
-		}
-		if !res.More {
-			return true
+		if err != nil || !res.More {
+			return
 		}
 	}
-	return false
 }
 
 func claimsOf(led map[banyan.ShardID]uint64) []member.Lead {
