@@ -71,3 +71,7 @@ func (m *Machine) Cut(rw ReadWriter, lo, hi []byte) error {
 	m.counted, m.dirty = m.revision, true
 	return nil
 }
+
+// Records gives the bounds of the raw rows that are filed by revision: what the
+// store copies to a child.
+func Records() (lo, hi []byte) { return []byte{recordPrefix}, []byte{recordPrefix + 1} }

@@ -41,7 +41,8 @@ type change struct {
 	entries []*raftpb.Entry // contiguous, up to m.last
 
 	log, hard, applied, conf bool // touched parts
-	moved                    bool // destroyed, revived, bootstrapped or installed: all of m counts
+	cut                      bool // its part of the state rows became smaller
+	moved                    bool // destroyed, revived, bootstrapped, forked or installed: all of m counts
 }
 
 // merge brings cur, the shard as it is now, to what the change makes of it.
@@ -61,6 +62,9 @@ func (c *change) merge(cur meta) meta {
 	}
 	if c.conf {
 		cur.conf = c.m.conf
+	}
+	if c.cut {
+		cur.at = c.m.at
 	}
 	return cur
 }
@@ -191,7 +195,7 @@ func (c *change) termOf(index uint64) (uint64, error) {
 // State is the shard's state rows inside this batch, valid until Commit.
 func (b *Batch) State(id banyan.ShardID) mvcc.ReadWriter {
 	c := b.touch(id)
-	return &stateRows{rows: rows{r: b.batch(), prefix: statePrefix(id, c.m.gen)}, w: b.kv}
+	return &stateRows{rows: rows{r: b.batch(), at: c.m.at}, w: b.kv}
 }
 
 func (b *Batch) batch() KVBatch {
@@ -201,28 +205,11 @@ func (b *Batch) batch() KVBatch {
 	return b.kv
 }
 
-type stateRows struct {
-	rows
-	w   mvcc.Writer
-	buf []byte
-}
-
-// at is key with a buffer that the next call reuses.
-func (r *stateRows) at(k []byte) []byte {
-	r.buf = append(append(r.buf[:0], r.prefix...), k...)
-	return r.buf
-}
-
-func (r *stateRows) Get(k []byte) ([]byte, error) { return r.r.Get(r.at(k)) }
-func (r *stateRows) Set(k, v []byte)              { r.w.Set(r.at(k), v) }
-func (r *stateRows) Delete(k []byte)              { r.w.Delete(r.at(k)) }
-func (r *stateRows) DeleteRange(lo, hi []byte)    { r.w.DeleteRange(r.key(lo), r.end(hi)) }
-
 // Destroy removes the replica and leaves a tombstone: until ClearTombstone
 // nothing can be written to the shard here. The tombstone keeps term and vote.
 func (b *Batch) Destroy(id banyan.ShardID) {
 	c := b.find(id)
-	c.m = meta{tombstone: true, gen: c.m.gen, moves: c.m.moves, term: c.m.term, vote: c.m.vote}
+	c.m = meta{tombstone: true, at: c.m.at, moves: c.m.moves, term: c.m.term, vote: c.m.vote}
 	c.entries = c.entries[:0]
 	c.moved = true
 }
@@ -234,17 +221,22 @@ func (b *Batch) ClearTombstone(id banyan.ShardID) {
 	if !c.m.tombstone {
 		return
 	}
-	c.sh.mu.Lock()
-	c.m.gen = c.sh.newGeneration()
-	c.sh.mu.Unlock()
+	c.m.at = b.s.place(id)
 	c.m.tombstone, c.m.exists, c.moved = false, true, true
 }
+
+// A shard begins with this entry applied and not in the log, on all replicas.
+const (
+	firstIndex = 10
+	firstTerm  = 1
+)
 
 func (b *Batch) bootstrap(id banyan.ShardID, voter banyan.NodeID) {
 	c := b.touch(id)
 	c.m = meta{
-		exists: true, gen: c.m.gen, moves: c.m.moves,
-		trunc: 10, truncTerm: 1, last: 10, term: 1, commit: 10, applied: 10, appliedTerm: 1,
+		exists: true, at: c.m.at, moves: c.m.moves,
+		trunc: firstIndex, truncTerm: firstTerm, last: firstIndex, term: firstTerm,
+		commit: firstIndex, applied: firstIndex, appliedTerm: firstTerm,
 		conf: raftpb.EnsureConfState(&raftpb.ConfState{Voters: []uint64{uint64(voter)}}),
 	}
 	c.moved = true
@@ -302,7 +294,7 @@ func (b *Batch) Commit(sync bool) error {
 func (b *Batch) lock() func() {
 	slices.SortFunc(b.changes, func(x, y *change) int { return cmp.Compare(x.sh.id, y.sh.id) })
 	for _, c := range b.changes {
-		if c.moved {
+		if c.moved || c.cut {
 			c.sh.where.Lock()
 		} else {
 			c.sh.where.RLock()
@@ -310,7 +302,7 @@ func (b *Batch) lock() func() {
 	}
 	return func() {
 		for _, c := range b.changes {
-			if c.moved {
+			if c.moved || c.cut {
 				c.sh.where.Unlock()
 			} else {
 				c.sh.where.RUnlock()
@@ -333,7 +325,11 @@ func (b *Batch) write(kv KVBatch, c *change) {
 		b.writeLog(kv, c)
 	}
 	if !c.was.exists || c.moved || m.trunc != c.was.trunc {
-		b.numbers(kv, id, kindDescriptor, uint64(m.gen), m.trunc, m.truncTerm)
+		b.numbers(kv, id, kindDescriptor, m.at.state, m.trunc, m.truncTerm)
+	}
+	if c.cut || c.moved && !m.at.whole() {
+		key := metaKey(nil, id, kindBounds)
+		kv.Set(key, encodeBounds(key, m.at.lo, m.at.hi))
 	}
 	if c.hard || c.moved {
 		b.numbers(kv, id, kindHardState, m.term, m.vote, m.commit)
@@ -347,20 +343,15 @@ func (b *Batch) write(kv KVBatch, c *change) {
 	}
 }
 
-// wipe removes every row of a shard, those of stages too, except the state
-// that it will have.
+// wipe removes every row of a shard, except the state that it will have.
 func (b *Batch) wipe(kv KVBatch, c *change) {
 	for _, p := range []byte{prefixLog, prefixMeta} {
 		lo := shardPrefix(p, c.sh.id)
 		kv.DeleteRange(lo, prefixEnd(lo))
 	}
-	lo, keep := shardPrefix(prefixState, c.sh.id), statePrefix(c.sh.id, c.m.gen)
-	if c.m.tombstone {
-		kv.DeleteRange(lo, prefixEnd(lo))
-		return
+	if c.m.tombstone || c.was.at.state != c.m.at.state {
+		c.was.at.wipe(kv)
 	}
-	kv.DeleteRange(lo, keep)
-	kv.DeleteRange(prefixEnd(keep), prefixEnd(lo))
 }
 
 func (b *Batch) writeLog(kv KVBatch, c *change) {

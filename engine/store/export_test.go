@@ -25,13 +25,14 @@ func DecodeAll(key, row []byte) []error {
 	_, entryErr := decodeEntry(key, row)
 	_, confErr := decodeConf(key, row)
 	_, idErr := decodeIdentity(key, row)
+	_, _, boundsErr := decodeBounds(key, row)
 	decodeSeal(row)
 	decodeSeal(key)
-	m := meta{}
+	m := meta{at: &layout{}}
 	var metaErr error
 	if len(key) == 6 {
 		metaErr = m.decode(key, row)
 	}
-	return []error{entryErr, confErr, idErr, metaErr,
+	return []error{entryErr, confErr, idErr, boundsErr, metaErr,
 		decodeNumbers(key, row, &a), decodeNumbers(key, row, &a, &b), decodeNumbers(key, row, &a, &b, &c)}
 }

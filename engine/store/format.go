@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -24,9 +25,9 @@ const rowVersion = 1
 //	02 name                   note of the node itself
 //	'l' shard index           log entry
 //	'm' shard kind            what is known of a replica
-//	's' shard generation key  state row
+//	's' state …               state row, see layout.go
 //
-// Numbers are big-endian, shard and generation 4 bytes, index 8.
+// Numbers are big-endian, shard 4 bytes, index and state 8.
 const (
 	prefixFormat   = 0x00
 	prefixIdentity = 0x01
@@ -39,13 +40,17 @@ const (
 // Kinds of meta rows.
 const (
 	kindApplied    = 'a'
+	kindBounds     = 'b'
 	kindConf       = 'c'
 	kindDescriptor = 'd'
 	kindHardState  = 'h'
 	kindTombstone  = 't'
 )
 
-const rowHeaderBytes = 5
+const (
+	rowHeaderBytes = 5
+	shardBytes     = 4
+)
 
 func logKey(dst []byte, id banyan.ShardID, index uint64) []byte {
 	dst = binary.BigEndian.AppendUint32(append(dst, prefixLog), uint32(id))
@@ -60,8 +65,8 @@ func shardPrefix(prefix byte, id banyan.ShardID) []byte {
 	return binary.BigEndian.AppendUint32([]byte{prefix}, uint32(id))
 }
 
-func statePrefix(id banyan.ShardID, gen uint32) []byte {
-	return binary.BigEndian.AppendUint32(shardPrefix(prefixState, id), gen)
+func stateKey(state uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{prefixState}, state)
 }
 
 // prefixEnd is the first key after all keys that begin with p, which must not
@@ -177,6 +182,25 @@ func decodeConf(key, row []byte) (*raftpb.ConfState, error) {
 		return nil, banyan.Errorf(banyan.Corrupt, "row %x is no configuration: %w", key, err)
 	}
 	return raftpb.EnsureConfState(cs), nil
+}
+
+// encodeBounds makes the row of a replica's part of its state id.
+func encodeBounds(key, lo, hi []byte) []byte {
+	row := binary.LittleEndian.AppendUint16(startRow(nil), uint16(len(lo)))
+	return finishRow(key, append(append(row, lo...), hi...))
+}
+
+func decodeBounds(key, row []byte) (lo, hi []byte, err error) {
+	p, err := openRow(key, row)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(p) < 2 || len(p)-2 < int(binary.LittleEndian.Uint16(p)) {
+		return nil, nil, banyan.Errorf(banyan.Corrupt, "row %x is no range of keys", key)
+	}
+	n := binary.LittleEndian.Uint16(p)
+	p = slices.Clone(p[2:])
+	return p[:n:n], p[n:], nil
 }
 
 func encodeIdentity(key []byte, id Identity) []byte {

@@ -38,6 +38,14 @@ func (s *Store) load() error {
 		if err := sh.load(); err != nil {
 			return err
 		}
+		s.states.Store(max(s.states.Load(), sh.m.at.state))
+	}
+	for _, sh := range found {
+		if at := sh.m.at; sh.m.tombstone {
+			sh.m.at = s.place(sh.id)
+		} else {
+			sh.m.at = newLayout(at.state, sh.id, at.lo, at.hi)
+		}
 	}
 	return s.dropStages()
 }
@@ -115,9 +123,13 @@ func (s *Store) loadMeta() ([]*Shard, error) {
 func (m *meta) decode(k, v []byte) (err error) {
 	switch k[5] {
 	case kindDescriptor:
-		var gen uint64
-		err = decodeNumbers(k, v, &gen, &m.trunc, &m.truncTerm)
-		m.exists, m.gen = true, uint32(gen)
+		at := *m.at
+		err = decodeNumbers(k, v, &at.state, &m.trunc, &m.truncTerm)
+		m.exists, m.at = true, &at
+	case kindBounds:
+		at := *m.at
+		at.lo, at.hi, err = decodeBounds(k, v)
+		m.at = &at
 	case kindHardState:
 		err = decodeNumbers(k, v, &m.term, &m.vote, &m.commit)
 	case kindApplied:
@@ -136,7 +148,6 @@ func (m *meta) decode(k, v []byte) (err error) {
 // load reads the end of the log and checks the whole replica.
 func (sh *Shard) load() error {
 	m := &sh.m
-	sh.genMax = m.gen
 	if m.tombstone == m.exists {
 		return sh.damaged(banyan.Errorf(banyan.Corrupt, "its descriptor does not fit its tombstone"))
 	}
@@ -199,13 +210,17 @@ func (sh *Shard) follow(e *raftpb.Entry) error {
 
 // dropStages removes what snapshots that were never installed left behind.
 func (s *Store) dropStages() error {
+	known := map[uint64]bool{}
+	for _, sh := range s.all() {
+		known[sh.m.at.state] = sh.m.exists || known[sh.m.at.state]
+	}
 	b := s.kv.NewBatch()
 	defer b.Close()
 	dropped := false
 	for from := []byte{prefixState}; ; {
 		var p []byte
 		err := s.kv.Scan(from, []byte{prefixState + 1}, func(k, _ []byte) bool {
-			p = bytes.Clone(k[:min(len(k), 9)])
+			p = bytes.Clone(k[:min(len(k), stateBytes)])
 			return false
 		})
 		if err != nil {
@@ -214,16 +229,16 @@ func (s *Store) dropStages() error {
 		if p == nil {
 			break
 		}
-		if len(p) < 9 {
+		if len(p) < stateBytes {
 			return s.damaged(banyan.Errorf(banyan.Corrupt, "row %x has a strange key", p))
 		}
-		id, gen := banyan.ShardID(binary.BigEndian.Uint32(p[1:])), binary.BigEndian.Uint32(p[5:])
 		from = prefixEnd(p)
-		if m := s.Shard(id).meta(); m.exists && m.gen == gen {
-			continue
+		state := binary.BigEndian.Uint64(p[1:])
+		s.states.Store(max(s.states.Load(), state))
+		if !known[state] {
+			b.DeleteRange(p, from)
+			dropped = true
 		}
-		b.DeleteRange(p, from)
-		dropped = true
 	}
 	if !dropped {
 		return nil

@@ -95,7 +95,7 @@ func TestOpenNewerFormats(t *testing.T) {
 	d := simdisk.New(1)
 	rewrite(t, d, []byte{0}, func(row []byte) []byte { return store.SealNumbers([]byte{0}, 99) })
 	_, err := simOpen(d)()
-	says(t, err, banyan.TooNew, "99", "knows 1")
+	says(t, err, banyan.TooNew, "99", "knows 2")
 
 	d = simdisk.New(1)
 	rewrite(t, d, []byte{0}, func(row []byte) []byte { row[0]++; return row })

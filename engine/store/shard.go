@@ -27,13 +27,12 @@ type Shard struct {
 	s  *Store
 	id banyan.ShardID
 
-	// where is held while the place of the state rows changes (Install,
+	// where is held while the place of the state rows changes (Install, Fork,
 	// Destroy) and shared by those who read or commit them. Taken before mu.
 	where sync.RWMutex
 
 	mu        sync.RWMutex
 	m         meta
-	genMax    uint32          // the highest generation given to a Stage
 	tail      []*raftpb.Entry // the end of the log, up to m.last; elements are never overwritten
 	tailBytes int
 }
@@ -46,8 +45,8 @@ var _ raft.Storage = (*Shard)(nil)
 type meta struct {
 	exists    bool // there is a descriptor row
 	tombstone bool
-	gen       uint32 // generation of the state rows
-	moves     uint64 // how often all of it was replaced; not on disk
+	at        *layout // where the state rows lie; nil only while the store is loaded
+	moves     uint64  // how often all of it was replaced; not on disk
 
 	trunc, truncTerm     uint64 // the entry before the first of the log
 	last                 uint64
@@ -264,7 +263,7 @@ func (sh *Shard) Latest() mvcc.Reader { return latest{sh} }
 
 type latest struct{ sh *Shard }
 
-func (l latest) rows() rows { return rows{r: l.sh.s.kv, prefix: statePrefix(l.sh.id, l.sh.meta().gen)} }
+func (l latest) rows() rows { return rows{r: l.sh.s.kv, at: l.sh.meta().at} }
 
 func (l latest) Get(key []byte) ([]byte, error) {
 	l.sh.where.RLock()
@@ -277,28 +276,4 @@ func (l latest) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 	l.sh.where.RLock()
 	defer l.sh.where.RUnlock()
 	return l.rows().Scan(lo, hi, fn)
-}
-
-// rows is one shard's part of the KV.
-type rows struct {
-	r      mvcc.Reader
-	prefix []byte
-}
-
-func (r rows) key(k []byte) []byte {
-	return append(append(make([]byte, 0, len(r.prefix)+len(k)), r.prefix...), k...)
-}
-
-func (r rows) end(hi []byte) []byte {
-	if hi == nil {
-		return prefixEnd(r.prefix)
-	}
-	return r.key(hi)
-}
-
-func (r rows) Get(key []byte) ([]byte, error) { return r.r.Get(r.key(key)) }
-
-func (r rows) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
-	n := len(r.prefix)
-	return r.r.Scan(r.key(lo), r.end(hi), func(k, v []byte) bool { return fn(k[n:], v) })
 }

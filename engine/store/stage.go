@@ -17,7 +17,7 @@ const stageBytes = 256 << 10
 // Abort; a crash before Install leaves nothing.
 type Stage struct {
 	sh    *Shard
-	gen   uint32
+	at    *layout
 	moves uint64 // of the shard when the stage began
 	rows  []KVRow
 	held  []byte // what they are made of
@@ -35,13 +35,12 @@ func (s *Store) Stage(id banyan.ShardID) (*Stage, error) {
 	if sh.m.tombstone {
 		return nil, banyan.Errorf(banyan.NotFound, "the replica of shard %d was removed from this node", id)
 	}
-	return &Stage{sh: sh, gen: sh.newGeneration(), moves: sh.m.moves}, nil
+	return &Stage{sh: sh, at: s.place(id), moves: sh.m.moves}, nil
 }
 
-// newGeneration is one that no state row has. mu is held.
-func (sh *Shard) newGeneration() uint32 {
-	sh.genMax = max(sh.genMax, sh.m.gen) + 1
-	return sh.genMax
+// place is an empty place for a replica's state rows, its own alone.
+func (s *Store) place(id banyan.ShardID) *layout {
+	return newLayout(s.states.Add(1), id, nil, nil)
 }
 
 // Put adds one row (copied); their keys ascend. Memory is bounded: rows go to
@@ -50,14 +49,13 @@ func (st *Stage) Put(key, value []byte) error {
 	if st.held == nil {
 		st.held = make([]byte, 0, st.sh.s.stageBytes)
 	}
-	prefix := statePrefix(st.sh.id, st.gen)
-	if need := len(prefix) + len(key) + len(value); len(st.held) > 0 && len(st.held)+need > cap(st.held) {
+	if need := stateBytes + shardBytes + len(key) + len(value); len(st.held) > 0 && len(st.held)+need > cap(st.held) {
 		if err := st.spill(); err != nil {
 			return err
 		}
 	}
 	at := len(st.held)
-	st.held = append(append(st.held, prefix...), key...)
+	st.held = st.at.key(st.held, key)
 	row := KVRow{Key: st.held[at:len(st.held):len(st.held)]}
 	if n := len(st.rows); n > 0 && bytes.Compare(st.rows[n-1].Key, row.Key) >= 0 {
 		return banyan.Errorf(banyan.Corrupt, "the rows of a snapshot of shard %d are not in order", st.sh.id)
@@ -136,7 +134,7 @@ func (st *Stage) Install(index, term uint64, conf *raftpb.ConfState, hs *raftpb.
 	}
 	b.SetHardState(st.sh.id, hs)
 	b.SetConfState(st.sh.id, conf)
-	c.m.exists, c.m.gen, c.moved = true, st.gen, true
+	c.m.exists, c.m.at, c.moved = true, st.at, true
 	c.m.trunc, c.m.truncTerm, c.m.last = index, term, index
 	c.m.applied, c.m.appliedTerm = index, term
 	c.m.commit = index
@@ -158,9 +156,9 @@ func (st *Stage) Install(index, term uint64, conf *raftpb.ConfState, hs *raftpb.
 
 // drop removes the rows of a bulk that was committed.
 func (st *Stage) drop() error {
-	s, lo := st.sh.s, statePrefix(st.sh.id, st.gen)
+	s := st.sh.s
 	b := s.kv.NewBatch()
-	b.DeleteRange(lo, prefixEnd(lo))
+	st.at.wipe(b)
 	return s.commit(b, false) // what stays is dropped when the store is opened
 }
 

@@ -56,7 +56,8 @@ type Store struct {
 
 	stageBytes int
 
-	replicas atomic.Int32 // len(shards)
+	states   atomic.Uint64 // the highest state id given out
+	replicas atomic.Int32  // len(shards)
 	mu       sync.Mutex
 	shards   map[banyan.ShardID]*Shard
 	identity Identity
@@ -243,7 +244,7 @@ func (s *Store) Shard(id banyan.ShardID) *Shard {
 	defer s.mu.Unlock()
 	sh := s.shards[id]
 	if sh == nil {
-		sh = &Shard{s: s, id: id, m: meta{gen: 1}}
+		sh = &Shard{s: s, id: id, m: meta{at: s.place(id)}}
 		s.shards[id] = sh
 		s.replicas.Store(int32(len(s.shards)))
 	}

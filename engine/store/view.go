@@ -32,7 +32,7 @@ func (s *Store) View(id banyan.ShardID) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &View{rows: rows{r: snap, prefix: statePrefix(id, m.gen)}, snap: snap}
+	v := &View{rows: rows{r: snap, at: m.at}, snap: snap}
 	if err := v.load(id); err != nil {
 		snap.Close()
 		return nil, err

@@ -21,6 +21,8 @@ func Store(t *testing.T, boot func(seed uint64) Machine) {
 	t.Run("refusals", func(t *testing.T) { testRefusals(t, boot(1)) })
 	t.Run("tombstone", func(t *testing.T) { testTombstone(t, boot(1)) })
 	t.Run("stage", func(t *testing.T) { testStage(t, boot(1)) })
+	t.Run("fork", func(t *testing.T) { testFork(t, boot(1)) })
+	t.Run("fork late", func(t *testing.T) { testForkLate(t, boot(1)) })
 	t.Run("view", func(t *testing.T) { testView(t, boot(1)) })
 	t.Run("log", func(t *testing.T) {
 		for seed := range uint64(8) {
@@ -222,7 +224,7 @@ func testRefusals(t *testing.T, m Machine) {
 		"term goes back":            func() { b.SetHardState(1, HardState(0, 1, 13)) },
 		"applied without configure": func() { b.Append(3, Entries(1, 1, 1)); b.SetHardState(3, HardState(1, 1, 1)); b.SetApplied(3, 1, 1) },
 	} {
-		b.State(1).Set([]byte("mistake"), []byte("made"))
+		b.State(1).Set([]byte("cmistake"), []byte("made"))
 		mistake()
 		err := b.Commit(true)
 		if !banyan.IsKind(err, banyan.Internal) || errors.Is(err, store.ErrFatal) {
@@ -252,11 +254,11 @@ func testTombstone(t *testing.T, m Machine) {
 	for _, id := range []banyan.ShardID{1, 2} {
 		b.Append(id, Entries(5, 11, 12))
 		b.SetHardState(id, HardState(5, 3, 12))
-		b.State(id).Set([]byte("k"), []byte("v"))
+		b.State(id).Set([]byte("ck"), []byte("v"))
 		b.SetApplied(id, 12, 5)
 	}
 	must(t, b.Commit(true))
-	b.State(1).Set([]byte("late"), []byte("v"))
+	b.State(1).Set([]byte("clate"), []byte("v"))
 	b.Destroy(1)
 	must(t, b.Commit(true))
 	for range 2 {
@@ -302,8 +304,8 @@ func testStage(t *testing.T, m Machine) {
 	b := s.NewBatch()
 	b.Append(1, Entries(2, 11, 20))
 	b.SetHardState(1, HardState(2, 1, 12))
-	b.State(1).Set([]byte("old"), []byte("v"))
-	b.State(3).Set([]byte("other"), []byte("v"))
+	b.State(1).Set([]byte("cold"), []byte("v"))
+	b.State(3).Set([]byte("cother"), []byte("v"))
 	must(t, b.Commit(true))
 	before := dump(t, s)
 
@@ -311,7 +313,7 @@ func testStage(t *testing.T, m Machine) {
 		st, err := s.Stage(id)
 		must(t, err)
 		for i := range 40 {
-			must(t, st.Put(fmt.Appendf(nil, "new%02d", i), bytes.Repeat([]byte{'x'}, 60<<10)))
+			must(t, st.Put(fmt.Appendf(nil, "cnew%02d", i), bytes.Repeat([]byte{'x'}, 60<<10)))
 		}
 		return st
 	}
@@ -332,7 +334,7 @@ func testStage(t *testing.T, m Machine) {
 	checkGenerations(t, m, 2)
 	s = open(t, m)
 	late, old := fill(1), s.NewBatch()
-	old.State(1).Set([]byte("old"), []byte("of the state before"))
+	old.State(1).Set([]byte("cold"), []byte("of the state before"))
 	if err := fill(1).Install(11, 2, conf, nil); err == nil {
 		t.Fatal("a snapshot older than what is committed was installed")
 	}
@@ -355,7 +357,7 @@ func testStage(t *testing.T, m Machine) {
 	for _, id := range []banyan.ShardID{1, 2} {
 		checkInstalled(t, s, id)
 	}
-	if v, err := s.Shard(3).Latest().Get([]byte("other")); string(v) != "v" {
+	if v, err := s.Shard(3).Latest().Get([]byte("cother")); string(v) != "v" {
 		t.Fatalf("the neighbour lost its state: %q, %v", v, err)
 	}
 	b = s.NewBatch()
@@ -399,7 +401,7 @@ func checkInstalled(t *testing.T, s *store.Store, id banyan.ShardID) {
 	n := 0
 	must(t, v.Scan(nil, nil, func(k, _ []byte) bool {
 		n++
-		if !bytes.HasPrefix(k, []byte("new")) {
+		if !bytes.HasPrefix(k, []byte("cnew")) {
 			t.Errorf("shard %d: row %q", id, k)
 		}
 		return true
@@ -418,8 +420,8 @@ func testView(t *testing.T, m Machine) {
 		b.Append(1, Entries(1, index, index))
 		b.SetHardState(1, HardState(1, 1, index))
 		st := b.State(1)
-		st.Set([]byte("k"), []byte(value))
-		if got, err := st.Get([]byte("k")); string(got) != value || err != nil {
+		st.Set([]byte("ck"), []byte(value))
+		if got, err := st.Get([]byte("ck")); string(got) != value || err != nil {
 			t.Fatalf("the batch reads %q, %v", got, err)
 		}
 		b.SetApplied(1, index, 1)
@@ -430,22 +432,22 @@ func testView(t *testing.T, m Machine) {
 	must(t, err)
 	defer v.Close()
 	write(12, "two")
-	if got, _ := v.Get([]byte("k")); string(got) != "one" || v.AppliedIndex() != 11 {
+	if got, _ := v.Get([]byte("ck")); string(got) != "one" || v.AppliedIndex() != 11 {
 		t.Fatalf("the view moved to %q, applied %d", got, v.AppliedIndex())
 	}
-	if got, _ := s.Shard(1).Latest().Get([]byte("k")); string(got) != "two" {
+	if got, _ := s.Shard(1).Latest().Get([]byte("ck")); string(got) != "two" {
 		t.Fatalf("the newest is %q", got)
 	}
-	if got, _ := s.Shard(2).Latest().Get([]byte("k")); got != nil {
+	if got, _ := s.Shard(2).Latest().Get([]byte("ck")); got != nil {
 		t.Fatalf("shards share rows: %q", got)
 	}
 	b.State(1).DeleteRange(nil, nil)
-	b.State(2).Set([]byte("k"), []byte("mine"))
+	b.State(2).Set([]byte("ck"), []byte("mine"))
 	must(t, b.Commit(false))
-	if got, _ := s.Shard(1).Latest().Get([]byte("k")); got != nil {
+	if got, _ := s.Shard(1).Latest().Get([]byte("ck")); got != nil {
 		t.Fatalf("after DeleteRange of all: %q", got)
 	}
-	if got, _ := s.Shard(2).Latest().Get([]byte("k")); string(got) != "mine" {
+	if got, _ := s.Shard(2).Latest().Get([]byte("ck")); string(got) != "mine" {
 		t.Fatalf("DeleteRange of all took the neighbour's row: %q", got)
 	}
 }
