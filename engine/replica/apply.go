@@ -26,6 +26,7 @@ type Applier struct {
 	// Kept from one batch to the next only to spare allocations.
 	cmd      mvcc.Command
 	outcomes []outcome
+	forked   []banyan.ShardID // in the present batch
 }
 
 // How many events' memory a shard keeps from batch to batch, and how many
@@ -44,6 +45,7 @@ type machine struct {
 	term    uint64
 	used    bool
 	events  []mvcc.Event // of the present batch
+	cut     []byte       // where the present batch has cut it; nil: it has not
 }
 
 // outcome is what one proposal will be told when the batch is committed.
@@ -76,6 +78,9 @@ func (a *Applier) Apply(tasks []*Apply) error {
 		a.batch.SetApplied(m.shard, m.applied, m.term)
 	}
 	if err := a.batch.Commit(false); err != nil {
+		return err
+	}
+	if err := a.publishForks(); err != nil {
 		return err
 	}
 	for _, m := range a.used {
@@ -127,6 +132,14 @@ func (a *Applier) task(t *Apply, outcomes []outcome) ([]outcome, error) {
 		var proposed pack
 		if t.proposals != nil {
 			proposed = t.proposals[i]
+		}
+		if s, ok := splitOf(e); ok {
+			if err := a.split(t, m, s); err != nil {
+				return nil, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			}
+			rows = a.batch.State(t.Shard) // fewer than before
+			m.applied, m.term = e.GetIndex(), e.GetTerm()
+			continue
 		}
 		var err error
 		if outcomes, err = a.entry(t, m, rows, e, proposed, outcomes); err != nil {

@@ -63,6 +63,8 @@ type Core struct {
 	order  []*group // by shard
 	dirty  []*group // with work for Process, in the order they got it
 	drops  []*Apply // for the applier, of groups that are gone
+	forks  map[banyan.ShardID]*fork
+	held   map[banyan.ShardID]*group // parents whose entries wait for a replica of this child
 
 	waiting int // groups that want to hear of Appended and Applied at once
 
@@ -82,7 +84,10 @@ func NewCore(cfg CoreConfig) (*Core, error) {
 		cfg.LogBytesKept = LogBytesKept
 	}
 	cfg.Protocol = max(cfg.Protocol, banyan.ProtocolMin)
-	c := &Core{cfg: cfg, groups: map[banyan.ShardID]*group{}, bonds: map[uint64]*bond{}}
+	c := &Core{
+		cfg: cfg, groups: map[banyan.ShardID]*group{}, bonds: map[uint64]*bond{},
+		forks: map[banyan.ShardID]*fork{}, held: map[banyan.ShardID]*group{},
+	}
 	for _, shard := range cfg.Store.Shards() {
 		g, err := c.open(shard)
 		if err != nil {
@@ -226,7 +231,7 @@ func (c *Core) create(shard banyan.ShardID, t raftpb.MessageType) *group {
 	default:
 		return nil
 	}
-	if c.cfg.Store.Tombstoned(shard) || len(c.groups) > banyan.ShardsMax {
+	if c.cfg.Store.Tombstoned(shard) || len(c.groups) > banyan.ShardsMax || c.forks[shard] != nil {
 		return nil
 	}
 	g, err := c.open(shard)
@@ -290,6 +295,10 @@ func (c *Core) Appended(a *Append) {
 	g := a.group
 	g.appends--
 	g.stalled = 0
+	if g.gone {
+		c.release(g.shard)
+		return
+	}
 	g.touch()
 	if a.destroy {
 		c.removed(g)
@@ -300,6 +309,7 @@ func (c *Core) Appended(a *Append) {
 	}
 	if a.install != nil {
 		g.installed(a.install)
+		c.release(g.shard)
 	}
 	g.stepSelf(a.self)
 }
@@ -311,7 +321,14 @@ func (c *Core) Applied(a *Apply) {
 	}
 	g := a.group
 	g.applies--
+	if g.gone {
+		c.release(g.shard)
+		return
+	}
 	g.touch()
+	for _, s := range a.splits {
+		c.splitApplied(g, s)
+	}
 	for i, cc := range a.confs {
 		g.changeConf(cc, a.confsAt[i])
 	}
@@ -382,11 +399,22 @@ func (c *Core) abandon(err error) {
 
 // removed forgets a group whose removal is on the disk.
 func (c *Core) removed(g *group) {
+	c.forget(g)
+	c.drops = append(c.drops, &Apply{Shard: g.shard, drop: true})
+	c.release(g.shard)
+	g.removal(nil)
+}
+
+// forget takes a group out of the Core. What of it is under way is still heard of.
+func (c *Core) forget(g *group) {
 	if !g.quiet {
 		c.awake--
 	}
+	if g.waits {
+		c.waiting--
+		g.waits = false
+	}
+	g.gone = true
 	delete(c.groups, g.shard)
 	c.order = slices.DeleteFunc(c.order, func(o *group) bool { return o == g })
-	c.drops = append(c.drops, &Apply{Shard: g.shard, drop: true})
-	g.removal(nil)
 }

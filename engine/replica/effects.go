@@ -224,9 +224,10 @@ type Apply struct {
 	Shard   banyan.ShardID
 	Entries []*raftpb.Entry
 
-	proposals []pack // parallel to Entries, or nil; nil where it was not proposed here
-	reload    bool   // a snapshot replaced the state
-	drop      bool   // the replica was removed
+	proposals []pack         // parallel to Entries, or nil; nil where it was not proposed here
+	reload    bool           // a snapshot replaced the state
+	splits    []appliedSplit // set by the Applier
+	drop      bool           // the replica was removed
 
 	confs   []*raftpb.ConfChangeV2 // set by the Applier: the configuration changes it took
 	confsAt []uint64               // their indexes

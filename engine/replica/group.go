@@ -17,6 +17,7 @@ type group struct {
 	shard   banyan.ShardID
 	rn      *raft.RawNode
 	isDirty bool
+	gone    bool // removed from the Core
 
 	// As last observed in raft.
 	lead      uint64
@@ -60,6 +61,8 @@ type group struct {
 	removal  func(error)
 	destroy  bool // the removal has been handed to the disk
 	change   *change
+	split    *splitting
+	held     []*Apply // not yet handed to the applier: see prepareFork
 	transfer *transfer
 	inJoint  int // ticks
 
@@ -89,7 +92,7 @@ func (g *group) wants() bool {
 	switch {
 	case g.appends == 0 && g.applies == 0:
 		return false
-	case g.incoming != nil, g.removal != nil, g.change != nil, g.transfer != nil:
+	case g.incoming != nil, g.removal != nil, g.change != nil, g.transfer != nil, g.split != nil, g.gone:
 		return true
 	case g.leader && (!g.announced || len(g.proved) > 0):
 		return true
@@ -132,6 +135,12 @@ func (g *group) stepSelf(ms []*raftpb.Message) {
 
 // process turns what was handed in into effects, until raft wants nothing more.
 func (g *group) process(eff *Effects) {
+	if g.gone {
+		return
+	}
+	if len(g.held) > 0 {
+		g.handOut(eff)
+	}
 	if g.removal != nil {
 		g.remove(eff)
 		return
@@ -216,6 +225,10 @@ func (g *group) fail(refused, unknown error) {
 	if g.change != nil {
 		g.change.done(unknown)
 		g.change = nil
+	}
+	if g.split != nil {
+		g.split.done(unknown)
+		g.split = nil
 	}
 	if g.transfer != nil && g.removal != nil {
 		g.transferOver(refused)
@@ -455,7 +468,8 @@ func (g *group) take(m *raftpb.Message) *Apply {
 
 func (g *group) apply(eff *Effects, a *Apply) {
 	g.applies++
-	eff.Applies = append(eff.Applies, a)
+	g.held = append(g.held, a)
+	g.handOut(eff)
 }
 
 // answerReads serves the proved reads that applied state now covers.

@@ -117,6 +117,20 @@ func (h *Hub) TurnAway(shard banyan.ShardID) {
 	}
 }
 
+// Cut ends the shard's watchers that reach beyond at: those rows are another
+// shard's now.
+func (h *Hub) Cut(shard banyan.ShardID, at []byte) {
+	t := h.topic(shard)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for w := range t.watchers {
+		if len(w.hi) == 0 || bytes.Compare(w.hi, at) > 0 {
+			w.end = banyan.Errorf(banyan.Unavailable, "shard %d has been split: watch its parts", shard)
+			w.signal()
+		}
+	}
+}
+
 // Stop ends all watchers, and those to come.
 func (h *Hub) Stop() {
 	h.mu.Lock()
