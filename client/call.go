@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -67,7 +66,7 @@ func soonest[Req, Res any](ctx context.Context, c *Client, req *Req, method func
 			if a.err == nil {
 				c.prefer(a.from)
 			}
-			if a.err == nil || !elsewhere(a.err) {
+			if a.err == nil || !passes(a.err) {
 				return a.res, a.err
 			}
 			failed++
@@ -96,33 +95,31 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 	defer cancel()
 	started := time.Now()
 	answered := false
-	why := reasons{}
 	leader := c.leaderOf(partition)
 	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
-		hopeful := false // some node may do it a moment later
-		var hint *node   // where the next round starts
+		var last error
+		var hint *node // where the next round starts
 		for n := range c.everyone(leader) {
 			err := c.tryAt(ctx, n, patience, once)
 			if err == nil {
 				c.prefer(n)
 				return nil
 			}
-			why.note(n, err)
+			last = err
 			answered = answered || !unreachable(err)
-			hopeful = hopeful || passes(err)
-			if !elsewhere(err) {
+			if !passes(err) {
 				return err
 			}
 			if ctx.Err() != nil {
-				return c.nobody(ctx, err, why)
+				return c.nobody(ctx, last)
 			}
 			c.learn()
 			if hint = c.hinted(err); hint != nil && hint != n {
 				break
 			}
 		}
-		if !hopeful || !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
-			return c.nobody(ctx, why.last, why)
+		if !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
+			return c.nobody(ctx, last)
 		}
 		patience = max(patience, min(2*patience, patienceMax))
 		if leader = hint; leader == nil {
@@ -148,7 +145,6 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 	last := time.Now()
 	wait := backoffMin
 	for {
-		why, hopeful := reasons{}, false
 		for n := range c.everyone(c.leaderOf(partition)) {
 			attempt, cancel := context.WithCancel(ctx)
 			stood := false
@@ -157,18 +153,16 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 			if stood { // it may have been quiet for long
 				last, wait = time.Now(), backoffMin
 			}
-			why.note(n, err)
-			hopeful = hopeful || passes(err)
 			switch {
-			case err == nil || !elsewhere(err):
+			case err == nil || !passes(err):
 				return err
 			case ctx.Err() != nil || time.Since(last) > c.alone || (c.single && banyan.IsKind(err, banyan.Timeout)):
-				return c.nobody(ctx, err, why)
+				return c.nobody(ctx, err)
 			}
 			c.learn()
 		}
-		if !hopeful || !pause(ctx, wait) {
-			return c.nobody(ctx, why.last, why)
+		if !pause(ctx, wait) {
+			return c.nobody(ctx, ctx.Err())
 		}
 		wait = min(2*wait, backoffMax)
 	}
@@ -183,75 +177,12 @@ func passes(err error) bool {
 	return false
 }
 
-// elsewhere says whether another node may do what this one did not.
-func elsewhere(err error) bool { return passes(err) || wrongNode(err) }
-
 // unreachable says that an error came from this side: no node has answered.
 // What a node answered has a message and no cause.
 func unreachable(err error) bool {
 	var e *banyan.Error
-	return errors.As(err, &e) && e.Kind == banyan.Unavailable && e.Err != nil || wrongNode(err)
+	return errors.As(err, &e) && e.Kind == banyan.Unavailable && e.Err != nil
 }
-
-// wrongNode says that this side found something wrong with the node that it
-// reached, or that node with this side, before any of them asked a thing: it may
-// be of another cluster that has the address now, no node at all, one whose
-// certificate or clock is wrong, or of an older release. That says nothing of
-// the other nodes.
-func wrongNode(err error) bool {
-	var e *banyan.Error
-	if !errors.As(err, &e) || e.Err == nil {
-		return false
-	}
-	switch e.Kind {
-	case banyan.Unauthenticated, banyan.PermissionDenied, banyan.Corrupt, banyan.TooNew, banyan.Internal:
-		return true
-	}
-	return false
-}
-
-// reasons is why nodes did not do what they were asked, each the last.
-type reasons struct {
-	last error
-	each []reason
-}
-
-type reason struct {
-	addr string
-	err  error
-}
-
-func (r *reasons) note(n *node, err error) {
-	r.last = err
-	i := slices.IndexFunc(r.each, func(w reason) bool { return w.addr == n.addr })
-	if i < 0 {
-		r.each, i = append(r.each, reason{addr: n.addr}), len(r.each)
-	}
-	r.each[i].err = err
-}
-
-// reasonsShown is of how many nodes an error says what was wrong with them.
-const reasonsShown = 8
-
-// Error gives one reason after the other, with the address.
-func (r reasons) Error() string {
-	var texts []string
-	for i, w := range r.each {
-		if i == reasonsShown {
-			texts = append(texts, fmt.Sprintf("and %d nodes more", len(r.each)-i))
-			break
-		}
-		text := w.err.Error()
-		if !strings.Contains(text, w.addr) {
-			text = w.addr + ": " + text
-		}
-		texts = append(texts, text)
-	}
-	return strings.Join(texts, "; ")
-}
-
-// Unwrap gives what was heard last.
-func (r reasons) Unwrap() error { return r.last }
 
 // hinted gives the node that a NotLeader points to, if its address is known.
 func (c *Client) hinted(err error) *node {
@@ -263,9 +194,8 @@ func (c *Client) hinted(err error) *node {
 	return t.nodes[e.Leader]
 }
 
-// nobody is the error when the time was over, or no node is right; last is what
-// was heard last.
-func (c *Client) nobody(ctx context.Context, last error, why reasons) error {
+// nobody is the error when the time was over; last is what was heard last.
+func (c *Client) nobody(ctx context.Context, last error) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
 	}
@@ -277,12 +207,6 @@ func (c *Client) nobody(ctx context.Context, last error, why reasons) error {
 		addrs = append(addrs, n.addr)
 	}
 	asked := strings.Join(addrs, ", ")
-	if wrongNode(last) && len(addrs) == 1 {
-		return last
-	}
-	if why.last != nil {
-		last = why
-	}
 	if !unreachable(last) {
 		return &banyan.Error{Kind: banyan.Timeout, Msg: "not done in the time given (asked " + asked + "): 'banyan status' says what is wrong, if anything answers there", Err: last}
 	}

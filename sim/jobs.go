@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"banyan"
@@ -91,13 +92,13 @@ func (w *world) submit(s *submitted) {
 // an attempt that ended so; a job ends once, when all its tasks have results.
 func (j *jobs) watch(w *world, events []mvcc.Event) {
 	for i := range events {
-		if id, _, ok := job.ResultOf(events[i].Row.Key); ok {
-			j.result(w, id, &events[i])
+		if rest, ok := strings.CutPrefix(string(events[i].Row.Key), "jd/"); ok && len(rest) > 15 && rest[15] == 'r' {
+			j.result(w, banyan.JobID(rest[:14]), &events[i])
 		}
 	}
 	for i := range events {
-		if id, err := job.HeaderOf(events[i].Row.Key); err == nil {
-			j.all[id].changed(w, &events[i])
+		if id, ok := strings.CutPrefix(string(events[i].Row.Key), "j/"); ok {
+			j.all[banyan.JobID(id)].changed(w, &events[i])
 		}
 	}
 }

@@ -258,9 +258,7 @@ func (x *script) take(t *testing.T) {
 	}
 	fmt.Fprintf(&x.out, "command:")
 	for _, m := range x.batch.Cmd.Muts {
-		if r, _ := banyan.ParseRowKey(m.Key); r.Layer != banyan.LayerJob || r.Key[0] != 'a' { // that row goes with the header
-			x.out.WriteString(" " + mutation(m))
-		}
+		x.out.WriteString(" " + mutation(m))
 	}
 	x.out.WriteString("\n")
 }
@@ -284,19 +282,15 @@ func mutation(m mvcc.Mutation) string {
 	if m.Op == mvcc.Delete {
 		op = "delete"
 	}
-	r, _ := banyan.ParseRowKey(m.Key)
-	if id, ok := strings.CutPrefix(string(r.Key), "h"); ok && r.Layer == banyan.LayerJob {
+	k := string(m.Key)
+	if id, ok := strings.CutPrefix(k, "j/"); ok {
 		h, err := job.DecodeHeader(m.Value)
 		if err != nil {
 			return err.Error()
 		}
 		return fmt.Sprintf("%s %s:%s", op, id, job.Word(h.State))
 	}
-	k := string(r.Key)
-	if r.Layer == banyan.LayerJob {
-		k = k[1:]
-	}
-	id, rest, _ := strings.Cut(k, "/")
+	id, rest, _ := strings.Cut(strings.TrimPrefix(k, "jd/"), "/")
 	task, _ := job.Number(m.Key)
 	what := fmt.Sprintf("%s %s/%c%d", op, id, rest[0], task)
 	switch {
@@ -403,9 +397,6 @@ func (x *script) showRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range rows {
-		if k, _ := banyan.ParseRowKey(r.Key); k.Layer == banyan.LayerJob && k.Key[0] == 'a' {
-			continue
-		}
 		fmt.Fprintf(&x.out, "%s v%d\n", strings.TrimPrefix(mutation(mvcc.Mutation{Op: mvcc.Put, Key: r.Key, Value: r.Value}), "put "), r.Version)
 	}
 }

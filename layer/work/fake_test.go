@@ -7,6 +7,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
 	"banyan/core/mvcc"
 	"banyan/core/mvcc/memrows"
 )
@@ -107,8 +108,11 @@ func header(id banyan.JobID, tasks int, change func(*banyanv1.JobSpec)) *banyanv
 }
 
 func submitCommand(h *banyanv1.Job) *mvcc.Command {
-	muts := Header(h)
-	return &mvcc.Command{Conds: []mvcc.Cond{{Key: muts[0].Key, Test: mvcc.Missing}}, Muts: muts}
+	key := job.HeaderKey(banyan.JobID(h.Id))
+	return &mvcc.Command{
+		Conds: []mvcc.Cond{{Key: key, Test: mvcc.Missing}},
+		Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: key, Value: job.EncodeHeader(h)}},
+	}
 }
 
 func clock() time.Time { return time.Now() }

@@ -35,9 +35,9 @@ type admissionRow struct {
 }
 
 const (
-	tokenPrefix = rootPrefix + "t/"
-	clusterKey  = clusterPrefix + "cluster"
-	nextNodeKey = clusterPrefix + "next_node"
+	tokenPrefix = "t/"
+	clusterKey  = "c/cluster"
+	nextNodeKey = "c/next_node"
 
 	tokenTTLDefault = time.Hour
 	tokenTTLMax     = 365 * 24 * time.Hour
