@@ -17,8 +17,9 @@ type Vars struct {
 
 // Expand turns a command template into an argument list ready to be executed.
 // The replacement strings are GNU parallel's: {} {.} {/} {//} {/.} {#} {%},
-// and with a column number {2} {2.} {2/} {2//} {2/.}; a negative number counts
-// from the last column. A command with no replacement string gets {} appended.
+// those of its --plus (plus.go), and with a column number {2} {2.} {2/} {2//}
+// {2/.}; a negative number counts from the last column. A command with no
+// replacement string gets {} appended.
 //
 // Without shell every argument is executed as it is, so no input can be taken
 // for syntax; an argument that is exactly {} becomes one argument per column.
@@ -81,8 +82,14 @@ func CheckString(s string, columns int) error {
 	if columns == 0 {
 		return nil
 	}
+	if err := checkUnknown(s); err != nil {
+		return err
+	}
 	for s != "" {
 		_, r, rest := next(s)
+		if err := checkPattern(r); err != nil {
+			return err
+		}
 		if r.what == column && (r.n > columns || -r.n > columns) {
 			have := "inputs have " + strconv.Itoa(columns) + " columns"
 			if columns == 1 {
@@ -145,7 +152,7 @@ func expand(s string, v Vars, quote func(string) string) string {
 		b.WriteString(before)
 		switch r.what {
 		case seq:
-			b.WriteString(strconv.Itoa(v.Seq))
+			b.WriteString(strconv.Itoa(v.Seq + r.n))
 		case slot:
 			b.WriteString(strconv.Itoa(v.Slot))
 		case all:
@@ -176,8 +183,8 @@ const (
 // replacement is one replacement string of a template.
 type replacement struct {
 	what what
-	n    int    // of column: from 1, or negative from the end
-	op   string // "", ".", "/", "//" or "/."
+	n    int    // of column: from 1, or negative from the end; of seq: what is added
+	op   string // what part makes of the input
 	text string
 }
 
@@ -201,7 +208,7 @@ func next(s string) (before string, r replacement, rest string) {
 		}
 		at += i
 		if end := strings.IndexByte(s[at:], '}'); end > 0 {
-			if r, ok := parse(s[at+1 : at+end]); ok {
+			if r, ok := parse(s[at+1 : at+end]); ok && !(at > 0 && s[at-1] == '$' && isPattern(r.op)) {
 				r.text = s[at : at+end+1]
 				return s[:at], r, s[at+end+1:]
 			}
@@ -217,11 +224,15 @@ func parse(in string) (replacement, bool) {
 	case "%":
 		return replacement{what: slot}, true
 	}
-	digits := len(in) - len(strings.TrimLeft(in, "-0123456789"))
+	if n, ok := seqOffset(in); ok {
+		return replacement{what: seq, n: n}, true
+	}
+	digits := 0 // of a column's number; a hyphen that is alone begins no number
+	for digits < len(in) && (in[digits] >= '0' && in[digits] <= '9' || digits == 0 && in[0] == '-') {
+		digits++
+	}
 	op := in[digits:]
-	switch op {
-	case "", ".", "/", "//", "/.":
-	default:
+	if !isOp(op) {
 		return replacement{}, false
 	}
 	if digits == 0 {
@@ -244,7 +255,7 @@ func part(s, op string) string {
 	case "/.":
 		return trimExt(s[strings.LastIndexByte(s, '/')+1:])
 	}
-	return s
+	return plus(s, op)
 }
 
 func trimExt(s string) string {

@@ -33,7 +33,7 @@ var shellCases = []struct {
 	{"echo {.}", []string{"a.x", "b.y"}, "echo a b"},
 	{"echo {2/.} {1//} {-1} {-2.}", []string{"a/a.x", "b/b.y"}, "echo b a b/b.y a/a"},
 	{"echo {2}", []string{"a", "b"}, "echo b"},
-	{"echo {#} {+1} {1/./} {x}", []string{"a"}, "echo 1 {+1} {1/./} {x}"},
+	{"echo {#} {+1} {1/.} {x}", []string{"a"}, "echo 1 {+1} a {x}"},
 	{"echo {%}", []string{"a"}, "echo 1"},
 	{"echo {.}", []string{"a.x/b"}, "echo a.x/b"},
 	{"echo {.}", []string{".bashrc"}, "echo ''"},
