@@ -34,13 +34,13 @@ func findSends(patterns []string, in *inputs) ([]sendFile, error) {
 			}
 			continue
 		}
-		if strings.Contains(p, "{%}") {
+		if job.NamesSlot(p) {
 			return nil, usage("bad --send %q: the slot {%%} is not known before the task runs", p)
 		}
 		seq := 0
 		for row := range in.all() {
 			seq++
-			name := job.ExpandString(p, job.Vars{Columns: row, Seq: seq})
+			name := job.ExpandString(p, job.Vars{Columns: row, Seq: seq, Tasks: in.count})
 			if !filepath.IsLocal(filepath.FromSlash(name)) {
 				return nil, usage("--send %s gives %q: a file sent by a template must lie below the current directory: change to a directory above it, and give relative inputs", p, name)
 			}
@@ -62,7 +62,7 @@ func findSends(patterns []string, in *inputs) ([]sendFile, error) {
 
 // isTemplate says whether a string holds a replacement string.
 func isTemplate(s string) bool {
-	one, two := job.Vars{Columns: []string{"a.b/c.d"}, Seq: 1, Slot: 1}, job.Vars{Columns: []string{"e.f/g.h"}, Seq: 2, Slot: 2}
+	one, two := job.Vars{Columns: []string{"a.b/c.d"}, Seq: 1, Slot: 1, Tasks: 1}, job.Vars{Columns: []string{"e.f/g.h"}, Seq: 2, Slot: 2, Tasks: 2}
 	return job.ExpandString(s, one) != s || job.ExpandString(s, two) != s
 }
 

@@ -28,6 +28,19 @@ one before it. As in GNU parallel:
   {/.}  base name without extension            {#}  number of the task, from 1
   {%}  slot           {2} {2.} {2/} …  of the second source or column
 
+and as with its --plus, which is always on (P is a regular expression):
+
+  {..} {...} {/..} {/...}   without the last two or three extensions
+  {+/} {+.} {+..} {+...}    directory, extension, the last two or three
+  {#P} {##P} {%P} {%%P}     without the shortest or longest P in front, behind
+  {/P/R} {//P/R}            R for the first or every P; so {/#P/R} {/%P/R}
+  {^P} {^^P} {,P} {,,P}     P in front or everywhere in capitals or small letters
+  {:N} {:N:M} {:-D}         from byte N on, M of them; D if the input is empty
+  {##} {0#} {seq-1} {slot-1}  number of tasks; number with zeros; counted from 0
+
+Perl expressions {= … =} and the others are refused. ${…} is left to the shell. A
+command that needs such a text itself can have it from a script or from --env.
+
 Without any of them {} is appended. A COMMAND of several arguments, or of one
 plain word, is executed as it is, without a shell: no input can be taken for
 syntax. A COMMAND that is one argument with blanks or shell characters is run by
@@ -192,8 +205,7 @@ func isShell(command []string) bool {
 	if len(command) != 1 {
 		return false
 	}
-	word := regexp.MustCompile(`\{-?[0-9]*(#|%|\.|//?|/\.)?\}`).ReplaceAllString(command[0], "")
-	return strings.ContainsAny(word, " \t\n|&;<>()$`\\\"'*?[]#~!{}")
+	return strings.ContainsAny(job.Literal(command[0]), " \t\n|&;<>()$`\\\"'*?[]#~!{}")
 }
 
 func checkTemplates(f *runFlags, spec *banyanv1.JobSpec, columns int) error {
@@ -235,7 +247,7 @@ func (a *app) dryRun(spec *banyanv1.JobSpec, in *inputs) error {
 	seq := 0
 	for row := range in.all() {
 		seq++
-		args, err := job.Expand(spec.Command, job.Vars{Columns: row, Seq: seq, Slot: 1})
+		args, err := job.Expand(spec.Command, job.Vars{Columns: row, Seq: seq, Slot: 1, Tasks: in.count})
 		if err != nil {
 			return err
 		}

@@ -8,19 +8,25 @@ import (
 	"banyan"
 )
 
-// The replacement strings of GNU parallel's --plus. Patterns are regular
-// expressions; each stands for a part of the input:
+// The replacement strings of GNU parallel's --plus. P is a regular expression;
+// each stands for a part of the input:
 //
 //	{+/} {+.} {+..} {+...}  directory, extension, the last two, the last three
 //	{..} {...} {/..} {/...} without the last two or three extensions
-//	{#P} {##P} {%S} {%%S}   without the shortest or longest prefix P, suffix S
-//	{/P/R}                  the first P replaced by R
+//	{#P} {##P} {%P} {%%P}   without the shortest or longest P at its beginning, at its end
+//	{/P/R} {//P/R}          the first P, every P replaced by the text R
+//	{/#P/R} {/%P/R}         P at its beginning, at its end replaced by R
 //	{^P} {^^P} {,P} {,,P}   P at the beginning, or everywhere, in capitals or small
-//	{:N} {:N:M}             from the character N on, at most M of them
+//	{:N} {:N:M}             from the byte N on, at most M of them
 //	{:-D}                   D where the input is empty
-//	{seq+N} {seq-N}         the task's number with N added or taken away
 //
-// {##}, {choose_k} and {uniq} are about all tasks together and are refused. In ${…} the shell's own expansion is meant.
+// and for a part of the task:
+//
+//	{##} {0#}               the number of tasks; the task's number with zeros before it
+//	{slot} {slot+N} {slot-N} {seq} {seq+N} {seq-N}
+//	                        the slot, the task's number, with N added or taken away
+//
+// What GNU parallel also replaces is refused (checkUnknown). In ${…} the shell's own expansion is meant.
 
 // isOp says whether op may stand behind a column's number.
 func isOp(op string) bool {
@@ -37,13 +43,18 @@ func isPattern(op string) bool {
 		return false
 	}
 	switch rest := op[1:]; op[0] {
-	case '#', '%':
-		return strings.TrimLeft(rest, op[:1]) != "" || len(op) == 2 && op[0] == '%'
+	case '#':
+		p := strings.TrimPrefix(rest, "#")
+		return p != "" && p[0] != '#'
+	case '%':
+		return rest != ""
 	case '/':
-		i := strings.IndexByte(rest, '/')
-		return i > 0
-	case '^', ',':
+		_, p, _, ok := replacing(op)
+		return ok && p != ""
+	case '^':
 		return true
+	case ',':
+		return rest == "" || strings.Trim(rest, "0123456789") != "" // {,3} counts in regular expressions
 	case ':':
 		if strings.HasPrefix(rest, "-") {
 			return len(rest) > 1
@@ -52,6 +63,16 @@ func isPattern(op string) bool {
 		return ok
 	}
 	return false
+}
+
+// replacing reads /P/R with what may stand before P: another slash, # or %.
+func replacing(op string) (how byte, p, r string, ok bool) {
+	p = op[1:]
+	if p != "" && strings.IndexByte("/#%", p[0]) >= 0 {
+		how, p = p[0], p[1:]
+	}
+	p, r, ok = strings.Cut(p, "/")
+	return how, p, r, ok
 }
 
 // window reads N or N:M; M is -1 where it is not given.
@@ -68,9 +89,9 @@ func window(s string) (from, n int, ok bool) {
 	return from, n, err == nil && n >= 0
 }
 
-// seqOffset reads seq+N or seq-N.
-func seqOffset(in string) (int, bool) {
-	rest, ok := strings.CutPrefix(in, "seq")
+// offset reads NAME, NAME+N or NAME-N.
+func offset(in, name string) (int, bool) {
+	rest, ok := strings.CutPrefix(in, name)
 	if !ok || rest == "" || rest[0] != '+' && rest[0] != '-' {
 		return 0, ok && rest == ""
 	}
@@ -111,16 +132,19 @@ func trimExts(s string, n int) string {
 
 // pattern is plus for the ops with something of the user's in them.
 func pattern(s, op string) string {
-	text, repl, ungreedy := expression(op)
 	if op[0] == ':' {
 		return slice(s, op)
 	}
-	re, err := regexp.Compile(ungreedy + text)
+	re, err := regexp.Compile(expression(op))
 	if err != nil {
 		return s // Check has refused it
 	}
 	switch op[0] {
 	case '/':
+		how, _, repl, _ := replacing(op)
+		if how == '/' {
+			return re.ReplaceAllLiteralString(s, repl)
+		}
 		if at := re.FindStringIndex(s); at != nil {
 			return s[:at[0]] + repl + s[at[1]:]
 		}
@@ -130,43 +154,83 @@ func pattern(s, op string) string {
 			return s[:at[2]] + s[at[3]:]
 		}
 		return s
+	case '^':
+		return change(s, re, 'a', 'z')
 	}
-	change := strings.ToUpper
-	if op[0] == ',' {
-		change = strings.ToLower
-	}
-	return re.ReplaceAllStringFunc(s, change)
+	return change(s, re, 'A', 'Z')
 }
 
-// expression gives the regular expression of an op, and of {/P/R} the R. In
-// those that take something away the first group is what goes.
-func expression(op string) (text, repl, flags string) {
-	p := strings.TrimLeft(op, op[:1])
-	twice := len(op) > 1 && op[0] == op[1]
+// change turns the letters from a to z that re finds into the other case. It
+// knows ASCII, as GNU parallel does, and leaves all other bytes as they are.
+func change(s string, re *regexp.Regexp, a, z byte) string {
+	b := []byte(s)
+	for _, at := range re.FindAllStringIndex(s, -1) {
+		for i := at[0]; i < at[1]; i++ {
+			if a <= b[i] && b[i] <= z {
+				b[i] ^= 0x20
+			}
+		}
+	}
+	return string(b)
+}
+
+// expression gives the regular expression of an op. In those that take
+// something away the first group is what goes.
+func expression(op string) string {
+	p, twice := op[1:], len(op) > 2 && op[0] == op[1]
+	if twice || op == "^^" || op == ",," {
+		p, twice = op[2:], true
+	}
 	switch op[0] {
 	case '#':
-		if !twice {
-			flags = "(?U)"
+		if twice {
+			return "^(" + p + ")"
 		}
-		return "^(" + p + ")", "", flags
+		return "^(" + ungreedy(p) + ")"
 	case '%':
-		if !twice { // the shortest suffix begins last
-			return "^(?s:.*)(" + p + ")$", "", ""
+		if twice {
+			return "(" + p + ")$"
 		}
-		return "(" + p + ")$", "", ""
+		return "^(?s:.*)(" + p + ")$" // the shortest suffix begins last
 	case '/':
-		p, r, _ := strings.Cut(op[1:], "/")
-		return p, r, ""
-	case '^', ',':
-		if p == "" {
-			p = "(?s:.)"
+		switch how, p, _, _ := replacing(op); how {
+		case '#':
+			return "^(?:" + p + ")"
+		case '%':
+			return "(?:" + p + ")$"
+		default:
+			return p
 		}
-		if !twice {
-			p = "^(?:" + p + ")"
-		}
-		return p, "", ""
 	}
-	return "", "", ""
+	if p == "" {
+		p = "(?s:.)"
+	}
+	if twice {
+		return p
+	}
+	return "^(?:" + p + ")"
+}
+
+// ungreedy makes the quantifiers of a regular expression take as little as they
+// can. As in GNU parallel, .+? and .+ are the same then.
+func ungreedy(p string) string {
+	var b strings.Builder
+	class := false
+	for i := 0; i < len(p); i++ {
+		b.WriteByte(p[i])
+		switch c := p[i]; {
+		case c == '\\' && i+1 < len(p):
+			i++
+			b.WriteByte(p[i])
+		case c == '[':
+			class = true
+		case c == ']':
+			class = false
+		case !class && (c == '*' || c == '+') && !strings.HasPrefix(p[i+1:], "?"):
+			b.WriteByte('?')
+		}
+	}
+	return b.String()
 }
 
 // slice is {:N}, {:N:M} and {:-D}.
@@ -190,8 +254,7 @@ func checkPattern(r replacement) error {
 	if !isPattern(r.op) || r.op[0] == ':' {
 		return nil
 	}
-	text, _, _ := expression(r.op)
-	if _, err := regexp.Compile(text); err != nil {
+	if _, err := regexp.Compile(expression(r.op)); err != nil {
 		return banyan.Errorf(banyan.Invalid, "%s: the pattern is no regular expression: %w: put \\ before characters that stand for themselves", r.text, err)
 	}
 	return nil
@@ -200,16 +263,14 @@ func checkPattern(r replacement) error {
 // unknown are GNU parallel's replacement strings that are not here, and what is
 // there instead.
 var unknown = []struct{ text, instead string }{
-	{"{##}", "the number of tasks is not told to a task: pass it in with --env"},
 	{"{choose_k}", "choose among the inputs before they are given, on standard input"},
 	{"{uniq}", "choose among the inputs before they are given, on standard input"},
-	{"{0#}", "use {#}, and printf %05d for zeros before it"},
 	{"{0%}", "use {%}, and printf %05d for zeros before it"},
 	{"{hgrp}", "hosts have no groups here: use hostname in the command"},
+	{"{agrp}", "hosts have no groups here: use hostname in the command"},
 	{"{host}", "use hostname in the command"},
 	{"{sshlogin}", "use hostname in the command"},
 	{"{:}", "give {:N}, {:N:M} or {:-DEFAULT}"},
-	{"{slot}", "use {%}"},
 }
 
 // checkUnknown refuses what GNU parallel would replace and this does not:
@@ -221,8 +282,15 @@ func checkUnknown(s string) error {
 		}
 	}
 	for _, u := range unknown {
-		if i := strings.Index(s, u.text); i >= 0 && (i == 0 || s[i-1] != '$') {
-			return banyan.Errorf(banyan.Invalid, "%s is not supported here: %s", u.text, u.instead)
+		for at := 0; ; {
+			i := strings.Index(s[at:], u.text)
+			if i < 0 {
+				break
+			}
+			if at += i; at == 0 || s[at-1] != '$' {
+				return banyan.Errorf(banyan.Invalid, "%s is not supported here: %s; a command that needs this text itself can have it from a script or from --env", u.text, u.instead)
+			}
+			at += len(u.text)
 		}
 	}
 	return nil

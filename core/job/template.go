@@ -13,6 +13,7 @@ type Vars struct {
 	Columns []string // {1} {2} …; none (the then step): a template is taken literally
 	Seq     int      // {#}, from 1
 	Slot    int      // {%}, from 1
+	Tasks   int      // {##}, how many tasks the job has
 }
 
 // Expand turns a command template into an argument list ready to be executed.
@@ -120,6 +121,29 @@ func Quote(s string) string {
 	return s
 }
 
+// Literal is s without its replacement strings.
+func Literal(s string) string {
+	var b strings.Builder
+	for s != "" {
+		before, _, rest := next(s)
+		b.WriteString(before)
+		s = rest
+	}
+	return b.String()
+}
+
+// NamesSlot says whether s depends on the slot, which is known only when the task runs.
+func NamesSlot(s string) bool {
+	for s != "" {
+		_, r, rest := next(s)
+		if r.what == slot {
+			return true
+		}
+		s = rest
+	}
+	return false
+}
+
 func hasReplacement(s string) bool {
 	for s != "" {
 		_, r, rest := next(s)
@@ -154,7 +178,12 @@ func expand(s string, v Vars, quote func(string) string) string {
 		case seq:
 			b.WriteString(strconv.Itoa(v.Seq + r.n))
 		case slot:
-			b.WriteString(strconv.Itoa(v.Slot))
+			b.WriteString(strconv.Itoa(v.Slot + r.n))
+		case tasks:
+			b.WriteString(strconv.Itoa(v.Tasks))
+		case padded:
+			n := strconv.Itoa(v.Seq)
+			b.WriteString(strings.Repeat("0", max(0, len(strconv.Itoa(v.Tasks))-len(n))) + n)
 		case all:
 			for i, c := range v.Columns {
 				if i > 0 {
@@ -178,12 +207,14 @@ const (
 	column
 	seq
 	slot
+	tasks
+	padded
 )
 
 // replacement is one replacement string of a template.
 type replacement struct {
 	what what
-	n    int    // of column: from 1, or negative from the end; of seq: what is added
+	n    int    // of column: from 1, or negative from the end; of seq and slot: what is added
 	op   string // what part makes of the input
 	text string
 }
@@ -223,9 +254,16 @@ func parse(in string) (replacement, bool) {
 		return replacement{what: seq}, true
 	case "%":
 		return replacement{what: slot}, true
+	case "##":
+		return replacement{what: tasks}, true
+	case "0#":
+		return replacement{what: padded}, true
 	}
-	if n, ok := seqOffset(in); ok {
+	if n, ok := offset(in, "seq"); ok {
 		return replacement{what: seq, n: n}, true
+	}
+	if n, ok := offset(in, "slot"); ok {
+		return replacement{what: slot, n: n}, true
 	}
 	digits := 0 // of a column's number; a hyphen that is alone begins no number
 	for digits < len(in) && (in[digits] >= '0' && in[digits] <= '9' || digits == 0 && in[0] == '-') {

@@ -146,7 +146,7 @@ func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banya
 	if then := s.Key.Task == s.Job.GetTasks(); then {
 		cmd = spec.GetThen()
 	}
-	vars := job.Vars{Columns: s.Attempt.GetInput().GetColumns(), Seq: int(s.Key.Task) + 1, Slot: s.Slot}
+	vars := job.Vars{Columns: s.Attempt.GetInput().GetColumns(), Seq: int(s.Key.Task) + 1, Slot: s.Slot, Tasks: int(s.Job.GetTasks())}
 	args, err := job.Expand(cmd, vars)
 	if err != nil {
 		return err
