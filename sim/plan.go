@@ -43,7 +43,7 @@ var Points = append([]string{
 	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
 	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
 	"shard at rest", "shard at rest woken", "leader of a shard at rest missed", "beats that differ",
-	"replicas compared", "stale read", "stale read that says it is old",
+	"replicas compared", "row in the slot of its partition", "stale read", "stale read that says it is old",
 	"late copy refused", "write refused for want of room", "deleted while disks are low",
 	"bit of a log flipped", "bit of a state block flipped", "damage refused", "unreadable disk refused", "read refused by the disk",
 }, mixedPoints[:pointsOfMixed()]...)

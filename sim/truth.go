@@ -79,6 +79,7 @@ func (t *truth) extend(events []mvcc.Event) {
 	t.w.releases.watch(t.w, events)
 	t.w.locks.watch(t.w, events)
 	for i := range events {
+		t.placed(&events[i])
 		key := string(events[i].Row.Key)
 		t.values[key] = append(t.values[key], events[i])
 		if e := &events[i]; string(e.Row.Key) == tallyKey {
@@ -88,6 +89,31 @@ func (t *truth) extend(events []mvcc.Event) {
 			}
 		}
 	}
+}
+
+// placed checks that a layer's row lies in the slot of its partition.
+func (t *truth) placed(e *mvcc.Event) {
+	r, ok := banyan.ParseRowKey(e.Row.Key)
+	if !ok {
+		return
+	}
+	var partition []byte
+	switch key := bytes.TrimLeft(r.Key, "hadlo"); {
+	case r.Layer == banyan.LayerLock:
+		name, _, _ := bytes.Cut(r.Key[1:], []byte{0})
+		partition = banyan.Partition(name)
+	case r.Layer == banyan.LayerJob, r.Layer == banyan.LayerResult:
+		partition = banyan.Partition(key)
+	case r.Layer == banyan.LayerChain && r.Slot != banyan.SlotOwn:
+		t.w.fail("shard %d: the row of its locks' commands lies in slot %d", t.shard, r.Slot)
+		return
+	default:
+		return
+	}
+	if want := banyan.SlotIn(r.Space, partition); r.Slot != want {
+		t.w.fail("shard %d, revision %d: row %q lies in slot %d, its partition %q in %d", t.shard, e.Row.Mod, e.Row.Key, r.Slot, partition, want)
+	}
+	t.w.reach("row in the slot of its partition")
 }
 
 // value is what a key held at a revision, "" if nothing.

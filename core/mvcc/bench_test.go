@@ -34,7 +34,8 @@ func benchmarkPuts(b *testing.B, rows mvcc.ReadWriter) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		binary.BigEndian.PutUint64(c.Request[:], uint64(i+1))
-		binary.BigEndian.PutUint64(c.Muts[0].Key, uint64(i)*0x9e3779b97f4a7c15)
+		key := banyan.AppendRowKey(c.Muts[0].Key[:0], i*31%128, banyan.LayerKV, banyan.SpaceDefault) // a shard has 128 slots
+		c.Muts[0].Key = append(binary.BigEndian.AppendUint64(key, uint64(i)*0x9e3779b97f4a7c15), "padding to 24"[:12]...)
 		buf = c.Encode(buf[:0])
 		d, err := mvcc.Decode(buf)
 		if err != nil {
