@@ -34,12 +34,12 @@ and as with its --plus, which is always on (P is a regular expression):
   {+/} {+.} {+..} {+...}    directory, extension, the last two or three
   {#P} {##P} {%P} {%%P}     without the shortest or longest P in front, behind
   {/P/R} {//P/R}            R for the first or every P; so {/#P/R} {/%P/R}
-  {^P} {^^P} {,P} {,,P}     P in front or everywhere in capitals or small letters
+  {^P} {^^P} {,P} {,,P}     P in front or everywhere in capitals or small
   {:N} {:N:M} {:-D}         from byte N on, M of them; D if the input is empty
   {##} {0#} {seq-1} {slot-1}  number of tasks; number with zeros; counted from 0
 
-Perl expressions {= … =} and the others are refused. ${…} is left to the shell. A
-command that needs such a text itself can have it from a script or from --env.
+Perl expressions {= … =} and the others are refused. ${…} is left to the shell.
+A command that needs such a text itself can have it from a script or from --env.
 
 Without any of them {} is appended. A COMMAND of several arguments, or of one
 plain word, is executed as it is, without a shell: no input can be taken for
