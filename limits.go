@@ -39,6 +39,12 @@ const (
 	FrameBytesMax         = 16 << 20
 	PeerQueueBytesMax     = 64 << 20
 	ConnectionsMax        = 10_000
+	NodeConnectionsMax    = 5000
+	ArrivalsMax           = 256
+	StrangersMax          = 16
+	StrangerSecondsMax    = 10
+	StrangerBytesMax      = 16 << 10
+	FilesKeptMax          = 4096
 	JobTasksMax           = 1_000_000
 	JobInputBytesMax      = 64 << 20
 	InputBytesMax         = 128 << 10
@@ -126,7 +132,13 @@ var Limits = []Limit{
 	{"HistoryScanMax", HistoryScanMax, "revisions", "of history looked at in one step for a watcher"},
 	{"FrameBytesMax", FrameBytesMax, "bytes", "of one frame between nodes"},
 	{"PeerQueueBytesMax", PeerQueueBytesMax, "bytes", "waiting for one peer; then raft messages are dropped and sent again"},
-	{"ConnectionsMax", ConnectionsMax, "connections", "accepted by one node"},
+	{"ConnectionsMax", ConnectionsMax, "connections", "of users accepted by one node; fewer where the process may have few files open (ulimit -n)"},
+	{"NodeConnectionsMax", NodeConnectionsMax, "connections", "of nodes accepted by one node, apart from users'; fewer where the process may have few files open"},
+	{"ArrivalsMax", ArrivalsMax, "connections", "accepted by one node that have not shown yet who they are; a new one takes the place of the oldest"},
+	{"StrangersMax", StrangersMax, "connections", "of strangers, who have no certificate, at one node; a new one takes the place of the oldest"},
+	{"StrangerSecondsMax", StrangerSecondsMax, "seconds", "that a stranger's connection lasts, whatever it does"},
+	{"StrangerBytesMax", StrangerBytesMax, "bytes", "of a stranger's request; it may not be compressed"},
+	{"FilesKeptMax", FilesKeptMax, "files", "of those that a process may have open kept from connections, or half of them if those are fewer"},
 	{"JobTasksMax", JobTasksMax, "tasks", "in one job"},
 	{"JobInputBytesMax", JobInputBytesMax, "bytes", "of inputs in one job"},
 	{"InputBytesMax", InputBytesMax, "bytes", "of one input (one line)"},

@@ -22,6 +22,9 @@ const (
 	soonestWait = 100 * time.Millisecond
 	backoffMin  = 10 * time.Millisecond
 	backoffMax  = 500 * time.Millisecond
+	// exhaustedMax is how many nodes are asked when each says Exhausted: it may
+	// be full alone, or the call too large for all of them.
+	exhaustedMax = 3
 )
 
 // unary makes a call that is safe to repeat, at the leader of partition if
@@ -66,7 +69,7 @@ func soonest[Req, Res any](ctx context.Context, c *Client, req *Req, method func
 			if a.err == nil {
 				c.prefer(a.from)
 			}
-			if a.err == nil || !passes(a.err) {
+			if a.err == nil || !passes(a.err) && !banyan.IsKind(a.err, banyan.Exhausted) {
 				return a.res, a.err
 			}
 			failed++
@@ -94,7 +97,7 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
 	started := time.Now()
-	answered := false
+	answered, full := false, 0
 	leader := c.leaderOf(partition)
 	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
 		var last error
@@ -107,6 +110,11 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 			}
 			last = err
 			answered = answered || !unreachable(err)
+			if banyan.IsKind(err, banyan.Exhausted) {
+				if full++; full < exhaustedMax {
+					continue // another node may have room
+				}
+			}
 			if !passes(err) {
 				return err
 			}
@@ -117,6 +125,9 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 			if hint = c.hinted(err); hint != nil && hint != n {
 				break
 			}
+		}
+		if banyan.IsKind(last, banyan.Exhausted) {
+			return last
 		}
 		if !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
 			return c.nobody(ctx, last)

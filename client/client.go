@@ -4,7 +4,8 @@
 // A Client finds a node that answers, asks the leader of a key's shard directly
 // once it has learned where that is, and repeats a call elsewhere when its node
 // fails, if that is safe: reads always, writes because each carries a request
-// id that the cluster applies once. A write whose answer was lost for so long
+// id that the cluster applies once. One that a node has no room for is tried at
+// two others. A write whose answer was lost for so long
 // that the cluster has forgotten its id fails with banyan.Forgotten: it may have
 // been done, and is not tried again. A call without a deadline gives up after
 // half a minute; any call does once no node could be reached for five seconds.

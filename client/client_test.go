@@ -246,7 +246,7 @@ func TestRepeatedWritesAreAppliedOnce(t *testing.T) {
 func TestErrorsThatWillNotPassAreNotRepeated(t *testing.T) {
 	c := newCluster(t, 2)
 	cl := c.open(t)
-	for _, kind := range []banyan.Kind{banyan.Invalid, banyan.Conflict, banyan.Exhausted, banyan.PermissionDenied, banyan.Internal, banyan.Compacted, banyan.Forgotten} {
+	for _, kind := range []banyan.Kind{banyan.Invalid, banyan.Conflict, banyan.PermissionDenied, banyan.Internal, banyan.Compacted, banyan.Forgotten} {
 		tries := 0
 		c.mu.Lock()
 		c.fail = func(string) error { tries++; return banyan.Errorf(kind, "no") }
@@ -255,6 +255,39 @@ func TestErrorsThatWillNotPassAreNotRepeated(t *testing.T) {
 		if banyan.KindOf(err) != kind || tries != 1 {
 			t.Errorf("%v: %d tries, %v", kind, tries, err)
 		}
+	}
+}
+
+// TestAFullNodeIsPassedBy, and no more than a few are asked when all are full.
+func TestAFullNodeIsPassedBy(t *testing.T) {
+	c := newCluster(t, 5)
+	cl := c.open(t)
+	full, tries := 1, 0
+	c.mu.Lock()
+	c.fail = func(string) error {
+		if tries++; tries <= full {
+			return banyan.Errorf(banyan.Exhausted, "full")
+		}
+		return nil
+	}
+	c.mu.Unlock()
+	if _, err := cl.KV().Put(t.Context(), []byte("a/x"), nil); err != nil {
+		t.Errorf("with one node full: %v", err)
+	}
+	asked := 0
+	for i := range c.calls {
+		if c.calls[i].Load() > 0 {
+			asked++
+		}
+	}
+	if asked != 2 {
+		t.Errorf("%d nodes were asked when one was full", asked)
+	}
+	c.mu.Lock()
+	full, tries = 1000, 0
+	c.mu.Unlock()
+	if _, err := cl.KV().Put(t.Context(), []byte("a/x"), nil); !banyan.IsKind(err, banyan.Exhausted) || tries < 3 || tries > 4 { // with the try over the session
+		t.Errorf("with all nodes full: %d tries, %v", tries, err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -279,14 +280,15 @@ type fakeNet struct {
 }
 
 type fakeNode struct {
-	url     string
-	jobs    *fakeJobs
-	tail    *fakeTail
-	blobs   *fakeBlobs
-	handler http.Handler
-	ready   error
-	client  *http.Client // that this node calls others with
-	server  *Server
+	url         string
+	strangerURL string
+	jobs        *fakeJobs
+	tail        *fakeTail
+	blobs       *fakeBlobs
+	handler     http.Handler
+	ready       error
+	client      *http.Client // that this node calls others with
+	server      *Server
 }
 
 const shards = 4
@@ -344,7 +346,7 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(n.logs, nil))
-	node.handler = New(Config{
+	config := Config{
 		Node: id, Cluster: n.ca.Cluster(), Logger: log, Metrics: metric.NewSet(),
 		KV: &n.kv, Clusters: fakeCluster{}, Blobs: node.blobs, Jobs: node.jobs, Leaders: n, Tail: node.tail, Coord: fakeLocks{jobs: node.jobs},
 		CoordAt: func(to banyan.NodeID) (banyanv1connect.CoordClient, error) {
@@ -360,7 +362,8 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 			Self: id, Local: disk, Nodes: func() []banyan.NodeID { return []banyan.NodeID{id} },
 		})}},
 		Ready: func() error { return node.ready },
-	})
+	}
+	node.handler = New(config)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -368,6 +371,7 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 	node.url = "https://" + listener.Addr().String()
 	srv := NewServer(node.handler, log)
 	node.server = srv
+	node.strangerURL = serveStrangers(t, Strangers(config, Opening{"GET /sign-in", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "who are you?") })}), keeper, log)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(tls.NewListener(listener, keeper.ServerTLS("h2", "http/1.1"))) }()
 	t.Cleanup(func() {
@@ -376,6 +380,21 @@ func (n *fakeNet) add(t *testing.T, id banyan.NodeID) {
 		<-ended
 	})
 	n.nodes[id] = node
+}
+
+func serveStrangers(t *testing.T, h http.Handler, keeper *pki.Keeper, log *slog.Logger) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := NewStrangers(h, log)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(tls.NewListener(listener, keeper.ServerTLS("h2", "http/1.1"))) }()
+	t.Cleanup(func() {
+		srv.Close()
+		<-ended
+	})
+	return "https://" + listener.Addr().String()
 }
 
 func httpClient(config *tls.Config) *http.Client {

@@ -39,7 +39,7 @@ type KV interface {
 }
 
 // Clusters answers banyan.v1.Cluster; the server does. Join is the one method
-// whose caller may be unknown.
+// whose caller may be unknown: see Strangers.
 type Clusters interface {
 	Status(context.Context, *banyanv1.StatusRequest) (*banyanv1.StatusResponse, error)
 	Nodes(context.Context, *banyanv1.NodesRequest) (*banyanv1.NodesResponse, error)
@@ -107,7 +107,7 @@ func New(c Config) http.Handler {
 		peering:   make(chan struct{}, banyan.BlobTransfersMax),
 		looks:     make(chan struct{}, banyan.LooksMax),
 		crowded:   c.Metrics.Crowded("calls"),
-		strangers: c.Metrics.Counter("banyan_strangers_total", "Connections and calls refused for want of a certificate of the cluster.", "at", "call"),
+		strangers: c.Metrics.Counter("banyan_strangers_total", strangersHelp, "at", "call"),
 	}
 	options := func(peer bool) connect.HandlerOption {
 		return connect.WithHandlerOptions(

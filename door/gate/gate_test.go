@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,7 +60,12 @@ func ask(t *testing.T, c *http.Client, url, contentType, body string) (status in
 
 func TestNobodyUnknownGetsIn(t *testing.T) {
 	n := newNet(t, 1)
-	url := n.nodes[1].url
+	for _, url := range []string{n.nodes[1].url, n.nodes[1].strangerURL} {
+		nobodyUnknownGetsIn(t, n, url)
+	}
+}
+
+func nobodyUnknownGetsIn(t *testing.T, n *fakeNet, url string) {
 	stranger := httpClient(pki.PinnedTLS(n.ca.Fingerprint()))
 	defer stranger.CloseIdleConnections()
 
@@ -79,12 +85,76 @@ func TestNobodyUnknownGetsIn(t *testing.T) {
 			t.Errorf("GET %s: %d %s", path, status, text)
 		}
 	}
-	res, err := banyanv1connect.NewClusterClient(stranger, url, decoded).Join(t.Context(), connect.NewRequest(&banyanv1.JoinRequest{}))
-	if err != nil || res.Msg.Node != 9 {
-		t.Errorf("join without certificate: %v, %v", res, err)
-	}
 	_, err = banyanv1connect.NewClusterClient(stranger, url, decoded).Status(t.Context(), connect.NewRequest(&banyanv1.StatusRequest{}))
-	wantError(t, "status without certificate", err, banyan.Unauthenticated, "n1")
+	wantError(t, "status without certificate", err, banyan.Unauthenticated, "banyan join")
+	if err == nil || strings.Contains(err.Error(), "n1") || strings.Contains(err.Error(), "c-test") {
+		t.Errorf("a stranger is told node or cluster: %v", err)
+	}
+}
+
+// TestStrangers do what is open to them, within bounds.
+func TestStrangers(t *testing.T) {
+	n := newNet(t, 1)
+	url := n.nodes[1].strangerURL
+	stranger := httpClient(pki.PinnedTLS(n.ca.Fingerprint()))
+	defer stranger.CloseIdleConnections()
+	cluster := banyanv1connect.NewClusterClient(stranger, url, decoded)
+	join := func(c banyanv1connect.ClusterClient, req *banyanv1.JoinRequest) error {
+		_, err := c.Join(t.Context(), connect.NewRequest(req))
+		return err
+	}
+	if res, err := cluster.Join(t.Context(), connect.NewRequest(&banyanv1.JoinRequest{})); err != nil || res.Msg.Node != 9 {
+		t.Errorf("join: %v, %v", res, err)
+	}
+	if status, text := ask(t, stranger, url+"/sign-in", "", ""); status != 200 || text != "who are you?" {
+		t.Errorf("what a door has opened: %d %s", status, text)
+	}
+	big := &banyanv1.JoinRequest{Name: strings.Repeat("x", 7_900_000)}
+	wantError(t, "a large body", join(cluster, big), banyan.Exhausted, "StrangerBytesMax")
+	squeezed := banyanv1connect.NewClusterClient(stranger, url, decoded, connect.WithSendGzip())
+	wantError(t, "a compressed body", join(squeezed, big), banyan.Invalid, "compressed")
+	wantError(t, "a compressed body over gRPC", join(banyanv1connect.NewClusterClient(stranger, url, decoded, connect.WithGRPC(), connect.WithSendGzip()), &banyanv1.JoinRequest{}), banyan.Invalid, "compressed")
+}
+
+// TestStrangersWhoNeverEnd their bodies hold what they are given and no more,
+// and take nothing from others.
+func TestStrangersWhoNeverEnd(t *testing.T) {
+	n := newNet(t, 1)
+	url := n.nodes[1].strangerURL
+	ctx, cancel := context.WithCancel(t.Context())
+	var dripping sync.WaitGroup
+	defer dripping.Wait()
+	defer cancel()
+	begun := make(chan struct{}, 10*banyan.StrangersMax)
+	for range 3 * banyan.StrangersMax {
+		dripping.Go(func() {
+			c := httpClient(pki.PinnedTLS(n.ca.Fingerprint()))
+			defer c.CloseIdleConnections()
+			body, drip := io.Pipe()
+			defer drip.Close()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+banyanv1connect.ClusterJoinProcedure, body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.Header.Set("Content-Type", "application/proto")
+			go func() {
+				_, _ = drip.Write([]byte{0x0a})
+				begun <- struct{}{}
+			}()
+			if res, err := c.Do(req); err == nil {
+				res.Body.Close()
+			}
+			begun <- struct{}{} // refused, or ended
+		})
+	}
+	for range 3 * banyan.StrangersMax {
+		<-begun
+	}
+	_, err := banyanv1connect.NewKVClient(n.user(t), n.nodes[1].url, decoded).Get(t.Context(), connect.NewRequest(&banyanv1.GetRequest{}))
+	if err != nil {
+		t.Errorf("a user, while strangers drip: %v", err)
+	}
 }
 
 func TestPeerServiceIsForNodes(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 
 	"banyan"
 	"banyan/api/banyan/peer/v1/peerv1connect"
-	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/node/pki"
 	"banyan/obs"
@@ -36,8 +35,7 @@ func From(ctx context.Context) string {
 }
 
 // Caller gives who is calling: the certificate's subject, or the operator on
-// an embedded node. It is not ok for a caller without a certificate, who gets
-// no further than Cluster.Join.
+// an embedded node. It is not ok for a stranger, who is asked to join.
 func Caller(ctx context.Context) (pki.Subject, bool) {
 	s, ok := ctx.Value(callerKey{}).(pki.Subject)
 	return s, ok
@@ -69,7 +67,7 @@ func (g *gate) identify(next http.Handler) http.Handler {
 			var err error
 			if who, err = g.subject(ctx, r.TLS); err == nil {
 				ctx = context.WithValue(ctx, callerKey{}, who)
-			} else if r.URL.Path != banyanv1connect.ClusterJoinProcedure {
+			} else {
 				g.strangers.Inc()
 				refuse(w, r, err)
 				return
@@ -96,7 +94,7 @@ func (g *gate) identify(next http.Handler) http.Handler {
 func (g *gate) subject(ctx context.Context, state *tls.ConnectionState) (pki.Subject, error) {
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return pki.Subject{}, banyan.Errorf(banyan.Unauthenticated,
-			"node %v of cluster %s answers only to holders of the cluster's certificates: use a context ('banyan up' on the first machine wrote one under its configuration directory; copy it here), or 'banyan join' with a token from 'banyan token' to make this machine a node", g.Node, g.Cluster)
+			"this node answers only to holders of its cluster's certificates: use a context ('banyan up' on the first machine wrote one under its configuration directory; copy it here), or 'banyan join' with a token from 'banyan token' to make this machine a node")
 	}
 	cert := state.VerifiedChains[0][0]
 	c := connectionOf(ctx)

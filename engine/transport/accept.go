@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/node/pki"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -16,27 +17,6 @@ import (
 
 // tlsHandshakeRecord is the first byte of every TLS connection.
 const tlsHandshakeRecord = 0x16
-
-// accepted is a connection whose first byte was looked at and that is counted.
-type accepted struct {
-	net.Conn
-	first  []byte
-	forget func()
-}
-
-func (c *accepted) Read(b []byte) (int, error) {
-	if len(c.first) > 0 && len(b) > 0 {
-		n := copy(b, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-func (c *accepted) Close() error {
-	c.forget()
-	return c.Conn.Close()
-}
 
 // accept runs until the listener closes.
 func (t *Transport) accept() {
@@ -56,28 +36,10 @@ func (t *Transport) accept() {
 			continue
 		}
 		c, ok := t.admit(conn)
-		if !ok {
-			t.meter.tooMany.Inc()
-		}
 		if !ok || !t.spawn(func() { t.serve(c) }) {
 			_ = conn.Close()
 		}
 	}
-}
-
-// admit counts a connection, unless there are ConnectionsMax.
-func (t *Transport) admit(conn net.Conn) (*accepted, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed || len(t.conns) >= t.connectionsMax {
-		return nil, false
-	}
-	t.conns[conn] = struct{}{}
-	return &accepted{Conn: conn, forget: sync.OnceFunc(func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.conns, conn)
-	})}, true
 }
 
 // serve finds out what a connection is for and does it. It does not close
@@ -103,19 +65,55 @@ func (t *Transport) serve(c *accepted) {
 		err = conn.HandshakeContext(t.ctx)
 	}
 	if err != nil {
-		t.meter.strangers.Inc()
-		t.log.Debug("refused a connection", "from", c.RemoteAddr().String(), "error", err)
+		t.refusedStranger(c, err)
 		_ = c.Close()
 		return
 	}
-	switch conn.ConnectionState().NegotiatedProtocol {
-	case protocolNode, protocolGossip:
-		t.serveNode(conn)
-	default:
-		if c.SetDeadline(time.Time{}) != nil || !t.http.deliver(conn) {
-			_ = conn.Close()
+	state := conn.ConnectionState()
+	to := t.http
+	as := classOf(state)
+	switch {
+	case as == ofStranger && state.NegotiatedProtocol != protocolNode && state.NegotiatedProtocol != protocolGossip:
+		to = t.strangers
+		// However it is used: it ends in a moment, and gives its place back.
+		time.AfterFunc(banyan.StrangerSecondsMax*time.Second, func() { _ = c.Close() })
+	case state.NegotiatedProtocol == protocolNode || state.NegotiatedProtocol == protocolGossip:
+		if t.enter(c, as) {
+			t.serveNode(conn)
+		} else {
+			_ = c.Close()
 		}
+		return
 	}
+	if !t.enter(c, as) || c.SetDeadline(time.Time{}) != nil || !to.deliver(conn) {
+		_ = c.Close()
+	}
+}
+
+// classOf tells by its certificate whom a connection is from.
+func classOf(state tls.ConnectionState) class {
+	if len(state.VerifiedChains) == 0 {
+		return ofStranger
+	}
+	if s, _, err := pki.SubjectOf(state.PeerCertificates[0]); err == nil && s.Kind == pki.Node {
+		return ofNode
+	}
+	return ofUser
+}
+
+// refusedStranger counts and now and then logs a connection that showed nothing
+// it could be let in with.
+func (t *Transport) refusedStranger(c *accepted, err error) {
+	t.meter.strangers.Inc()
+	if left, due := t.seldom.Now(time.Now()); due {
+		t.log.Info("refused a stranger's connection", "from", c.RemoteAddr().String(), "error", err, "more", left)
+	}
+}
+
+// endWith closes a connection when the certificate that it began with expires;
+// the node connects again with a renewed one.
+func endWith(conn *tls.Conn) (stop func() bool) {
+	return time.AfterFunc(time.Until(conn.ConnectionState().PeerCertificates[0].NotAfter), func() { _ = conn.NetConn().Close() }).Stop
 }
 
 // serveNode greets a node and serves its conversation or stream.
@@ -131,6 +129,7 @@ func (t *Transport) serveNode(conn *tls.Conn) {
 		_ = conn.Close()
 		return
 	}
+	defer endWith(conn)()
 	if conn.ConnectionState().NegotiatedProtocol == protocolGossip {
 		if t.handlers.OnStream == nil {
 			_ = conn.Close()
@@ -191,8 +190,7 @@ func (t *Transport) receive(conn *conversation, p *peer) error {
 // refusePlain tells a caller that does not speak TLS what to do.
 func (t *Transport) refusePlain(c *accepted, first byte) {
 	defer c.Close()
-	t.meter.strangers.Inc()
-	t.log.Debug("refused a connection without TLS", "from", c.RemoteAddr().String())
+	t.refusedStranger(c, banyan.Errorf(banyan.Unauthenticated, "it does not speak TLS"))
 	text := "This is a banyan node. It speaks only TLS, and only with holders of a certificate of its cluster.\n" +
 		"Use the banyan command on a machine that has one ('banyan status'), or https:// with the certificate.\n" +
 		"A new machine comes in with 'banyan join HOST:PORT --token TOKEN'; 'banyan token' on a node prints a token.\n"

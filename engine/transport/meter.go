@@ -10,13 +10,16 @@ func newMeter(s *metric.Set) meter {
 		raftDropped:    s.Crowded("raft outbox"),
 		packetsDropped: s.Crowded("gossip outbox"),
 		tooMany:        s.Crowded("connections"),
-		strangers:      s.Counter("banyan_strangers_total", "Connections and calls refused for want of a certificate of the cluster.", "at", "connection"),
+		strangers:      s.Counter("banyan_strangers_total", "Connections and calls of those who have no certificate of the cluster: refused at the connection or the call, or let through to Join.", "at", "connection"),
 	}
 }
 
 func (t *Transport) readMeter(r *metric.Reading) {
 	t.mu.Lock()
-	conns := len(t.conns)
+	open := [classes]int{}
+	for i := range t.rooms {
+		open[i] = t.rooms[i].conns.Len()
+	}
 	peers := make([]*peer, 0, len(t.peers))
 	for _, p := range t.peers {
 		peers = append(peers, p)
@@ -29,7 +32,9 @@ func (t *Transport) readMeter(r *metric.Reading) {
 			connected++
 		}
 	}
-	r.Gauge("banyan_connections", "Connections accepted and open.", float64(conns))
+	for i, of := range []string{"arriving", "stranger", "user", "node"} {
+		r.Gauge("banyan_connections", "Connections accepted and open, by whom they are from.", float64(open[i]), "of", of)
+	}
 	r.Gauge("banyan_peers_connected", "Other nodes that this node has a connection to.", float64(connected))
 	r.Gauge("banyan_outbox_bytes", "Bytes that wait to be sent to other nodes.", float64(bytes))
 }

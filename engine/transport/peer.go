@@ -3,6 +3,7 @@ package transport
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -143,6 +144,9 @@ func (p *peer) converse(conn *conversation) error {
 		cancel(p.listen(conn, k))
 	}()
 	unhook := context.AfterFunc(ctx, func() { _ = conn.Conn.Close() }) // unblocks reads and writes
+	if secured, ok := conn.Conn.(*tls.Conn); ok {
+		defer endWith(secured)()
+	}
 	cancel(p.speak(ctx, conn, k))
 	<-done
 	p.talk.Store(nil)

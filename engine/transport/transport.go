@@ -15,9 +15,12 @@
 package transport
 
 import (
+	"cmp"
+	"container/list"
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -28,6 +31,7 @@ import (
 
 	"banyan"
 	"banyan/node/pki"
+	"banyan/obs"
 	"banyan/obs/metric"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -101,9 +105,13 @@ type Transport struct {
 	calls    *http.Client
 	bulk     *http.Client
 
-	patience       time.Duration // helloTimeout; shorter in tests
-	silence        time.Duration // silenceMax; shorter in tests
-	connectionsMax int           // banyan.ConnectionsMax; fewer in tests
+	patience time.Duration // helloTimeout; shorter in tests
+	silence  time.Duration // silenceMax; shorter in tests
+
+	strangers *httpListener
+	files     int // that the process may have open; 0: not known
+	refusedMs atomic.Int64
+	seldom    obs.Seldom
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -114,7 +122,7 @@ type Transport struct {
 	started  bool
 	closed   bool
 	peers    map[banyan.NodeID]*peer
-	conns    map[net.Conn]struct{} // accepted
+	rooms    [classes]room // accepted connections
 
 	refusal atomic.Value // string: the latest reason to refuse a node, so that each is logged once
 }
@@ -154,12 +162,14 @@ func Listen(c Config) (*Transport, error) {
 		listener: listener,
 		http:     newHTTPListener(listener.Addr()),
 		peers:    map[banyan.NodeID]*peer{},
-		conns:    map[net.Conn]struct{}{},
 
-		patience:       helloTimeout,
-		silence:        silenceMax,
-		connectionsMax: banyan.ConnectionsMax,
+		strangers: newHTTPListener(listener.Addr()),
+		files:     openFiles(),
+
+		patience: helloTimeout,
+		silence:  silenceMax,
 	}
+	t.furnish(roomsFor(cmp.Or(t.files, math.MaxInt32)))
 	if t.config.Admit == nil {
 		t.config.Admit = func(banyan.NodeID) error { return nil }
 	}
@@ -173,6 +183,13 @@ func Listen(c Config) (*Transport, error) {
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.calls, t.bulk = &http.Client{Transport: &caller{t: t}}, &http.Client{Transport: &caller{t: t}}
 	return t, nil
+}
+
+// furnish makes so many places for each class.
+func (t *Transport) furnish(places [classes]int) {
+	for i := range t.rooms {
+		t.rooms[i] = room{places: places[i], conns: list.New()}
+	}
 }
 
 // Start accepts connections and hands what arrives to h. Call it once.
@@ -245,22 +262,28 @@ func (t *Transport) Close() error {
 func (t *Transport) Drop() error {
 	t.mu.Lock()
 	t.closed = true
-	for c := range t.conns {
-		_ = c.Close() // an error of a connection that is given up says nothing
+	for i := range t.rooms {
+		for e := t.rooms[i].conns.Front(); e != nil; e = e.Next() {
+			_ = e.Value.(*accepted).Conn.Close() // an error of a connection that is given up says nothing
+		}
 	}
 	t.mu.Unlock()
 	t.cancel()
-	return errors.Join(t.listener.Close(), t.http.Close())
+	return errors.Join(t.listener.Close(), t.http.Close(), t.strangers.Close())
 }
 
 // Addr is the bound address.
 func (t *Transport) Addr() net.Addr { return t.listener.Addr() }
 
-// HTTPListener gives the connections that are neither raft nor gossip, TLS
-// handshake done, as *tls.Conn, for http.Server.Serve (HTTP/2 and 1.1; leave
-// the server's TLSConfig nil). A connection may carry no certificate:
-// Request.TLS.VerifiedChains says. The server's time-outs bound idle callers.
+// HTTPListener gives the connections of users and nodes that are neither raft
+// nor gossip, TLS handshake done, as *tls.Conn, for http.Server.Serve (HTTP/2
+// and 1.1; leave the server's TLSConfig nil). The server's time-outs bound idle
+// callers.
 func (t *Transport) HTTPListener() net.Listener { return t.http }
+
+// StrangersListener gives those that showed no certificate. There are few at
+// once, and each is closed after StrangerSecondsMax.
+func (t *Transport) StrangersListener() net.Listener { return t.strangers }
 
 // Send queues a raft message. It never blocks and may drop the message; raft
 // sends again. m and its entries must not be changed afterwards.

@@ -173,6 +173,7 @@ func (n *node) serveHTTP(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		go func() { _ = server.Serve(n.StrangersListener()) }()
 		_ = server.Serve(n.HTTPListener())
 	}()
 	t.Cleanup(func() { _ = server.Close(); <-done })
@@ -404,21 +405,87 @@ func TestSilenceIsBounded(t *testing.T) {
 	}
 }
 
-func TestCrowdsAreBounded(t *testing.T) {
-	one := newCluster(t, "c").listen(1, "127.0.0.1:0")
-	one.patience, one.connectionsMax = time.Hour, 2
+// TestCrowdsTakeNobodysPlace has more callers of every kind than there are
+// places for: those who show nothing and strangers make room for who comes
+// after them, users find none, and a node comes in all the same.
+func TestCrowdsTakeNobodysPlace(t *testing.T) {
+	c := newCluster(t, "c")
+	one := c.listen(1, "127.0.0.1:0")
+	one.patience = time.Hour
+	one.furnish([classes]int{ofArriving: 3, ofStranger: 2, ofUser: 2, ofNode: 2})
 	one.start()
-	crowd := make([]net.Conn, 3)
-	for i := range crowd {
-		conn, err := net.Dial("tcp", one.Addr().String())
+	addr := one.Addr().String()
+	gone := func(conn net.Conn) bool {
+		_, err := conn.Read(make([]byte, 1))
+		return err != nil
+	}
+	dial := func(config *tls.Config) net.Conn {
+		t.Helper()
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		crowd[i] = conn
+		t.Cleanup(func() { conn.Close() })
+		if config == nil {
+			return conn
+		}
+		secured := tls.Client(conn, config)
+		if err := secured.HandshakeContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return secured
 	}
-	if _, err := crowd[2].Read(make([]byte, 1)); err == nil {
-		t.Error("the third of two connections was answered")
+	crowd := make([]net.Conn, 20)
+	for i := range crowd {
+		crowd[i] = dial(nil)
+	}
+	for i, conn := range crowd[:len(crowd)-3] {
+		if !gone(conn) {
+			t.Errorf("idle connection %d was kept", i)
+		}
+	}
+	strangers := []net.Conn{}
+	for range 5 {
+		strangers = append(strangers, dial(pki.PinnedTLS(c.ca.Fingerprint())))
+		if l, err := one.StrangersListener().Accept(); err != nil || l == nil {
+			t.Fatal(err)
+		}
+	}
+	for i, conn := range strangers[:3] {
+		if !gone(conn) {
+			t.Errorf("stranger %d was kept", i)
+		}
+	}
+	ann := c.keeper(pki.Subject{Kind: pki.User, Name: "ann"})
+	for range 2 {
+		dial(ann.ClientTLS("h2"))
+		if _, err := one.HTTPListener().Accept(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !gone(dial(ann.ClientTLS("h2"))) || one.Connections().Refused.IsZero() {
+		t.Error("the third of two users was kept")
+	}
+	if n := one.Connections(); n.Open != 2 || n.Most != 2 {
+		t.Errorf("%+v", n)
+	}
+	two := c.node(2)
+	two.Send(1, 3, message(raftpb.MsgHeartbeatResp, 9, ""))
+	if got := <-one.raft; got != "n2/3/9/0" {
+		t.Error(got)
+	}
+}
+
+// TestPlacesFollowTheLimitOfFiles of the process.
+func TestPlacesFollowTheLimitOfFiles(t *testing.T) {
+	for files, want := range map[int][classes]int{
+		200:     {12, 6, 50, 25},
+		1024:    {64, 16, 256, 128},
+		1 << 20: {banyan.ArrivalsMax, banyan.StrangersMax, banyan.ConnectionsMax, banyan.NodeConnectionsMax},
+	} {
+		if got := roomsFor(files); got != want {
+			t.Errorf("%d files: %v, want %v", files, got, want)
+		}
 	}
 }
 
@@ -490,8 +557,10 @@ func TestBroken(t *testing.T) {
 		<-two.found
 		for _, n := range []*node{one, two} {
 			n.mu.Lock()
-			for conn := range n.conns {
-				conn.Close()
+			for i := range n.rooms {
+				for e := n.rooms[i].conns.Front(); e != nil; e = e.Next() {
+					e.Value.(*accepted).Conn.Close()
+				}
 			}
 			n.mu.Unlock()
 		}
@@ -616,8 +685,10 @@ func TestCloseLeavesNothing(t *testing.T) {
 			t.Error(err)
 		}
 		n.Send(3, 0, message(raftpb.MsgApp, 1, ""))
-		if len(n.conns) != 0 {
-			t.Errorf("%d connections left", len(n.conns))
+		for i := range n.rooms {
+			if left := n.rooms[i].conns.Len(); left != 0 {
+				t.Errorf("%d connections left", left)
+			}
 		}
 	}
 	buf := make([]byte, 1<<20)

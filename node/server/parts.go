@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ import (
 
 	"connectrpc.com/connect"
 	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sync/errgroup"
 )
 
 // openBlobs opens the chunk store of this node as part of the cluster's.
@@ -93,7 +95,7 @@ func (n *Server) openWork() error {
 	if !n.cfg.Embedded {
 		c.JobsAt, c.CoordAt, c.PeerAt = n.jobsAt, n.coordAt, n.peers.client
 	}
-	n.handler = gate.New(c)
+	n.handler, n.stranger = gate.New(c), gate.Strangers(c)
 	n.metrics.Read(n.readMetrics)
 	return nil
 }
@@ -230,9 +232,15 @@ func (n *Server) portHandlers() transport.Handlers {
 
 // serveHTTP answers at the port until ctx ends.
 func (n *Server) serveHTTP(ctx context.Context) error {
-	srv := gate.NewServer(n.handler, n.log)
+	serving, ctx := errgroup.WithContext(ctx)
+	serving.Go(func() error { return serve(ctx, gate.NewServer(n.handler, n.log), n.port.HTTPListener()) })
+	serving.Go(func() error { return serve(ctx, gate.NewStrangers(n.stranger, n.log), n.port.StrangersListener()) })
+	return serving.Wait()
+}
+
+func serve(ctx context.Context, srv *gate.Server, l net.Listener) error {
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(n.port.HTTPListener()) }()
+	go func() { ended <- srv.Serve(l) }()
 	select {
 	case err := <-ended:
 		return err

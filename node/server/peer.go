@@ -62,6 +62,13 @@ func (n *Server) info() *peerv1.InfoResponse {
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
 		PausedMs: n.metrics.Paused(pausesLook).Milliseconds(),
 	}
+	if n.port != nil {
+		c := n.port.Connections()
+		out.Connections, out.ConnectionsMax, out.FilesMax = uint32(c.Open), uint32(c.Most), uint32(c.Files)
+		if !c.Refused.IsZero() {
+			out.CrowdedMs = max(1, time.Since(c.Refused).Milliseconds())
+		}
+	}
 	if n.keeper != nil {
 		out.CertificateExpireMs = n.keeper.Certificate().NotAfter.UnixMilli()
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/placement"
 )
@@ -126,6 +127,7 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 				})
 			}
 		}
+		placesProblems(id, info.InfoResponse, add)
 		if info.PausedMs > pausedMax {
 			add("see what pauses that process or its virtual machine, or keeps its CPUs busy; its disk and network need not be slow",
 				"node %v was paused, or had no CPU, for %d ms of the last %v", id, info.PausedMs, pausesLook)
@@ -139,6 +141,25 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 		}
 	}
 	return out
+}
+
+const (
+	filesLow    = 1024             // that a process may have open: with fewer, its places for connections are few
+	crowdedLook = 10 * time.Minute // for how long it is told that a connection found no place
+)
+
+// placesProblems says whether a node has few places for connections, or none left.
+func placesProblems(id banyan.NodeID, info *peerv1.InfoResponse, add func(remedy, format string, args ...any)) {
+	raise := "raise the limit of open files where that node is started ('ulimit -n 65536', LimitNOFILE= in a systemd unit) and start it again"
+	if info.FilesMax > 0 && info.FilesMax < filesLow {
+		add(raise, "node %v may have only %d files open, so it takes %d connections of users", id, info.FilesMax, info.ConnectionsMax)
+	}
+	switch {
+	case info.ConnectionsMax > 0 && info.Connections >= info.ConnectionsMax:
+		add("close those that are not needed, or let clients use other nodes; else "+raise, "node %v has %d connections of users, the most it takes", id, info.Connections)
+	case info.CrowdedMs > 0 && info.CrowdedMs < crowdedLook.Milliseconds():
+		add("see who connects so often, or let clients use other nodes; else "+raise, "node %v had no place for a connection %v ago", id, (time.Duration(info.CrowdedMs) * time.Millisecond).Round(time.Second))
+	}
 }
 
 // shardProblems says of all shards in the same state what that is.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +116,21 @@ func TestAPausedNodeIsNotItsDisk(t *testing.T) {
 		}
 		if strings.Join(got, "; ") != want {
 			t.Errorf("%v: told %q, want %q", info, got, want)
+		}
+	}
+}
+
+func TestFewPlacesAreTold(t *testing.T) {
+	for want, info := range map[string]*peerv1.InfoResponse{
+		"":                    {FilesMax: 65536, Connections: 1, ConnectionsMax: 10},
+		"only 200 files open": {FilesMax: 200, Connections: 1, ConnectionsMax: 50},
+		"has 10 connections":  {FilesMax: 65536, Connections: 10, ConnectionsMax: 10},
+		"no place":            {Connections: 1, ConnectionsMax: 10, CrowdedMs: 1000},
+	} {
+		got := ""
+		placesProblems(1, info, func(_, format string, args ...any) { got += fmt.Sprintf(format, args...) })
+		if (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%v: %q", info, got)
 		}
 	}
 }

@@ -64,7 +64,9 @@ type Server struct {
 	leaders *leaders
 	guesses *guesses
 	handler http.Handler
-	peers   *peers
+	// stranger answers those without a certificate.
+	stranger http.Handler
+	peers    *peers
 
 	sending, receiving pace // of snapshots
 
