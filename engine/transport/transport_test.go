@@ -297,7 +297,7 @@ func TestRefusals(t *testing.T) {
 	c, other := newCluster(t, "ours"), newCluster(t, "theirs")
 	one := c.node(1)
 	addr := one.Addr().String()
-	own := hello{Min: 1, Max: 1, Node: 2, Version: "x"}
+	own := hello{Min: banyan.ProtocolMin, Max: banyan.ProtocolVersion, Node: 2, Version: "x"}
 	node := c.keeper(pki.Subject{Kind: pki.Node, Name: "two", Node: 2})
 	user := c.keeper(pki.Subject{Kind: pki.User, Name: "ann"})
 	foreign := other.keeper(pki.Subject{Kind: pki.Node, Name: "two", Node: 2})
@@ -661,7 +661,7 @@ func TestFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := answer(conn.(*tls.Conn), hello{Min: 1, Max: 1, Node: 2, Boot: 1}, welcome); err != nil {
+		if _, err := answer(conn.(*tls.Conn), hello{Min: banyan.ProtocolMin, Max: banyan.ProtocolVersion, Node: 2, Boot: 1}, welcome); err != nil {
 			t.Fatal(err)
 		}
 	}
