@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -69,7 +70,7 @@ func soonest[Req, Res any](ctx context.Context, c *Client, req *Req, method func
 			if a.err == nil {
 				c.prefer(a.from)
 			}
-			if a.err == nil || !passes(a.err) && !banyan.IsKind(a.err, banyan.Exhausted) {
+			if a.err == nil || !elsewhere(a.err) && !banyan.IsKind(a.err, banyan.Exhausted) {
 				return a.res, a.err
 			}
 			failed++
@@ -98,39 +99,41 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 	defer cancel()
 	started := time.Now()
 	answered, full := false, 0
+	why := reasons{}
 	leader := c.leaderOf(partition)
 	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
-		var last error
-		var hint *node // where the next round starts
+		hopeful := false // some node may do it a moment later
+		var hint *node   // where the next round starts
 		for n := range c.everyone(leader) {
 			err := c.tryAt(ctx, n, patience, once)
 			if err == nil {
 				c.prefer(n)
 				return nil
 			}
-			last = err
+			why.note(n, err)
 			answered = answered || !unreachable(err)
 			if banyan.IsKind(err, banyan.Exhausted) {
 				if full++; full < exhaustedMax {
 					continue // another node may have room
 				}
 			}
-			if !passes(err) {
+			hopeful = hopeful || passes(err)
+			if !elsewhere(err) {
 				return err
 			}
 			if ctx.Err() != nil {
-				return c.nobody(ctx, last)
+				return c.nobody(ctx, err, why)
 			}
 			c.learn()
 			if hint = c.hinted(err); hint != nil && hint != n {
 				break
 			}
 		}
-		if banyan.IsKind(last, banyan.Exhausted) {
-			return last
+		if banyan.IsKind(why.last, banyan.Exhausted) {
+			return why.last
 		}
-		if !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
-			return c.nobody(ctx, last)
+		if !hopeful || !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
+			return c.nobody(ctx, why.last, why)
 		}
 		patience = max(patience, min(2*patience, patienceMax))
 		if leader = hint; leader == nil {
@@ -156,6 +159,7 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 	last := time.Now()
 	wait := backoffMin
 	for {
+		why, hopeful := reasons{}, false
 		for n := range c.everyone(c.leaderOf(partition)) {
 			attempt, cancel := context.WithCancel(ctx)
 			stood := false
@@ -164,16 +168,18 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 			if stood { // it may have been quiet for long
 				last, wait = time.Now(), backoffMin
 			}
+			why.note(n, err)
+			hopeful = hopeful || passes(err)
 			switch {
-			case err == nil || !passes(err):
+			case err == nil || !elsewhere(err):
 				return err
 			case ctx.Err() != nil || time.Since(last) > c.alone || (c.single && banyan.IsKind(err, banyan.Timeout)):
-				return c.nobody(ctx, err)
+				return c.nobody(ctx, err, why)
 			}
 			c.learn()
 		}
-		if !pause(ctx, wait) {
-			return c.nobody(ctx, ctx.Err())
+		if !hopeful || !pause(ctx, wait) {
+			return c.nobody(ctx, why.last, why)
 		}
 		wait = min(2*wait, backoffMax)
 	}
@@ -188,12 +194,75 @@ func passes(err error) bool {
 	return false
 }
 
+// elsewhere says whether another node may do what this one did not.
+func elsewhere(err error) bool { return passes(err) || wrongNode(err) }
+
 // unreachable says that an error came from this side: no node has answered.
 // What a node answered has a message and no cause.
 func unreachable(err error) bool {
 	var e *banyan.Error
-	return errors.As(err, &e) && e.Kind == banyan.Unavailable && e.Err != nil
+	return errors.As(err, &e) && e.Kind == banyan.Unavailable && e.Err != nil || wrongNode(err)
 }
+
+// wrongNode says that this side found something wrong with the node that it
+// reached, or that node with this side, before any of them asked a thing: it may
+// be of another cluster that has the address now, no node at all, one whose
+// certificate or clock is wrong, or of an older release. That says nothing of
+// the other nodes.
+func wrongNode(err error) bool {
+	var e *banyan.Error
+	if !errors.As(err, &e) || e.Err == nil {
+		return false
+	}
+	switch e.Kind {
+	case banyan.Unauthenticated, banyan.PermissionDenied, banyan.Corrupt, banyan.TooNew, banyan.Internal:
+		return true
+	}
+	return false
+}
+
+// reasons is why nodes did not do what they were asked, each the last.
+type reasons struct {
+	last error
+	each []reason
+}
+
+type reason struct {
+	addr string
+	err  error
+}
+
+func (r *reasons) note(n *node, err error) {
+	r.last = err
+	i := slices.IndexFunc(r.each, func(w reason) bool { return w.addr == n.addr })
+	if i < 0 {
+		r.each, i = append(r.each, reason{addr: n.addr}), len(r.each)
+	}
+	r.each[i].err = err
+}
+
+// reasonsShown is of how many nodes an error says what was wrong with them.
+const reasonsShown = 8
+
+// Error gives one reason after the other, with the address.
+func (r reasons) Error() string {
+	var texts []string
+	for i, w := range r.each {
+		if i == reasonsShown {
+			texts = append(texts, fmt.Sprintf("and %d nodes more", len(r.each)-i))
+			break
+		}
+		text := w.err.Error()
+		if !strings.Contains(text, w.addr) {
+			text = w.addr + ": " + text
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap gives what was heard last.
+func (r reasons) Unwrap() error { return r.last }
 
 // hinted gives the node that a NotLeader points to, if its address is known.
 func (c *Client) hinted(err error) *node {
@@ -205,8 +274,9 @@ func (c *Client) hinted(err error) *node {
 	return t.nodes[e.Leader]
 }
 
-// nobody is the error when the time was over; last is what was heard last.
-func (c *Client) nobody(ctx context.Context, last error) error {
+// nobody is the error when the time was over, or no node is right; last is what
+// was heard last.
+func (c *Client) nobody(ctx context.Context, last error, why reasons) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
 	}
@@ -218,6 +288,12 @@ func (c *Client) nobody(ctx context.Context, last error) error {
 		addrs = append(addrs, n.addr)
 	}
 	asked := strings.Join(addrs, ", ")
+	if wrongNode(last) && len(addrs) == 1 {
+		return last
+	}
+	if why.last != nil {
+		last = why
+	}
 	if !unreachable(last) {
 		return &banyan.Error{Kind: banyan.Timeout, Msg: "not done in the time given (asked " + asked + "): 'banyan status' says what is wrong, if anything answers there", Err: last}
 	}

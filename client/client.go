@@ -1,7 +1,9 @@
 // Package client is the Go SDK of Banyan. It speaks banyan.v1 with any node of
 // a cluster, or with a node in the same process, and knows nothing else.
 //
-// A Client finds a node that answers, asks the leader of a key's shard directly
+// A Client finds a node that answers, passing over those that are not of its
+// cluster or have something else wrong with them (the error says what, if none
+// is right), asks the leader of a key's shard directly
 // once it has learned where that is, and repeats a call elsewhere when its node
 // fails, if that is safe: reads always, writes because each carries a request
 // id that the cluster applies once. One that a node has no room for is tried at

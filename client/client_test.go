@@ -30,6 +30,7 @@ import (
 // cluster is several doors on loopback, with real TLS, to one fake.
 type cluster struct {
 	*fake
+	ca    *pki.CA
 	cfg   client.Config
 	addrs []string
 	stop  []func()       // each door
@@ -52,7 +53,7 @@ func newCluster(t testing.TB, nodes int) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{fake: newFake(), calls: make([]atomic.Int64, nodes), hang: make([]atomic.Bool, nodes)}
+	c := &cluster{fake: newFake(), ca: ca, calls: make([]atomic.Int64, nodes), hang: make([]atomic.Bool, nodes)}
 	c.topology = &banyanv1.MapResponse{Slots: make([]uint32, banyan.Slots), Shards: []*banyanv1.Shard{{Id: 0}}}
 	for i := range nodes {
 		c.start(t, i, ca)

@@ -84,7 +84,7 @@ func call[Req, Res any](ctx context.Context, c *Client, partition []byte, req *R
 		c.prefer(n)
 		return unpack(answer), nil
 	}
-	if !passes(err) && !banyan.IsKind(err, banyan.TooNew) && !banyan.IsKind(err, banyan.Exhausted) {
+	if !elsewhere(err) && !banyan.IsKind(err, banyan.TooNew) && !banyan.IsKind(err, banyan.Exhausted) {
 		return nil, err
 	}
 	return callAgain(ctx, c, partition, req, method, pack, unpack, n, err)

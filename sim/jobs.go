@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"banyan"
@@ -92,13 +91,13 @@ func (w *world) submit(s *submitted) {
 // an attempt that ended so; a job ends once, when all its tasks have results.
 func (j *jobs) watch(w *world, events []mvcc.Event) {
 	for i := range events {
-		if rest, ok := strings.CutPrefix(string(events[i].Row.Key), "jd/"); ok && len(rest) > 15 && rest[15] == 'r' {
-			j.result(w, banyan.JobID(rest[:14]), &events[i])
+		if id, _, ok := job.ResultOf(events[i].Row.Key); ok {
+			j.result(w, id, &events[i])
 		}
 	}
 	for i := range events {
-		if id, ok := strings.CutPrefix(string(events[i].Row.Key), "j/"); ok {
-			j.all[banyan.JobID(id)].changed(w, &events[i])
+		if id, err := job.HeaderOf(events[i].Row.Key); err == nil {
+			j.all[id].changed(w, &events[i])
 		}
 	}
 }

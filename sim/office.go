@@ -227,7 +227,7 @@ func (o *office) submit(s *submitted) {
 		Kind: work.OpSubmit, Shard: s.shard, Job: s.id, Run: work.NewRun(s.header, 0),
 		Cmd: &mvcc.Command{
 			Conds: []mvcc.Cond{{Key: key, Test: mvcc.Missing}},
-			Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: key, Value: job.EncodeHeader(s.header)}},
+			Muts:  work.Header(s.header),
 		},
 	})
 	o.act()

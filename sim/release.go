@@ -27,7 +27,7 @@ const older = banyan.ProtocolVersion - 1
 // this one. Format 2 began anew with protocol 4.
 const mixes = older >= banyan.ProtocolMin
 
-const protocolKey = "c/protocol"
+const protocolKey = "\xff\xfe\x04\x00c/protocol"
 
 // commandForm begins a command alone in an entry.
 const commandForm = 3

@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -194,7 +195,10 @@ func (l *listener) filter(events []mvcc.Event) []mvcc.Event {
 	return out
 }
 
+// sameEvents compares what was heard of a revision. Who reads history is told
+// only the latest change of an unversioned row, others of each.
 func sameEvents(a, b []mvcc.Event) bool {
+	a, b = common(a, b), common(b, a)
 	if len(a) != len(b) {
 		return false
 	}
@@ -206,6 +210,16 @@ func sameEvents(a, b []mvcc.Event) bool {
 		}
 	}
 	return true
+}
+
+// common leaves out the puts of unversioned rows that others did not hear of.
+func common(events, others []mvcc.Event) (out []mvcc.Event) {
+	for _, e := range events {
+		if e.Deleted || !mvcc.Unversioned(e.Row.Key) || slices.ContainsFunc(others, func(o mvcc.Event) bool { return bytes.Equal(o.Row.Key, e.Row.Key) }) {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func showEvents(events []mvcc.Event) []string {

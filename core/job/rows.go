@@ -2,45 +2,101 @@ package job
 
 import (
 	"encoding/binary"
-	"strings"
 
 	"banyan"
 )
 
-// The rows of a job, all in the shard its id hashes to:
+// The rows of a job (banyan.LayerJob), all in the slot its id hashes to:
 //
-//	j/<id>              header: state, specification, counts at the end
-//	jd/<id>/s<n>        the list of sent files, encoded and cut into pieces
-//	jd/<id>/i<first>    a chunk of inputs, from task number first on
-//	jd/<id>/r<task>     the recorded result of a task
-//	jd/<id>/f<task>     how often a task failed; only for tasks that did
+//	h<id>              header: state, specification, counts at the end
+//	a<id>              the job has not ended
+//	d<id>/s<n>         the list of sent files, encoded and cut into pieces
+//	d<id>/i<first>     a chunk of inputs, from task number first on
+//	d<id>/f<task>      how often a task failed; only for tasks that did
+//
+// And, unversioned (banyan.LayerResult), the recorded results of its tasks:
+//
+//	<id>/r<task>
 //
 // Numbers are four bytes, big-endian, so that rows sort by task. The then step
-// is the task behind the last. The headers stand together so that jobs can be
-// listed without reading what belongs to them.
+// is the task behind the last. The headers of a slot stand together so that jobs
+// can be listed without reading what belongs to them, and those that have not
+// ended are found without reading those that have.
 const (
-	headers = "j/"
-	details = "jd/"
+	headers = 'h'
+	active  = 'a'
+	details = 'd'
 )
 
-// HeaderKey is where a job's header is.
-func HeaderKey(id banyan.JobID) []byte { return []byte(headers + string(id)) }
+// slotBytes is what stands before the layer in a row key.
+const slotBytes = 2
 
-// HeaderRange is where the headers of a shard are.
-func HeaderRange() (lo, hi []byte) { return []byte(headers), []byte("j0") }
+// prefix begins the rows of a job in a layer.
+func prefix(layer banyan.Layer, id banyan.JobID) []byte {
+	k := make([]byte, 0, 32)
+	return banyan.AppendRowKey(k, banyan.SlotOf([]byte(id)), layer, banyan.SpaceDefault)
+}
+
+func named(kind byte, id banyan.JobID) []byte {
+	return append(append(prefix(banyan.LayerJob, id), kind), id...)
+}
+
+// eachSlot is where the rows of a kind are, in each slot.
+func eachSlot(kind byte) (lo, hi []byte) {
+	k := prefix(banyan.LayerJob, "")[slotBytes:]
+	return append(k[:len(k):len(k)], kind), append(k[:len(k):len(k)], kind+1)
+}
+
+// HeaderKey is where a job's header is.
+func HeaderKey(id banyan.JobID) []byte { return named(headers, id) }
+
+// HeaderRange is where the headers of a shard are, behind the slot: see
+// AfterSlot.
+func HeaderRange() (lo, hi []byte) { return eachSlot(headers) }
+
+// ActiveKey is the row that a job has until it ends.
+func ActiveKey(id banyan.JobID) []byte { return named(active, id) }
+
+// ActiveRange is where those rows are, behind the slot.
+func ActiveRange() (lo, hi []byte) { return eachSlot(active) }
+
+// AfterSlot is what follows the slot in a row's key.
+func AfterSlot(key []byte) []byte { return key[min(slotBytes, len(key)):] }
 
 // HeaderOf tells which job a header row belongs to.
 func HeaderOf(key []byte) (banyan.JobID, error) {
-	name, ok := strings.CutPrefix(string(key), headers)
-	if !ok {
-		return "", banyan.Errorf(banyan.Corrupt, "row %q is not a job's header", key)
+	id, err := nameIn(key, headers)
+	if err != nil {
+		return "", err
 	}
-	return banyan.ParseJobID(name)
+	return banyan.ParseJobID(string(id))
 }
 
-// Range is everything of a job but its header.
+// ActiveOf tells which job it is that has not ended.
+func ActiveOf(key []byte) (banyan.JobID, error) { return nameIn(key, active) }
+
+func nameIn(key []byte, kind byte) (banyan.JobID, error) {
+	r, ok := banyan.ParseRowKey(key)
+	if !ok || r.Layer != banyan.LayerJob || len(r.Key) == 0 || r.Key[0] != kind {
+		return "", banyan.Errorf(banyan.Corrupt, "row %q is not of a job", key)
+	}
+	return banyan.JobID(r.Key[1:]), nil
+}
+
+// Range is what belongs to a job beside its header and its results.
 func Range(id banyan.JobID) (lo, hi []byte) {
-	return []byte(details + string(id) + "/"), []byte(details + string(id) + "0")
+	k := named(details, id)
+	return append(k[:len(k):len(k)], '/'), append(k[:len(k):len(k)], '/'+1)
+}
+
+// ResultOf tells which task's result a row is; not ok if it is none.
+func ResultOf(key []byte) (id banyan.JobID, task banyan.TaskIndex, ok bool) {
+	r, ok := banyan.ParseRowKey(key)
+	if !ok || r.Layer != banyan.LayerResult || len(r.Key) < 6 {
+		return "", 0, false
+	}
+	task, err := Number(key)
+	return banyan.JobID(r.Key[:len(r.Key)-6]), task, err == nil
 }
 
 // SendKey is where the n-th piece of the list of sent files is.
@@ -80,11 +136,13 @@ func Number(k []byte) (banyan.TaskIndex, error) {
 }
 
 func key(id banyan.JobID, kind byte, n uint32) []byte {
-	k := make([]byte, 0, len(details)+len(id)+6)
-	k = append(k, details...)
-	k = append(k, id...)
-	k = append(k, '/', kind)
-	return binary.BigEndian.AppendUint32(k, n)
+	var k []byte
+	if kind == 'r' {
+		k = append(prefix(banyan.LayerResult, id), id...)
+	} else {
+		k = named(details, id)
+	}
+	return binary.BigEndian.AppendUint32(append(k, '/', kind), n)
 }
 
 func span(id banyan.JobID, kind byte, from uint32) (lo, hi []byte) {

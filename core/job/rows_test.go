@@ -19,35 +19,47 @@ const id = banyan.JobID("j0123456789abc")
 func TestRowsOfAJobSortByTaskAndStayApart(t *testing.T) {
 	other := banyan.JobID("j0123456789abd")
 	keys := [][]byte{
-		HeaderKey(id), HeaderKey(other),
 		FailureKey(id, 0), FailureKey(id, 1<<31),
 		InputKey(id, 0), InputKey(id, 255), InputKey(id, 256),
-		ResultKey(id, 9), ResultKey(id, 10), ResultKey(id, 1<<32-1),
 		SendKey(id, 0), SendKey(id, 1),
-		FailureKey(other, 0),
+		HeaderKey(id),
+		ResultKey(id, 9), ResultKey(id, 10), ResultKey(id, 1<<32-1),
 	}
 	if !slices.IsSortedFunc(keys, bytes.Compare) {
 		t.Errorf("keys do not sort: %q", keys)
 	}
 	in := func(k []byte, lo, hi []byte) bool { return bytes.Compare(k, lo) >= 0 && bytes.Compare(k, hi) < 0 }
 	headersLo, headersHi := HeaderRange()
+	activeLo, activeHi := ActiveRange()
 	lo, hi := Range(id)
 	for i, k := range keys {
-		if got := in(k, headersLo, headersHi); got != (i < 2) {
+		if got := in(AfterSlot(k), headersLo, headersHi); got != (i == 7) || in(AfterSlot(k), activeLo, activeHi) {
 			t.Errorf("%q in the headers: %v", k, got)
 		}
-		if got := in(k, lo, hi); got != (i >= 2 && i < len(keys)-1) {
+		if r, ok := banyan.ParseRowKey(k); !ok || r.Slot != banyan.SlotOf([]byte(id)) || (r.Layer == banyan.LayerResult) != (i > 7) {
+			t.Errorf("%q lies at %+v, %v", k, r, ok)
+		}
+		if got := in(k, lo, hi) || in(FailureKey(other, 0), lo, hi); got != (i < 7) {
 			t.Errorf("%q among the rows of the job: %v", k, got)
 		}
 	}
 	rlo, rhi := ResultRange(id, 10)
 	for i, k := range keys {
-		if got := in(k, rlo, rhi); got != (i == 8 || i == 9) {
+		if got := in(k, rlo, rhi); got != (i == 9 || i == 10) {
 			t.Errorf("%q among the results from 10 on: %v", k, got)
 		}
 	}
 	if got, err := HeaderOf(HeaderKey(id)); err != nil || got != id {
 		t.Error(got, err)
+	}
+	if got, err := ActiveOf(ActiveKey(id)); err != nil || got != id || !in(AfterSlot(ActiveKey(id)), activeLo, activeHi) {
+		t.Error(got, err)
+	}
+	if got, task, ok := ResultOf(ResultKey(id, 77)); !ok || got != id || task != 77 {
+		t.Error(got, task, ok)
+	}
+	if _, _, ok := ResultOf(FailureKey(id, 77)); ok {
+		t.Error("a failure is taken for a result")
 	}
 	if got, err := Number(ResultKey(id, 77)); err != nil || got != 77 {
 		t.Error(got, err)

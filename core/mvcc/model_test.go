@@ -789,6 +789,7 @@ func (g *rig) history(after banyan.Revision, lo, hi []byte, limit int) {
 			e, ok := e.Within(lo, hi)
 			if ok && !e.Deleted && mvcc.Unversioned(e.Row.Key) {
 				e.Row, ok = g.model.states[g.model.revision()][string(e.Row.Key)]
+				ok = ok && e.Row.Mod == rev
 			}
 			if ok && g.model.holds(string(e.Row.Key)) {
 				want.WriteString(normal([]mvcc.Event{e}))

@@ -303,8 +303,9 @@ func changesSince(r Reader, mt *meta, after banyan.Revision, in span, limit int)
 	return past, upTo, err
 }
 
-// event finds the version that a past change made. An unversioned row is given
-// as it is now, and is not there if it is gone: a later change tells of that.
+// event finds the version that a past change made. That of an unversioned row
+// is not there if the row has been changed or deleted since: a later change tells
+// of the row as it is.
 func (c *pastChange) event(r Reader) (e Event, there bool, err error) {
 	if c.deleted {
 		return Event{Deleted: true, Row: Row{Key: c.key, Mod: c.rev}, End: c.end}, true, nil
@@ -314,7 +315,7 @@ func (c *pastChange) event(r Reader) (e Event, there bool, err error) {
 		return Event{}, false, err
 	}
 	if Unversioned(c.key) {
-		if row == nil {
+		if row == nil || row.Mod != c.rev {
 			return Event{}, false, nil
 		}
 		return Event{Row: *row}, true, nil

@@ -86,7 +86,7 @@ func (f *fake) Read(_ context.Context, shard banyan.ShardID, q route.ReadQuery) 
 		}
 		return res, err
 	}
-	res.Rows, res.More, err = mvcc.Range(s.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, Limit: q.Limit, KeysOnly: q.KeysOnly})
+	res.Rows, res.More, err = mvcc.Range(s.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, EachSlot: q.EachSlot, Limit: q.Limit, KeysOnly: q.KeysOnly})
 	return res, err
 }
 

@@ -1,11 +1,10 @@
 // Package kv is the layer of the user's keys over the replicated machine. A
 // key's partition, the part before its first '/', says which shard holds it;
-// there it is the row "k/" + key. Everything is checked here, before a command
+// there it is a row of banyan.LayerKV in the slot of the partition. Everything is checked here, before a command
 // is made of it.
 package kv
 
 import (
-	"bytes"
 	"context"
 	"slices"
 
@@ -45,17 +44,22 @@ type Service struct{ db DB }
 // New builds the layer over db.
 func New(db DB) *Service { return &Service{db} }
 
-// rowPrefix stands before every user's key, so that nobody reaches other rows.
-const rowPrefix = "k/"
+// What stands before a user's key in a row key: the slot, of slotBytes, the layer
+// and the space. It keeps users from reaching other rows.
+const (
+	slotBytes   = 2
+	prefixBytes = slotBytes + 2
+)
 
 // keyMax is the longest key, in bytes.
-const keyMax = banyan.KeyBytesMax - len(rowPrefix)
+const keyMax = banyan.KeyBytesMax - prefixBytes
 
 func rowKey(key []byte) []byte {
-	return append(append(make([]byte, 0, len(rowPrefix)+len(key)+1), rowPrefix...), key...)
+	row := make([]byte, 0, prefixBytes+len(key)+1)
+	return append(banyan.AppendRowKey(row, banyan.SlotOf(banyan.Partition(key)), banyan.LayerKV, banyan.SpaceDefault), key...)
 }
 
-func userKey(row []byte) []byte { return bytes.TrimPrefix(row, []byte(rowPrefix)) }
+func userKey(row []byte) []byte { return row[min(prefixBytes, len(row)):] }
 
 func (s *Service) shardOf(key []byte) banyan.ShardID { return s.db.ShardOf(banyan.Partition(key)) }
 

@@ -250,7 +250,7 @@ func TestListMergesShards(t *testing.T) {
 func TestMergeStopsWhereAPageEnds(t *testing.T) {
 	row := func(keys ...string) (rows []mvcc.Row) {
 		for _, k := range keys {
-			rows = append(rows, mvcc.Row{Key: []byte(k)})
+			rows = append(rows, mvcc.Row{Key: rowKey([]byte(k))})
 		}
 		return rows
 	}
@@ -263,7 +263,7 @@ func TestMergeStopsWhereAPageEnds(t *testing.T) {
 	if got := fmt.Sprintf("%s %v", keysOf(p), p.more); got != "[a aa b] true" {
 		t.Error(got)
 	}
-	big := page{rows: []mvcc.Row{{Key: []byte("a"), Value: make([]byte, banyan.ListBytesMax)}}}
+	big := page{rows: []mvcc.Row{{Key: rowKey([]byte("a")), Value: make([]byte, banyan.ListBytesMax)}}}
 	big.merge(page{rows: row("b")}, 100)
 	if got := fmt.Sprintf("%s %v", keysOf(big), big.more); got != "[a] true" {
 		t.Error(got)
@@ -272,7 +272,7 @@ func TestMergeStopsWhereAPageEnds(t *testing.T) {
 
 func keysOf(p page) (keys []string) {
 	for _, r := range p.rows {
-		keys = append(keys, string(r.Key))
+		keys = append(keys, string(userKey(r.Key)))
 	}
 	return keys
 }

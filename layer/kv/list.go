@@ -53,11 +53,13 @@ func listQuery(req *banyanv1.ListRequest) (q route.ReadQuery, err error) {
 		return q, banyan.Errorf(banyan.Invalid, "revision %d is one shard's, the prefix %.64q spans shards: give a prefix with a '/'", req.Revision, req.Prefix)
 	}
 	q = route.ReadQuery{Key: rowKey(req.Prefix), At: banyan.Revision(req.Revision), Limit: int(req.Limit), KeysOnly: req.KeysOnly, Stale: req.Stale}
-	q.End = mvcc.PrefixEnd(q.Key) // never nil: rowPrefix ends in '/'
-	if len(req.After) > 0 {
-		if behind := append(rowKey(req.After), 0); bytes.Compare(behind, q.Key) > 0 {
-			q.Key = behind
-		}
+	if q.EachSlot = bytes.IndexByte(req.Prefix, '/') < 0; q.EachSlot {
+		q.Key = q.Key[slotBytes:]
+	}
+	prefix := q.Key[:len(q.Key)-len(req.Prefix)]
+	q.End = mvcc.PrefixEnd(q.Key) // never nil: the space before it has one
+	if bytes.Compare(req.After, req.Prefix) >= 0 && len(req.After) > 0 {
+		q.Key = append(append(bytes.Clone(prefix), req.After...), 0)
 	}
 	switch {
 	case q.Limit == 0:
@@ -107,10 +109,10 @@ func (p *page) merge(o page, limit int) {
 	cut := len(p.rows) + len(o.rows)
 	ends := [][]byte{p.end(), o.end()}
 	p.rows = append(p.rows, o.rows...)
-	slices.SortFunc(p.rows, func(a, b mvcc.Row) int { return bytes.Compare(a.Key, b.Key) })
+	slices.SortFunc(p.rows, func(a, b mvcc.Row) int { return bytes.Compare(userKey(a.Key), userKey(b.Key)) })
 	for _, end := range ends {
 		if end != nil {
-			known, _ := slices.BinarySearchFunc(p.rows, append(bytes.Clone(end), 0), func(r mvcc.Row, k []byte) int { return bytes.Compare(r.Key, k) })
+			known, _ := slices.BinarySearchFunc(p.rows, append(bytes.Clone(end), 0), func(r mvcc.Row, k []byte) int { return bytes.Compare(userKey(r.Key), k) })
 			cut = min(cut, known)
 		}
 	}
@@ -128,10 +130,10 @@ func (p *page) merge(o page, limit int) {
 	p.age = max(p.age, o.age)
 }
 
-// end is the last key up to which the page is known, nil if it is whole.
+// end is the last user's key up to which the page is known, nil if it is whole.
 func (p *page) end() []byte {
 	if !p.more || len(p.rows) == 0 {
 		return nil
 	}
-	return p.rows[len(p.rows)-1].Key
+	return userKey(p.rows[len(p.rows)-1].Key)
 }

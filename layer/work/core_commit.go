@@ -206,10 +206,21 @@ func (c *Core) putEnd(b *Batch, r *Run, state banyanv1.JobState, t *tally) int {
 
 // putHeader replaces a job's header.
 func putHeader(cmd *mvcc.Command, r *Run, header *banyanv1.Job) int {
-	key, row := job.HeaderKey(r.id), job.EncodeHeader(header)
-	cmd.Conds = append(cmd.Conds, mvcc.Cond{Key: key, Test: mvcc.ModEquals, Number: uint64(r.mod)})
-	cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: key, Value: row})
-	return len(row) + 128
+	muts := Header(header)
+	cmd.Conds = append(cmd.Conds, mvcc.Cond{Key: muts[0].Key, Test: mvcc.ModEquals, Number: uint64(r.mod)})
+	cmd.Muts = append(cmd.Muts, muts...)
+	return len(muts[0].Value) + 128
+}
+
+// Header gives what puts a job's header, and keeps the row that a job has until
+// it ends.
+func Header(header *banyanv1.Job) []mvcc.Mutation {
+	id := banyan.JobID(header.Id)
+	unended := mvcc.Mutation{Op: mvcc.Put, Key: job.ActiveKey(id)}
+	if job.Ended(header.State) {
+		unended.Op = mvcc.Delete
+	}
+	return []mvcc.Mutation{{Op: mvcc.Put, Key: job.HeaderKey(id), Value: job.EncodeHeader(header)}, unended}
 }
 
 // Committed takes the outcome of a batch. ok is false if a condition did not

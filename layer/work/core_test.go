@@ -258,7 +258,9 @@ func (x *script) take(t *testing.T) {
 	}
 	fmt.Fprintf(&x.out, "command:")
 	for _, m := range x.batch.Cmd.Muts {
-		x.out.WriteString(" " + mutation(m))
+		if r, _ := banyan.ParseRowKey(m.Key); r.Layer != banyan.LayerJob || r.Key[0] != 'a' { // that row goes with the header
+			x.out.WriteString(" " + mutation(m))
+		}
 	}
 	x.out.WriteString("\n")
 }
@@ -282,15 +284,19 @@ func mutation(m mvcc.Mutation) string {
 	if m.Op == mvcc.Delete {
 		op = "delete"
 	}
-	k := string(m.Key)
-	if id, ok := strings.CutPrefix(k, "j/"); ok {
+	r, _ := banyan.ParseRowKey(m.Key)
+	if id, ok := strings.CutPrefix(string(r.Key), "h"); ok && r.Layer == banyan.LayerJob {
 		h, err := job.DecodeHeader(m.Value)
 		if err != nil {
 			return err.Error()
 		}
 		return fmt.Sprintf("%s %s:%s", op, id, job.Word(h.State))
 	}
-	id, rest, _ := strings.Cut(strings.TrimPrefix(k, "jd/"), "/")
+	k := string(r.Key)
+	if r.Layer == banyan.LayerJob {
+		k = k[1:]
+	}
+	id, rest, _ := strings.Cut(k, "/")
 	task, _ := job.Number(m.Key)
 	what := fmt.Sprintf("%s %s/%c%d", op, id, rest[0], task)
 	switch {
@@ -397,6 +403,9 @@ func (x *script) showRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range rows {
+		if k, _ := banyan.ParseRowKey(r.Key); k.Layer == banyan.LayerJob && k.Key[0] == 'a' {
+			continue
+		}
 		fmt.Fprintf(&x.out, "%s v%d\n", strings.TrimPrefix(mutation(mvcc.Mutation{Op: mvcc.Put, Key: r.Key, Value: r.Value}), "put "), r.Version)
 	}
 }

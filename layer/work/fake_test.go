@@ -7,7 +7,6 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/core/job"
 	"banyan/core/mvcc"
 	"banyan/core/mvcc/memrows"
 )
@@ -108,11 +107,8 @@ func header(id banyan.JobID, tasks int, change func(*banyanv1.JobSpec)) *banyanv
 }
 
 func submitCommand(h *banyanv1.Job) *mvcc.Command {
-	key := job.HeaderKey(banyan.JobID(h.Id))
-	return &mvcc.Command{
-		Conds: []mvcc.Cond{{Key: key, Test: mvcc.Missing}},
-		Muts:  []mvcc.Mutation{{Op: mvcc.Put, Key: key, Value: job.EncodeHeader(h)}},
-	}
+	muts := Header(h)
+	return &mvcc.Command{Conds: []mvcc.Cond{{Key: muts[0].Key, Test: mvcc.Missing}}, Muts: muts}
 }
 
 func clock() time.Time { return time.Now() }

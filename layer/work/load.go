@@ -20,13 +20,17 @@ type Loaded struct {
 // Load rebuilds the unfinished jobs of a shard from its rows, oldest first.
 func Load(ctx context.Context, r Reader, shard banyan.ShardID) ([]Loaded, error) {
 	var out []Loaded
-	lo, hi := job.HeaderRange()
-	err := scan(ctx, r, shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
-		header, err := job.DecodeHeader(row.Value)
+	lo, hi := job.ActiveRange()
+	err := scan(ctx, r, shard, mvcc.Query{Lo: lo, Hi: hi, EachSlot: true}, func(row mvcc.Row) error {
+		id, err := job.ActiveOf(row.Key)
+		if err != nil {
+			return err
+		}
+		header, mod, err := readHeader(ctx, r, shard, id)
 		if err != nil || job.Ended(header.State) {
 			return err
 		}
-		l, err := load(ctx, r, shard, header, row.Mod)
+		l, err := load(ctx, r, shard, header, mod)
 		out = append(out, l)
 		return err
 	})
@@ -155,6 +159,10 @@ func scan(ctx context.Context, r Reader, shard banyan.ShardID, q mvcc.Query, fn 
 		if !more || len(rows) == 0 {
 			return nil
 		}
-		q.Lo = append(append([]byte(nil), rows[len(rows)-1].Key...), 0)
+		last := rows[len(rows)-1].Key
+		if q.EachSlot {
+			last = job.AfterSlot(last)
+		}
+		q.Lo = append(append([]byte(nil), last...), 0)
 	}
 }

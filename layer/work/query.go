@@ -111,8 +111,8 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 func (s *Service) latest(ctx context.Context, shard banyan.ShardID, limit int, jobs *[]*banyanv1.Job) (more bool, err error) {
 	lo, hi := job.HeaderRange()
 	var keys [][]byte
-	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: lo, Hi: hi, KeysOnly: true}, func(row mvcc.Row) error {
-		keys = append(keys, row.Key)
+	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: lo, Hi: hi, KeysOnly: true, EachSlot: true}, func(row mvcc.Row) error {
+		keys = append(keys, job.AfterSlot(row.Key))
 		return nil
 	})
 	if err != nil || len(keys) == 0 {
@@ -121,7 +121,7 @@ func (s *Service) latest(ctx context.Context, shard banyan.ShardID, limit int, j
 	if len(keys) > limit {
 		more, keys = true, keys[len(keys)-limit:]
 	}
-	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: keys[0], Hi: hi}, func(row mvcc.Row) error {
+	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: keys[0], Hi: hi, EachSlot: true}, func(row mvcc.Row) error {
 		header, err := job.DecodeHeader(row.Value)
 		if err == nil {
 			*jobs = append(*jobs, s.placed(header, shard))

@@ -159,7 +159,7 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 	key := job.HeaderKey(x.id)
 	cmd := &mvcc.Command{
 		Conds: append([]mvcc.Cond{{Key: key, Test: mvcc.Missing}}, x.sent...),
-		Muts:  append(x.muts, mvcc.Mutation{Op: mvcc.Put, Key: key, Value: job.EncodeHeader(header)}),
+		Muts:  append(x.muts, Header(header)...),
 	}
 	x.s.touch(x.id)
 	defer x.s.tidy(x.id)

@@ -13,7 +13,7 @@ import (
 )
 
 // checkEvery is how often Run looks whether a renewal is due.
-const checkEvery = time.Hour
+const checkEvery = time.Minute
 
 // Keeper holds a node's current certificate and renews it without a restart:
 // configurations it gave out use the new one from the next handshake on.
@@ -33,7 +33,7 @@ func NewKeeper(ca *CA, s Subject, now func() time.Time) (*Keeper, error) {
 	return k, k.issue()
 }
 
-// OpenKeeper opens what SaveDir wrote. A certificate that is due, expired or
+// OpenKeeper opens what SaveDir wrote. A certificate that is due, expired, not valid yet or
 // does not belong to the key beside it (a renewal was cut short) is renewed at
 // once. It returns NotFound when the directory holds no node's certificate.
 func OpenKeeper(dir string, now func() time.Time) (*Keeper, error) {

@@ -110,8 +110,9 @@ func SubjectOf(cert *x509.Certificate) (s Subject, cluster string, err error) {
 	return s, u.Host, nil
 }
 
-// RenewDue says that a third or less of the certificate's lifetime is left.
+// RenewDue says that a third or less of the certificate's lifetime is left, or
+// that it is not valid yet: the clock was ahead when it was made.
 func RenewDue(cert *x509.Certificate, now time.Time) bool {
 	life := cert.NotAfter.Sub(cert.NotBefore)
-	return cert.NotAfter.Sub(now) <= life/3
+	return cert.NotAfter.Sub(now) <= life/3 || now.Before(cert.NotBefore)
 }

@@ -495,3 +495,26 @@ func BenchmarkNewCluster(b *testing.B) {
 		testKeeper(b, ca, nodeOne)
 	}
 }
+
+// TestACertificateOfTheFutureIsRenewed: one made while the clock was ahead is
+// accepted by nobody until its day, as an expired one is.
+func TestACertificateOfTheFutureIsRenewed(t *testing.T) {
+	now := time.Now()
+	ca, err := NewCA("c-test", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := now.Add(30 * 24 * time.Hour)
+	clock := ahead
+	k, err := NewKeeper(ca, Subject{Kind: Node, Name: "n", Node: 1}, func() time.Time { return clock })
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock = now
+	if renewed, err := k.Renew(); err != nil || !renewed || k.Certificate().NotBefore.After(now) {
+		t.Errorf("renewed %v, %v, valid from %v", renewed, err, k.Certificate().NotBefore)
+	}
+	if renewed, err := k.Renew(); err != nil || renewed {
+		t.Errorf("renewed again: %v, %v", renewed, err)
+	}
+}

@@ -18,10 +18,13 @@ import (
 
 // Rows of the root shard about the cluster as a whole, beside those of tokens.go.
 const (
-	clusterPrefix = "c/"
-	settingsKey   = "c/settings"
-	protocolKey   = "c/protocol"
-	noticePrefix  = "c/notice/" // and the node, and its own number of the notice
+	// rootPrefix begins the rows of the root shard: banyan.SlotRoot, LayerCluster, SpaceSystem.
+	rootPrefix = "\xff\xfe\x04\x00"
+
+	clusterPrefix = rootPrefix + "c/"
+	settingsKey   = clusterPrefix + "settings"
+	protocolKey   = clusterPrefix + "protocol"
+	noticePrefix  = clusterPrefix + "notice/" // and the node, and its own number of the notice
 )
 
 // settings are what an operator chose for the whole cluster; zero is not chosen.

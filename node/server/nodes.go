@@ -35,7 +35,7 @@ type nodeRow struct {
 	RemovedMs int64 `json:"removed_ms,omitempty"`
 }
 
-const nodePrefix = "n/"
+const nodePrefix = rootPrefix + "n/"
 
 func nodeKey(id banyan.NodeID) []byte { return fmt.Appendf(nil, "%s%016x", nodePrefix, uint64(id)) }
 

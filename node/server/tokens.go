@@ -35,9 +35,9 @@ type admissionRow struct {
 }
 
 const (
-	tokenPrefix = "t/"
-	clusterKey  = "c/cluster"
-	nextNodeKey = "c/next_node"
+	tokenPrefix = rootPrefix + "t/"
+	clusterKey  = clusterPrefix + "cluster"
+	nextNodeKey = clusterPrefix + "next_node"
 
 	tokenTTLDefault = time.Hour
 	tokenTTLMax     = 365 * 24 * time.Hour
