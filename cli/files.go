@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"hash/maphash"
 	"io/fs"
 	"os"
 	"path"
@@ -123,104 +121,6 @@ func upload(ctx context.Context, s *session, spec *banyanv1.JobSpec, files []sen
 			}
 			spec.SendTemplates = append(spec.SendTemplates, p)
 		}
-	}
-	return nil
-}
-
-// returned knows which task each returned file came from, so that none is
-// overwritten by that of another.
-type returned struct {
-	seed  maphash.Seed
-	by    map[uint64]returner // by the hash of the path
-	taken int                 // files that did not come back
-}
-
-type returner struct {
-	task    uint32
-	content uint64
-}
-
-// conflict is a file that a task may not have, since another returned it first.
-type conflict struct {
-	path string
-	by   uint32
-}
-
-// sort tells apart the files that a task may bring back and those whose name
-// another task has used for other bytes.
-func (r *returned) sort(t *banyanv1.TaskResult) (mine []*banyanv1.FileRef, taken []conflict) {
-	if r.by == nil {
-		r.seed, r.by = maphash.MakeSeed(), map[uint64]returner{}
-	}
-	for _, ref := range t.Returned {
-		name := maphash.String(r.seed, path.Clean(ref.Path))
-		content := maphash.Bytes(r.seed, slices.Concat(ref.Chunks...))
-		first, ok := r.by[name]
-		switch {
-		case !ok:
-			r.by[name] = returner{t.Task, content}
-			mine = append(mine, ref)
-		case first.task == t.Task || first.content == content:
-			mine = append(mine, ref)
-		default:
-			taken = append(taken, conflict{ref.Path, first.task})
-		}
-	}
-	r.taken += len(taken)
-	return mine, taken
-}
-
-// err is not nil when not every file came back.
-func (r *returned) err() error {
-	if r.taken == 0 {
-		return nil
-	}
-	return banyan.Errorf(banyan.Invalid, "%s did not come back, their names were taken: give --return names that differ from task to task", count(r.taken, "returned file"))
-}
-
-// download brings files back below dir. With missing it leaves those alone that
-// are there already in the right size.
-func (s *session) download(ctx context.Context, dir string, refs []*banyanv1.FileRef, missing bool) error {
-	for _, ref := range refs {
-		local := filepath.FromSlash(ref.Path)
-		if !filepath.IsLocal(local) {
-			return banyan.Errorf(banyan.Invalid, "a task returned a file named %q, which leads out of %s: it was not written", ref.Path, dir)
-		}
-		local = filepath.Join(dir, local)
-		if st, err := os.Stat(local); missing && err == nil && st.Size() == ref.Size {
-			continue
-		}
-		if err := s.downloadFile(ctx, local, ref); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// downloadFile writes beside the file and renames, so that a name never shows
-// half a file.
-func (s *session) downloadFile(ctx context.Context, local string, ref *banyanv1.FileRef) error {
-	fail := func(err error) error {
-		return fmt.Errorf("the returned file %s cannot be written: %w: free space or choose another --outdir, then 'banyan resume' fetches it", local, unwrapPath(err))
-	}
-	if err := os.MkdirAll(filepath.Dir(local), 0o777); err != nil {
-		return fail(err)
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(local), ".banyan-*")
-	if err != nil {
-		return fail(err)
-	}
-	err = s.Blobs().Download(ctx, ref.Chunks, tmp)
-	if err == nil {
-		err = tmp.Chmod(fs.FileMode(ref.Mode).Perm() | 0o600)
-	}
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), local)
-	}
-	if err != nil {
-		os.Remove(tmp.Name()) // what cannot be removed is only a leftover
-		return fail(err)
 	}
 	return nil
 }

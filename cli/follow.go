@@ -18,6 +18,7 @@ type follow struct {
 	show showFlags
 	seen bitmap                               // results recorded before: they are not printed, their files are fetched
 	mute bool                                 // results are neither printed nor fetched
+	back asked                                // the files that may come back
 	then bool                                 // the job has a then step: its files come back, not those of the tasks
 	on   func(*banyanv1.FollowResponse) error // told of every message; its error ends the following
 }
@@ -109,12 +110,13 @@ type follower struct {
 	thenDone *banyanv1.TaskResult
 	nodes    map[uint64]string // last state of each
 	returned returned
+	outDir   outDir
 	idle     time.Time // since when no node takes work; zero: one does
 	toldIdle bool
 }
 
 func (a *app) newFollower(s *session, f follow) *follower {
-	fw := &follower{follow: f, app: a, s: s, bar: a.newProgress(f.show.progress), nodes: map[uint64]string{}}
+	fw := &follower{follow: f, app: a, s: s, bar: a.newProgress(f.show.progress), nodes: map[uint64]string{}, outDir: outDir{name: f.show.outDir}}
 	fw.out = bufio.NewWriterSize(fw.bar.through(a.Out), 64<<10)
 	fw.errs = bufio.NewWriterSize(fw.bar.through(a.Err), 16<<10)
 	fw.p = &printer{out: fw.out, err: fw.errs, tag: f.show.tag, json: f.show.format.json(), chunks: s.Blobs().Download}
@@ -129,6 +131,7 @@ var errHeld = errors.New("the job is held")
 
 // run follows the job until it has ended or is held.
 func (f *follower) run(ctx context.Context) error {
+	defer f.outDir.close()
 	err := f.s.Jobs().Follow(ctx, f.job, 0, func(m *banyanv1.FollowResponse) error { return f.take(ctx, m) })
 	if errors.Is(err, errHeld) {
 		return nil
@@ -139,6 +142,9 @@ func (f *follower) run(ctx context.Context) error {
 // take handles one message: results first, then the progress that counts them.
 func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 	for _, r := range m.Results {
+		if r.Task >= banyan.JobTasksMax {
+			return banyan.Errorf(banyan.Corrupt, "a node told of task %d of job %s: no job has so many: 'banyan status' shows the nodes", r.Task, f.job)
+		}
 		if f.got.has(r.Task) {
 			continue
 		}
@@ -180,11 +186,9 @@ func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {
 		return nil
 	}
 	if !f.then {
-		mine, taken := f.returned.sort(r)
-		for _, t := range taken {
-			fmt.Fprintf(f.errs, "banyan: task %d returned another %s than task %d did: the first one stays: put something of the input into the name, as in --return {/.}.out\n", r.Task+1, t.path, t.by+1)
-		}
-		if err := f.s.download(ctx, f.show.outDir, mine, f.seen.has(r.Task)); err != nil {
+		mine, refused := f.returned.sort(r, f.back.names(r))
+		f.refused(fmt.Sprintf("task %d", r.Task+1), refused)
+		if err := f.outDir.fetch(ctx, f.p.chunks, mine, f.seen.has(r.Task)); err != nil {
 			return err
 		}
 	}
@@ -196,6 +200,20 @@ func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {
 	}
 	return f.emit(ctx, r)
 }
+
+// refused tells of files that came and were not written.
+func (f *follower) refused(who string, list []refusal) {
+	for i, r := range list {
+		if i == refusedMax {
+			fmt.Fprintf(f.errs, "banyan: %s returned %d more files that were not written\n", who, len(list)-i)
+			return
+		}
+		fmt.Fprintf(f.errs, "banyan: %s returned %q: %s\n", who, abbreviate(r.path, 200), r.why)
+	}
+}
+
+// refusedMax is how many files of one task are told of that were not written.
+const refusedMax = 5
 
 func (f *follower) emit(ctx context.Context, r *banyanv1.TaskResult) error {
 	return f.p.result(ctx, r, false)
@@ -277,7 +295,10 @@ func (f *follower) finish(ctx context.Context) error {
 		if err := f.p.result(ctx, r, true); err != nil {
 			return err
 		}
-		if err := f.s.download(ctx, f.show.outDir, r.Returned, false); err != nil {
+		mine, refused := f.returned.sortThen(r)
+		f.refused("the --then step", refused)
+		defer f.outDir.close()
+		if err := f.outDir.fetch(ctx, f.p.chunks, mine, false); err != nil {
 			return err
 		}
 	}

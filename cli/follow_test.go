@@ -147,7 +147,7 @@ func TestReturnedFilesComeBack(t *testing.T) {
 	r := result(0, 0, "", "")
 	r.Returned = []*banyanv1.FileRef{ref("sub/one.txt", "content")}
 	f.follow = []*banyanv1.FollowResponse{message(1, 1, 0, succeeded, r)}
-	if _, errs, code := do(t, s, "run", "--return", "*.txt", "--outdir", dir, "x", ":::", "1"); code != 0 {
+	if _, errs, code := do(t, s, "run", "--return", "sub/*.txt", "--outdir", dir, "x", ":::", "1"); code != 0 {
 		t.Fatalf("exit %d: %s", code, errs)
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "sub", "one.txt")); string(b) != "content" {
@@ -192,7 +192,7 @@ func TestNoReturnedFileOverwritesAnother(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dir, "same")); string(b) != "one" {
 		t.Errorf("%q, %v: another task's file took its place", b, err)
 	}
-	if code != 255 || !strings.Contains(errs, "banyan: task 2 returned another same than task 1 did") || !strings.Contains(errs, "1 returned file did not come back") {
+	if code != 255 || !strings.Contains(errs, `banyan: task 2 returned "same": as task 1 did with other bytes: the first one stays`) || !strings.Contains(errs, "1 returned file did not come back") {
 		t.Errorf("exit %d:\n%s", code, errs)
 	}
 }

@@ -228,6 +228,20 @@ func (in *inputs) all() iter.Seq[[]string] {
 	}
 }
 
+// row is the i-th row of all, nil where there is none.
+func (in *inputs) row(i uint32) []string {
+	if int(i) >= in.count {
+		return nil
+	}
+	parts, left := make([][]string, len(in.groups)), int(i)
+	for g := len(parts) - 1; g >= 0; g-- {
+		n := len(in.groups[g])
+		parts[g] = in.groups[g][left%n]
+		left /= n
+	}
+	return slices.Concat(parts...)
+}
+
 // messages is all, as a job takes them.
 func (in *inputs) messages() iter.Seq[*banyanv1.Input] {
 	return func(yield func(*banyanv1.Input) bool) {

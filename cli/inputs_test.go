@@ -23,6 +23,9 @@ func rows(t *testing.T, r reading, args, files []string) []string {
 	}
 	var out []string
 	for row := range in.all() {
+		if at := in.row(uint32(len(out))); strings.Join(at, "|") != strings.Join(row, "|") {
+			t.Errorf("row %d is %q, want %q", len(out), at, row)
+		}
 		out = append(out, strings.Join(row, "|"))
 	}
 	if len(out) != in.count {

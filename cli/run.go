@@ -49,7 +49,10 @@ syntax. A COMMAND that is one argument with blanks or shell characters is run by
 Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
 'banyan resume JOB' does what is not yet done. --return and --then work in a
 directory of their own for every task; the files come back to --outdir. With
---then the files that it makes come back, and not those of the tasks.
+--then the files that it makes come back, and not those of the tasks. Whatever a
+node says, only files that --return names are written (* and ? stand for no dot
+in front; of --then all but hidden ones), below --outdir, also not through links
+out of it, and with no more rights than the umask gives.
 
 A task is over when its command has ended and none of its processes holds its
 output any more, or 5 s later; what is left running then is killed and named.
@@ -304,7 +307,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 		return f.show.printID(a.Out, id)
 	}
 	cancel()
-	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, then: spec.Then != nil})
+	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, back: asked{spec.Return, in.count, in.row}, then: spec.Then != nil})
 	if failed := (*exit)(nil); errors.As(err, &failed) && failed.code <= exitFailedMore && !s.local {
 		if name := leftHere(spec, f.send, in); name != "" {
 			fmt.Fprintf(a.Err, "banyan: %s is here, tasks run in directories of their own on the nodes: send files with --send {}, or name a directory that every node has with --workdir\n", name)

@@ -212,6 +212,7 @@ func match(root *os.Root, patterns []string) ([]string, error) {
 			if names, err = fs.Glob(root.FS(), clean); err != nil {
 				return nil, banyan.Errorf(banyan.Invalid, "--return %s: bad pattern", p)
 			}
+			names = slices.DeleteFunc(names, func(n string) bool { return !job.Glob(clean, n) })
 		}
 		before := len(found)
 		for _, n := range names {

@@ -1,0 +1,223 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
+)
+
+// asked is what the user asked to have back. A node may say anything; what it
+// returns is held against this.
+type asked struct {
+	patterns []string                   // of --return
+	tasks    int                        // of the job
+	row      func(task uint32) []string // the input of a task; nil: what the result says
+}
+
+// names gives what is asked of one task, expanded.
+func (a asked) names(t *banyanv1.TaskResult) []string {
+	columns := t.Input.GetColumns()
+	if a.row != nil {
+		columns = a.row(t.Task)
+	}
+	v := job.Vars{Columns: columns, Seq: int(t.Task) + 1, Slot: int(t.Slot), Tasks: a.tasks}
+	names := make([]string, len(a.patterns))
+	for i, p := range a.patterns {
+		names[i] = job.ExpandString(p, v)
+	}
+	return names
+}
+
+// returned knows which task each returned file came from, so that none is
+// overwritten by that of another.
+type returned struct {
+	seed  maphash.Seed
+	by    map[uint64]returner // by the hash of the path
+	taken int                 // files whose name another task had used
+	alien int                 // files that nobody asked for, or that cannot be written safely
+}
+
+type returner struct {
+	task    uint32
+	content uint64
+}
+
+// refusal is a returned file that is not written, and why.
+type refusal struct{ path, why string }
+
+// sort tells apart the files that a task may bring back and those that are not
+// written: nobody asked for them, or another task has used the name for other
+// bytes.
+func (r *returned) sort(t *banyanv1.TaskResult, names []string) (mine []*banyanv1.FileRef, refused []refusal) {
+	if r.by == nil {
+		r.seed, r.by = maphash.MakeSeed(), map[uint64]returner{}
+	}
+	for _, ref := range t.Returned {
+		p := ref.GetPath()
+		if why := unsafe(p); why != "" || !job.Returns(names, p) {
+			if why == "" {
+				why = "no --return names it"
+			}
+			refused = append(refused, refusal{p, why + ": it was not written"})
+			r.alien++
+			continue
+		}
+		name := maphash.String(r.seed, p)
+		content := maphash.Bytes(r.seed, slices.Concat(ref.Chunks...))
+		first, ok := r.by[name]
+		switch {
+		case !ok:
+			r.by[name] = returner{t.Task, content}
+			mine = append(mine, ref)
+		case first.task == t.Task || first.content == content:
+			mine = append(mine, ref)
+		default:
+			refused = append(refused, refusal{p, fmt.Sprintf("as task %d did with other bytes: the first one stays: put something of the input into the name, as in --return {/.}.out", first.task+1)})
+			r.taken++
+		}
+	}
+	return mine, refused
+}
+
+// sortThen is sort for the then step, which may leave files of any name. Hidden
+// ones are not written: no user would see that they came.
+func (r *returned) sortThen(t *banyanv1.TaskResult) (mine []*banyanv1.FileRef, refused []refusal) {
+	for _, ref := range t.Returned {
+		why := unsafe(ref.GetPath())
+		if why == "" && slices.ContainsFunc(strings.Split(ref.GetPath(), "/"), func(c string) bool { return strings.HasPrefix(c, ".") }) {
+			why = "hidden files of a --then step do not come back"
+		}
+		if why != "" {
+			refused = append(refused, refusal{ref.GetPath(), why + ": it was not written"})
+			r.alien++
+			continue
+		}
+		mine = append(mine, ref)
+	}
+	return mine, refused
+}
+
+// unsafe says why no file of this name is written, whoever asked for it.
+func unsafe(name string) string {
+	if !filepath.IsLocal(filepath.FromSlash(name)) || path.Clean(name) != name || name == "." {
+		return "the name leads out of --outdir or is not clean"
+	}
+	return ""
+}
+
+// err is not nil when not every file came back.
+func (r *returned) err() error {
+	switch {
+	case r.taken > 0:
+		return banyan.Errorf(banyan.Invalid, "%s did not come back, their names were taken: give --return names that differ from task to task", count(r.taken, "returned file"))
+	case r.alien > 0:
+		return banyan.Errorf(banyan.Invalid, "%s did not come back, see above: name it with --return, if it is wanted", count(r.alien, "returned file"))
+	}
+	return nil
+}
+
+// outDir is where returned files go. It is opened when the first one comes.
+// Nothing is written outside of it, also not through links in it.
+type outDir struct {
+	name string
+	root *os.Root
+}
+
+func (d *outDir) open() error {
+	if d.root != nil {
+		return nil
+	}
+	err := os.MkdirAll(d.name, 0o777)
+	if err == nil {
+		d.root, err = os.OpenRoot(d.name)
+	}
+	if err != nil {
+		return banyan.Errorf(banyan.Invalid, "--outdir %s cannot be used: %w: give another, then 'banyan resume' fetches the files", d.name, unwrapPath(err))
+	}
+	return nil
+}
+
+func (d *outDir) close() {
+	if d.root != nil {
+		d.root.Close()
+		d.root = nil
+	}
+}
+
+// fetch brings files back. With missing it leaves those alone that are there
+// already in the right size. The names have been checked.
+func (d *outDir) fetch(ctx context.Context, read chunkReader, refs []*banyanv1.FileRef, missing bool) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	if err := d.open(); err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		local := filepath.FromSlash(ref.GetPath())
+		if st, err := d.root.Stat(local); missing && err == nil && st.Size() == ref.Size {
+			continue
+		}
+		if err := d.write(ctx, read, local, ref); err != nil {
+			return fmt.Errorf("the returned file %s cannot be written: %w: free space or choose another --outdir, then 'banyan resume' fetches it", filepath.Join(d.name, local), unwrapPath(err))
+		}
+	}
+	return nil
+}
+
+// write writes beside the file and renames, so that a name never shows half a
+// file. A link of the file's name is replaced, not followed. The umask takes its
+// part of the mode when the file is made.
+func (d *outDir) write(ctx context.Context, read chunkReader, local string, ref *banyanv1.FileRef) error {
+	dir := filepath.Dir(local)
+	if err := d.root.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	id := banyan.NewRequestID()
+	part := filepath.Join(dir, ".banyan-"+hex.EncodeToString(id[:6]))
+	f, err := d.root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(ref.Mode)&0o777|0o600)
+	if err != nil {
+		return err
+	}
+	w := &exact{w: f, left: ref.Size}
+	err = read(ctx, ref.Chunks, w)
+	if err == nil && w.left != 0 {
+		err = errSize
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = d.root.Rename(part, local)
+	}
+	if err != nil {
+		_ = d.root.Remove(part) // what cannot be removed is only a leftover
+	}
+	return err
+}
+
+var errSize = errors.New("it has more or fewer bytes than the node said")
+
+// exact fails where more is written than was said.
+type exact struct {
+	w    io.Writer
+	left int64
+}
+
+func (e *exact) Write(b []byte) (int, error) {
+	if e.left -= int64(len(b)); e.left < 0 {
+		return 0, errSize
+	}
+	return e.w.Write(b)
+}
