@@ -13,6 +13,7 @@ type Limit struct {
 // The limits. Each is checked at the door or where the queue is.
 const (
 	KeyBytesMax           = 4 << 10
+	RowKeyBytesMax        = KeyBytesMax + 64
 	ValueBytesMax         = 1 << 20
 	CommandBytesMax       = 4 << 20
 	CommandMutationsMax   = 4096
@@ -33,6 +34,7 @@ const (
 	PrincipalBytesMax     = 256
 	TraceBytesMax         = 64
 	DeleteRowsMax         = 10_000
+	DeleteStepKeysMax     = 1000
 	DisplacedBytesMax     = 32 << 20
 	CompactRowsMax        = 4096
 	HistoryScanMax        = 10_000
@@ -107,6 +109,7 @@ const (
 // Limits is the table behind docs/limits.md.
 var Limits = []Limit{
 	{"KeyBytesMax", KeyBytesMax, "bytes", "a key; a longer one is refused at the door"},
+	{"RowKeyBytesMax", RowKeyBytesMax, "bytes", "the key of a row, which has what its layer puts in front of a user's key"},
 	{"ValueBytesMax", ValueBytesMax, "bytes", "a value; larger things are files"},
 	{"CommandBytesMax", CommandBytesMax, "bytes", "one command of the replicated machine"},
 	{"CommandMutationsMax", CommandMutationsMax, "mutations", "in one command"},
@@ -127,6 +130,7 @@ var Limits = []Limit{
 	{"PrincipalBytesMax", PrincipalBytesMax, "bytes", "that name who asked, in a command"},
 	{"TraceBytesMax", TraceBytesMax, "bytes", "that name the trace, in a command"},
 	{"DeleteRowsMax", DeleteRowsMax, "rows", "removed by the ranges and leases of one command; the answer says there is more"},
+	{"DeleteStepKeysMax", DeleteStepKeysMax, "keys", "deleted by one step of deleting a prefix; other writers come in between"},
 	{"DisplacedBytesMax", DisplacedBytesMax, "bytes", "of old rows moved to history by one command; a larger one is refused"},
 	{"CompactRowsMax", CompactRowsMax, "rows", "reclaimed by one compaction command; the next one goes on"},
 	{"HistoryScanMax", HistoryScanMax, "revisions", "of history looked at in one step for a watcher"},

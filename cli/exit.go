@@ -56,7 +56,7 @@ func exitCodesTopic() *cobra.Command {
 'lock' and 'elect' exit as the command they run (128 and more: it was ended by a
 signal), and:
   124      the lock was not to be had in time
-  125      the lock was lost, or another error
+  125      the lock was lost, the cluster did not answer, or another error
   126, 127 the command cannot be run, or is not there
 
 Every other command:

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -153,8 +154,12 @@ func (a *app) kvDelCommand() *cobra.Command {
 	var f format
 	var prefix bool
 	cmd := &cobra.Command{
-		Use:               "del KEY",
-		Short:             "Delete a key, or all keys with a prefix",
+		Use:   "del KEY",
+		Short: "Delete a key, or all keys with a prefix",
+		Long: `Delete a key, or with --prefix all that start with KEY. Very many keys go in
+steps, so that others can write in between; how many are gone is said on
+standard error each few seconds. What is gone stays gone if it is interrupted;
+the same command goes on.`,
 		Args:              exactly("KEY"),
 		ValidArgsFunction: arguments(a.keys()),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -165,7 +170,7 @@ func (a *app) kvDelCommand() *cobra.Command {
 				var n uint64
 				var err error
 				if prefix {
-					n, err = s.KV().DeletePrefix(ctx, []byte(args[0]))
+					n, err = a.deletePrefix(ctx, s, args[0])
 				} else if was, e := s.KV().Delete(ctx, []byte(args[0])); was {
 					n, err = 1, e
 				} else {
@@ -187,8 +192,27 @@ func (a *app) kvDelCommand() *cobra.Command {
 	return cmd
 }
 
+// deletePrefix deletes and says how far it is.
+func (a *app) deletePrefix(ctx context.Context, s *session, prefix string) (uint64, error) {
+	last := a.now()
+	n, err := s.KV().DeletePrefix(ctx, []byte(prefix), func(deleted uint64) {
+		if now := a.now(); now.Sub(last) >= deleteEvery {
+			last = now
+			fmt.Fprintf(a.Err, "banyan: %d keys deleted, going on\n", deleted)
+		}
+	})
+	if err != nil && n > 0 {
+		fmt.Fprintf(a.Err, "banyan: %d keys were deleted, not all: the same command goes on\n", n)
+	}
+	return n, err
+}
+
+// deleteEvery is how often a long delete says how far it is.
+const deleteEvery = 2 * time.Second
+
 func (a *app) kvListCommand() *cobra.Command {
 	var f format
+	var revision uint64
 	var keys, stale bool
 	var limit int
 	cmd := &cobra.Command{
@@ -210,6 +234,9 @@ func (a *app) kvListCommand() *cobra.Command {
 			if stale {
 				options = append(options, client.Stale())
 			}
+			if revision != 0 {
+				options = append(options, client.AtRevision(banyan.Revision(revision)))
+			}
 			return a.with(cmd.Context(), kvNeed(), func(ctx context.Context, s *session) error {
 				return a.kvList(ctx, s, strings.Join(args, ""), f, limit, options, keys)
 			})
@@ -217,6 +244,7 @@ func (a *app) kvListCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&keys, "keys", false, "keys only")
 	cmd.Flags().BoolVar(&stale, "stale", false, "answer from the nearest replica, perhaps a little old")
+	cmd.Flags().Uint64Var(&revision, "revision", 0, "the keys as of this `REVISION` of their partition's shard; PREFIX must contain a '/'")
 	cmd.Flags().IntVarP(&limit, "limit", "n", 0, "list at most `N` keys; 0: all")
 	f.add(cmd.Flags())
 	return cmd

@@ -89,26 +89,47 @@ func (k KV) Put(ctx context.Context, key, value []byte) (banyan.Revision, error)
 
 // Delete removes a key and says whether it was there.
 func (k KV) Delete(ctx context.Context, key []byte) (bool, error) {
-	n, err := k.delete(ctx, key, false)
-	return n > 0, err
+	res, err := k.delete(ctx, &banyanv1.DeleteRequest{Key: key})
+	return res.GetDeleted() > 0, err
 }
 
-// DeletePrefix removes every key that starts with prefix, which must contain a
-// '/', and says how many there were.
-func (k KV) DeletePrefix(ctx context.Context, prefix []byte) (deleted uint64, err error) {
-	return k.delete(ctx, prefix, true)
+// DeletePrefix removes the keys that start with prefix, which must contain a
+// '/', and says how many it removed, also beside an error. Many go in steps, one
+// at a time, so that other writers are not held up; each step has the time of a
+// call, and none begins once ctx has ended. done, if given, hears how many are
+// gone after each step.
+func (k KV) DeletePrefix(ctx context.Context, prefix []byte, done ...func(deleted uint64)) (deleted uint64, err error) {
+	req := &banyanv1.DeleteRequest{Key: prefix, Prefix: true}
+	for {
+		res, err := k.delete(ctx, req)
+		deleted += res.GetDeleted()
+		if err != nil || !res.More {
+			return deleted, err
+		}
+		for _, hear := range done {
+			hear(deleted)
+		}
+		if ctx.Err() != nil {
+			return deleted, &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
+		}
+		req.After = res.After
+	}
 }
 
-func (k KV) delete(ctx context.Context, key []byte, prefix bool) (uint64, error) {
+func (k KV) delete(ctx context.Context, what *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {
 	var res *banyanv1.DeleteResponse
+	key := what.Key
 	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
-		req := &banyanv1.DeleteRequest{Key: key, Prefix: prefix, RequestId: id, KnownRevision: known}
+		req := &banyanv1.DeleteRequest{Key: key, Prefix: what.Prefix, After: what.After, RequestId: id, KnownRevision: known}
 		res, err = call(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Delete), func(r *banyanv1.DeleteRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Delete{Delete: r}}
 		}, (*banyanv1.Answer).GetDelete)
 		return res.GetRevision(), err
 	})
-	return res.GetDeleted(), err
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
 }
 
 // List gives the keys that start with prefix, in order, asking for page after

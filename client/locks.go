@@ -56,6 +56,7 @@ type LockOptions struct {
 }
 
 const (
+	silentMax   = 4 * lockWait    // without an answer, until the cluster and not the lock is what is not to be had
 	lockWait    = patienceMin / 2 // one call's waiting: less than patience, or a node that hangs is not noticed
 	releaseWait = 2 * time.Second // for a release that nobody waits for
 
@@ -97,22 +98,22 @@ func (l Locks) claim(ctx context.Context, name string, o LockOptions) (lock *Loc
 	}
 	k := &keeper{locks: l, partition: string(banyan.Partition([]byte(name))), lease: req.Lease, ttl: o.TTL, grace: o.Grace, lost: make(chan struct{})}
 	sent := time.Now()
-	res, err := l.acquire(ctx, req)
+	res, err := l.firstAcquire(ctx, req)
 	if err != nil {
 		if !refused(err) {
 			k.release(ctx)
 		}
-		return nil, false, err
+		return nil, false, unanswered(name, err)
 	}
 	k.begin(sent)
 	if res.Claim.GetToken() == 0 && o.Waiting != nil {
 		o.Waiting(res.Holder, int(res.Claim.GetAhead()))
 	}
-	holder := res.Holder
+	holder, answered := res.Holder, time.Now()
 	req.TtlMs, req.WaitMs, req.Try = 0, lockWait.Milliseconds(), false
 	for res.GetClaim().GetToken() == 0 && !k.isLost() && ctx.Err() == nil {
 		if res, err = l.acquire(ctx, req); err == nil {
-			holder = cmp.Or(res.Holder, holder)
+			holder, answered = cmp.Or(res.Holder, holder), time.Now()
 		} else if !passes(err) {
 			break
 		}
@@ -124,12 +125,34 @@ func (l Locks) claim(ctx context.Context, name string, o LockOptions) (lock *Loc
 	k.stop()
 	k.release(ctx)
 	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(answered) > silentMax:
+		err = unanswered(name, cmp.Or(err, error(&banyan.Error{Kind: banyan.Timeout, Msg: "no answer in the time given"})))
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = banyan.Errorf(banyan.Timeout, "lock %q was not to be had in time: %s holds it", name, holder)
 	case ctx.Err() != nil:
 		err = &banyan.Error{Kind: banyan.Canceled, Err: context.Cause(ctx)}
 	}
 	return nil, again, err
+}
+
+// firstAcquire asks for the lock. Who does not want to wait for the lock does
+// not want to wait long for a cluster without a majority either.
+func (l Locks) firstAcquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
+	if req.Try {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, reachMax)
+		defer cancel()
+	}
+	return l.acquire(ctx, req)
+}
+
+// unanswered tells a cluster that does not answer from a lock that another has:
+// Timeout is for that one alone.
+func unanswered(name string, err error) error {
+	if banyan.IsKind(err, banyan.Timeout) || errors.Is(err, context.DeadlineExceeded) {
+		return banyan.Errorf(banyan.Unavailable, "lock %q: the cluster did not say who has it, nor give it: %w", name, err)
+	}
+	return err
 }
 
 func (l Locks) acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -411,4 +412,32 @@ func TestNoTimeToKeepALock(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestNoMajorityIsNotAHolder: a cluster that does not answer is another error
+// than a lock that somebody has, and comes in time.
+func TestNoMajorityIsNotAHolder(t *testing.T) {
+	for name, try := range map[string]bool{"try": true, "wait": false} {
+		t.Run(name, func(t *testing.T) {
+			f := &fakeCoord{token: 7}
+			f.refuse = func(int) error { return banyan.Errorf(banyan.Unavailable, "no leader") }
+			withLocks(t, f, func(t *testing.T, l client.Locks) {
+				ctx, cancel := t.Context(), context.CancelFunc(func() {})
+				if !try {
+					ctx, cancel = context.WithTimeout(ctx, 4*time.Second)
+				}
+				defer cancel()
+				began := time.Now()
+				o := options
+				o.Try = try
+				_, err := l.Acquire(ctx, "a", o)
+				if !banyan.IsKind(err, banyan.Unavailable) || !strings.Contains(err.Error(), "no leader") {
+					t.Errorf("%v", err)
+				}
+				if took := time.Since(began); took > 8*time.Second {
+					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
 }

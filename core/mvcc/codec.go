@@ -172,8 +172,8 @@ func zeroed[T any](s []T, n int) []T {
 func (d *decoder) cond(q *Cond) {
 	test := d.byte()
 	q.Test = Test(test &^ overRange)
-	q.Key = d.bytes(banyan.KeyBytesMax)
-	q.End = d.optional(test&overRange != 0, banyan.KeyBytesMax)
+	q.Key = d.bytes(banyan.RowKeyBytesMax)
+	q.End = d.optional(test&overRange != 0, banyan.RowKeyBytesMax)
 	if len(q.End) > 0 {
 		d.oneClass(q.Key, q.End)
 	}
@@ -199,14 +199,14 @@ func (d *decoder) mutation(u *Mutation) {
 	u.Op = Op(d.byte())
 	switch u.Op {
 	case Put, Append:
-		u.Key = d.bytes(banyan.KeyBytesMax)
+		u.Key = d.bytes(banyan.RowKeyBytesMax)
 		u.Lease = d.uvarint()
 		u.Value = d.bytes(banyan.ValueBytesMax)
 	case Delete:
-		u.Key = d.bytes(banyan.KeyBytesMax)
+		u.Key = d.bytes(banyan.RowKeyBytesMax)
 	case DeleteRange:
-		u.Key = d.bytes(banyan.KeyBytesMax)
-		u.End = d.bytes(banyan.KeyBytesMax)
+		u.Key = d.bytes(banyan.RowKeyBytesMax)
+		u.End = d.bytes(banyan.RowKeyBytesMax)
 		d.oneClass(u.Key, u.End)
 	case Revoke:
 		if u.Key = d.bytes(slotBytes); len(u.Key) != slotBytes {
@@ -216,7 +216,7 @@ func (d *decoder) mutation(u *Mutation) {
 	case Compact:
 		u.Rev = banyan.Revision(d.uvarint())
 	case Add, Max:
-		u.Key = d.bytes(banyan.KeyBytesMax)
+		u.Key = d.bytes(banyan.RowKeyBytesMax)
 		u.Number = d.varint()
 	default:
 		d.fail("mutation %d is unknown", u.Op)
@@ -374,8 +374,8 @@ func validRow(key, value []byte, suffixBytes int) error {
 	if len(key) == 0 {
 		return banyan.Errorf(banyan.Invalid, "the key is empty: give one")
 	}
-	if len(key)+suffixBytes > banyan.KeyBytesMax {
-		return banyan.Errorf(banyan.Exhausted, "key %.32q… has %d bytes, at most %d are allowed: shorten it", key, len(key)+suffixBytes, banyan.KeyBytesMax)
+	if len(key)+suffixBytes > banyan.RowKeyBytesMax {
+		return banyan.Errorf(banyan.Exhausted, "key %.32q… has %d bytes, at most %d are allowed: shorten it", key, len(key)+suffixBytes, banyan.RowKeyBytesMax)
 	}
 	if len(value) > banyan.ValueBytesMax {
 		return banyan.Errorf(banyan.Exhausted, "the value of key %.64q has %d bytes, at most %d are allowed: store it as a file", key, len(value), banyan.ValueBytesMax)

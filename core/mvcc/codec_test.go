@@ -79,7 +79,7 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	key, longKey := []byte("k"), bytes.Repeat([]byte("k"), banyan.KeyBytesMax)
+	key, longKey := []byte("k"), bytes.Repeat([]byte("k"), banyan.RowKeyBytesMax)
 	put := func(k []byte, valueBytes int) mvcc.Mutation {
 		return mvcc.Mutation{Op: mvcc.Put, Key: k, Value: make([]byte, valueBytes)}
 	}
@@ -100,8 +100,8 @@ func TestValidate(t *testing.T) {
 		{"sample", sampleCommand().Conds, sampleCommand().Muts, ""},
 		{"longest key", nil, []mvcc.Mutation{put(longKey, 1)}, ""},
 		{"no key", nil, []mvcc.Mutation{put(nil, 1)}, "key is empty"},
-		{"key too long", nil, []mvcc.Mutation{put(append(longKey, 'k'), 1)}, "4097 bytes"},
-		{"appended key too long", nil, []mvcc.Mutation{{Op: mvcc.Append, Key: longKey}}, "4112 bytes"},
+		{"key too long", nil, []mvcc.Mutation{put(append(longKey, 'k'), 1)}, "4161 bytes"},
+		{"appended key too long", nil, []mvcc.Mutation{{Op: mvcc.Append, Key: longKey}}, "4176 bytes"},
 		{"largest value", nil, puts(1, banyan.ValueBytesMax), ""},
 		{"value too large", nil, puts(1, banyan.ValueBytesMax+1), "1048577 bytes"},
 		{"command too large", nil, puts(4, banyan.ValueBytesMax), "split it"},

@@ -299,8 +299,12 @@ func (t *trial) mutate(u *mvcc.Mutation, compact *banyan.Revision) bool {
 	case mvcc.Put:
 		t.put(u.Key, u.Value, u.Lease)
 	case mvcc.Append:
-		t.counts[string(u.Key)]++
-		n := t.counts[string(u.Key)]
+		n := t.counts[string(u.Key)] + 1
+		for _, taken := t.now[string(mvcc.SequenceKey(u.Key, n))]; taken; _, taken = t.now[string(mvcc.SequenceKey(u.Key, n))] {
+			t.touched[string(mvcc.SequenceKey(u.Key, n))] = true
+			n++
+		}
+		t.counts[string(u.Key)] = n
 		t.res.Sequences = append(t.res.Sequences, n)
 		t.put(fmt.Appendf(nil, "%s%016x", u.Key, n), u.Value, u.Lease)
 	case mvcc.Delete:

@@ -123,7 +123,8 @@ const (
 	// and unversioned rows. Of unversioned ones it leaves one record for all.
 	DeleteRange Op = 3
 	// Append puts Value under SequenceKey(Key, n), where n counts the appends
-	// to Key from 1 and never repeats, whatever is deleted.
+	// to Key from 1 and never repeats, whatever is deleted. A number whose key is
+	// there already, because it was put, is left out.
 	Append Op = 4
 	// Revoke removes every key of a slot that is attached to Lease; Key is the
 	// slot (banyan.SlotKey).

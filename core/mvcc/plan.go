@@ -244,12 +244,12 @@ func (p *plan) mutate(u *Mutation) error {
 		}
 		return p.deleteRange(u.Key, u.End)
 	case Append:
-		n, err := p.count(u.Key)
+		n, key, err := p.free(u.Key)
 		if err != nil {
 			return err
 		}
 		p.res.Sequences = append(p.res.Sequences, n)
-		return p.put(SequenceKey(u.Key, n), u.Value, u.Lease)
+		return p.put(key, u.Value, u.Lease)
 	case Revoke:
 		return p.revoke(u.Key, u.Lease)
 	case Add, Max:
@@ -506,6 +506,35 @@ func (p *plan) revoke(slot []byte, lease uint64) error {
 		}
 	}
 	return nil
+}
+
+// stepwise is how many keys in a row an append finds taken before it skips
+// ever more numbers at once, so that one command looks at few.
+const stepwise = 1024
+
+// free gives the next number of an append to prefix whose key is not there. One
+// can be: a put may have made it before its turn came.
+func (p *plan) free(prefix []byte) (uint64, []byte, error) {
+	skip := uint64(0)
+	for taken := 0; ; taken++ {
+		n, err := p.count(prefix)
+		if err != nil {
+			return 0, nil, err
+		}
+		if skip > 0 {
+			i, _ := p.counted.find(prefix)
+			p.counts[i] += skip
+			n += skip
+		}
+		key := SequenceKey(prefix, n)
+		i, err := p.load(key)
+		if err != nil || !p.touched[i].exists {
+			return n, key, err
+		}
+		if taken >= stepwise {
+			skip = 2*skip + 1
+		}
+	}
 }
 
 // count gives the next number of an append to prefix.

@@ -298,7 +298,7 @@ func decodeRecord(b []byte) (record, error) {
 	for i := range rec.changes {
 		c := &rec.changes[i]
 		d.flags(&c.deleted, &c.displaced, &c.fresh)
-		c.key, c.bytes = d.bytes(banyan.KeyBytesMax+sequenceBytes), d.varint()
+		c.key, c.bytes = d.bytes(banyan.RowKeyBytesMax+sequenceBytes), d.varint()
 	}
 	return rec, d.end()
 }
@@ -315,7 +315,7 @@ func (d *decoder) recordHead(rec *record) {
 }
 
 func (d *decoder) trim(t *trim) {
-	t.lo, t.hi = d.bytes(banyan.KeyBytesMax), d.bytes(banyan.KeyBytesMax)
+	t.lo, t.hi = d.bytes(banyan.RowKeyBytesMax), d.bytes(banyan.RowKeyBytesMax)
 	if n := d.count(banyan.DeleteRowsMax, 3); n > 0 {
 		t.spaces = make([]trimmed, n)
 	}

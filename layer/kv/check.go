@@ -2,7 +2,6 @@ package kv
 
 import (
 	"bytes"
-	"encoding/binary"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -52,16 +51,6 @@ func request(id []byte, known *uint64) (*mvcc.Command, error) {
 		cmd.Earliest = banyan.Revision(*known) + 1
 	}
 	return cmd, nil
-}
-
-// nextID derives the id of the next step of one request, so that a retry of
-// the whole takes the same steps. No id stays no id.
-func nextID(id banyan.RequestID) banyan.RequestID {
-	if id != (banyan.RequestID{}) {
-		n := binary.BigEndian.Uint64(id[8:])
-		binary.BigEndian.PutUint64(id[8:], n*0x9e3779b97f4a7c15+1)
-	}
-	return id
 }
 
 func deletion(key []byte, prefix bool) (mvcc.Mutation, error) {

@@ -5,6 +5,7 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"slices"
 
@@ -52,7 +53,7 @@ const (
 )
 
 // keyMax is the longest key, in bytes.
-const keyMax = banyan.KeyBytesMax - prefixBytes
+const keyMax = banyan.KeyBytesMax
 
 func rowKey(key []byte) []byte {
 	row := make([]byte, 0, prefixBytes+len(key)+1)
@@ -135,9 +136,9 @@ func putCommand(req *banyanv1.PutRequest) (*mvcc.Command, error) {
 	return cmd, checkPair(req.Key, req.Value)
 }
 
-// Delete removes one key, or every key of a prefix. A prefix with very many
-// keys goes in several revisions; a retry with the same request id goes on
-// where the first try ended.
+// Delete removes one key, or the first keys of a prefix. Who sends a prefix with
+// very many keys goes on step by step, and so decides whether it goes on; were
+// the node to do so, a retry at another one would do the same again beside it.
 func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {
 	cmd, err := request(req.RequestId, req.KnownRevision)
 	if err != nil {
@@ -148,22 +149,45 @@ func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*ban
 		return nil, err
 	}
 	out := &banyanv1.DeleteResponse{}
-	id, earliest := cmd.Request, cmd.Earliest
-	for {
-		res, err := s.db.Commit(ctx, s.shardOf(req.Key), &mvcc.Command{Request: id, Earliest: earliest, Muts: []mvcc.Mutation{mut}})
-		if err != nil {
+	if req.Prefix {
+		if out.After, err = s.step(ctx, req, &mut); err != nil {
 			return nil, err
 		}
-		out.Revision = uint64(res.Revision)
-		out.Deleted += res.Deleted
-		if !res.More {
-			return out, nil
+	}
+	cmd.Muts = []mvcc.Mutation{mut}
+	res, err := s.db.Commit(ctx, s.shardOf(req.Key), cmd)
+	if err != nil {
+		return nil, err
+	}
+	out.Revision, out.Deleted, out.More = uint64(res.Revision), res.Deleted, out.After != nil
+	if res.More { // their values were too much for one command: the step is not through
+		out.More, out.After = true, req.After
+	}
+	return out, nil
+}
+
+// step cuts the range of a deletion down to what one step may remove, and gives
+// the last key in it, nil if nothing lies behind. The range is what is committed,
+// not the keys: a copy of the request changes nothing, whatever it finds here.
+func (s *Service) step(ctx context.Context, req *banyanv1.DeleteRequest, mut *mvcc.Mutation) (last []byte, err error) {
+	if len(req.After) > 0 {
+		if err := checkKey(req.After); err != nil {
+			return nil, err
 		}
-		id = nextID(id)
-		if earliest != 0 {
-			earliest = res.Revision + 1 // the next step was never sent before this one was through
+		if behind := append(rowKey(req.After), 0); bytes.Compare(behind, mut.Key) > 0 {
+			mut.Key = behind
+		}
+		if bytes.Compare(mut.Key, mut.End) >= 0 {
+			return nil, banyan.Errorf(banyan.Invalid, "after %.64q lies behind all keys that start with %.64q: nothing is left to delete", req.After, req.Key)
 		}
 	}
+	res, err := s.db.Read(ctx, s.shardOf(req.Key), route.ReadQuery{Key: mut.Key, End: mut.End, Limit: banyan.DeleteStepKeysMax, KeysOnly: true})
+	if err != nil || !res.More || len(res.Rows) == 0 {
+		return nil, err
+	}
+	row := res.Rows[len(res.Rows)-1].Key
+	mut.End = append(bytes.Clone(row), 0)
+	return userKey(row), nil
 }
 
 // Txn changes keys of one partition if all conditions hold.

@@ -115,9 +115,11 @@ func TestLateCopiesAreRefused(t *testing.T) {
 	}
 }
 
+// TestDeleteOfManyKeysGoesInSteps: one request is one command of a bounded
+// number of keys, whose copy changes nothing; who sent it goes on.
 func TestDeleteOfManyKeysGoesInSteps(t *testing.T) {
 	s := New(newFake(1))
-	n := banyan.DeleteRowsMax + 10
+	n := 2*banyan.DeleteStepKeysMax + 10
 	for i := 0; i < n; {
 		req := &banyanv1.TxnRequest{}
 		for ; i < n && len(req.Mutations) < banyan.CommandMutationsMax; i++ {
@@ -127,48 +129,71 @@ func TestDeleteOfManyKeysGoesInSteps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	id := banyan.NewRequestID()
-	req := &banyanv1.DeleteRequest{Key: []byte("m/"), Prefix: true, RequestId: id[:], KnownRevision: new(uint64)}
-	for range 2 { // the retry finds the same steps done
+	put(t, s, "n/other", "x")
+	var after []byte
+	for _, want := range []struct {
+		deleted uint64
+		more    bool
+	}{{banyan.DeleteStepKeysMax, true}, {banyan.DeleteStepKeysMax, true}, {10, false}} {
+		id := banyan.NewRequestID()
+		req := &banyanv1.DeleteRequest{Key: []byte("m/"), Prefix: true, RequestId: id[:], KnownRevision: new(uint64), After: after}
 		res, err := s.Delete(t.Context(), req)
-		if err != nil || res.Deleted != uint64(n) {
+		if err != nil || res.Deleted != want.deleted || res.More != want.more {
 			t.Fatalf("%v, %v", res, err)
 		}
-		put(t, s, "m/late", "x")
+		put(t, s, "m/.late", "x")
+		again, err := s.Delete(t.Context(), req)
+		if err != nil || again.Deleted != want.deleted || again.Revision != res.Revision {
+			t.Fatalf("the copy: %v, %v", again, err)
+		}
+		after = res.After
 	}
-	if get(t, s, "m/late") != "x" {
-		t.Error("the retry deleted again")
+	if get(t, s, "m/.late") != "x" || get(t, s, "n/other") != "x" {
+		t.Error("a copy deleted again, or a step too much")
+	}
+	_, err := s.Delete(t.Context(), &banyanv1.DeleteRequest{Key: []byte("m/"), Prefix: true, After: []byte("n")})
+	if !banyan.IsKind(err, banyan.Invalid) {
+		t.Error(err)
 	}
 }
 
-// steps answers each command with so many more to come.
-type steps struct {
-	*fake
-	left int
-	said []banyan.Revision
-}
-
-func (s *steps) Commit(_ context.Context, _ banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
-	s.said = append(s.said, cmd.Earliest)
-	s.left--
-	return mvcc.Result{OK: true, Revision: banyan.Revision(10 * len(s.said)), More: s.left >= 0}, nil
-}
-
-// TestStepsOfADeleteSayWhatIsKnown: a step is sent when the one before is
-// through, so that a long delete does not come too late for itself.
-func TestStepsOfADeleteSayWhatIsKnown(t *testing.T) {
-	db := &steps{fake: newFake(1), left: 2}
-	known := uint64(4)
-	for _, req := range []*banyanv1.DeleteRequest{
-		{Key: []byte("m/"), Prefix: true, RequestId: make([]byte, 16), KnownRevision: &known},
-		{Key: []byte("m/"), Prefix: true, RequestId: make([]byte, 16)},
-	} {
-		if _, err := New(db).Delete(t.Context(), req); err != nil {
+// TestALargeStepIsGoneOnWith: values of which one command may displace no more
+// stop a step before its last key.
+func TestALargeStepIsGoneOnWith(t *testing.T) {
+	s := New(newFake(1))
+	n := banyan.DisplacedBytesMax/banyan.ValueBytesMax + 3
+	value := strings.Repeat("v", banyan.ValueBytesMax)
+	for i := range n {
+		put(t, s, fmt.Sprintf("m/%06d", i), value)
+	}
+	var deleted uint64
+	req := &banyanv1.DeleteRequest{Key: []byte("m/"), Prefix: true}
+	for step := 1; ; step++ {
+		res, err := s.Delete(t.Context(), req)
+		if err != nil {
 			t.Fatal(err)
 		}
+		deleted += res.Deleted
+		if !res.More {
+			if deleted != uint64(n) || step < 2 {
+				t.Fatalf("%d of %d in %d steps", deleted, n, step)
+			}
+			return
+		}
+		req.After = res.After
 	}
-	if want := []banyan.Revision{5, 11, 21, 0}; !slices.Equal(db.said, want) {
-		t.Errorf("said %v, want %v", db.said, want)
+}
+
+// TestTheLongestKey: what the limit says is what a key may have.
+func TestTheLongestKey(t *testing.T) {
+	s := New(newFake(1))
+	key := "k/" + strings.Repeat("x", banyan.KeyBytesMax-2)
+	put(t, s, key, "v")
+	if get(t, s, key) != "v" {
+		t.Error("not there")
+	}
+	if _, err := s.Delete(t.Context(), &banyanv1.DeleteRequest{Key: []byte("k/"), Prefix: true, After: []byte("k/a")}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -332,7 +357,7 @@ func TestWatch(t *testing.T) {
 func TestBadInputIsRefusedAtTheDoor(t *testing.T) {
 	s := New(newFake(2))
 	ctx := t.Context()
-	long := bytes.Repeat([]byte("k"), banyan.KeyBytesMax)
+	long := bytes.Repeat([]byte("k"), banyan.KeyBytesMax+1)
 	mut := func(keys ...string) (ms []*banyanv1.Mutation) {
 		for _, k := range keys {
 			ms = append(ms, &banyanv1.Mutation{Op: &banyanv1.Mutation_Put_{Put: &banyanv1.Mutation_Put{Key: []byte(k)}}})

@@ -402,6 +402,7 @@ type DeleteRequest struct {
 	Prefix        bool                   `protobuf:"varint,2,opt,name=prefix,proto3" json:"prefix,omitempty"` // every key that starts with key, which must contain a '/'
 	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
+	After         []byte                 `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"` // with prefix: only what lies behind this key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -464,10 +465,21 @@ func (x *DeleteRequest) GetKnownRevision() uint64 {
 	return 0
 }
 
+func (x *DeleteRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
 type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Deleted       uint64                 `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Deleted  uint64                 `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// The prefix had more keys than go in one step: to go on, ask again, under a
+	// new request id, with after as it is here.
+	More          bool   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	After         []byte `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -514,6 +526,20 @@ func (x *DeleteResponse) GetDeleted() uint64 {
 		return x.Deleted
 	}
 	return 0
+}
+
+func (x *DeleteResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *DeleteResponse) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
 }
 
 type ListRequest struct {
@@ -1922,17 +1948,20 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
 	"\x0f_known_revision\")\n" +
 	"\vPutResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\x97\x01\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xad\x01\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\bR\x06prefix\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
-	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
-	"\x0f_known_revision\"F\n" +
+	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\fR\x05afterB\x11\n" +
+	"\x0f_known_revision\"p\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
-	"\adeleted\x18\x02 \x01(\x04R\adeleted\"\xa0\x01\n" +
+	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\fR\x05after\"\xa0\x01\n" +
 	"\vListRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\fR\x05after\x12\x14\n" +
