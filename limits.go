@@ -85,8 +85,12 @@ const (
 	ShardsMax             = 256
 	RequestBytesMax       = 8 << 20
 	CallsMax              = 20_000
+	PeerCallsMax          = 20_000
+	CallBytesMax          = 512 << 20
+	PeerCallBytesMax      = 256 << 20
 	SessionCallsMax       = 4096
 	SessionFrameBytesMax  = 8 << 20
+	SessionBytesMax       = 32 << 20
 	LogCacheBytesMax      = 32 << 20
 	SlowOpsMax            = 512
 	LogLinesMax           = 2048
@@ -181,8 +185,12 @@ var Limits = []Limit{
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
 	{"SessionCallsMax", SessionCallsMax, "calls", "under way in one session, or answered and not yet taken; then the node reads no more of it until some are gone"},
-	{"SessionFrameBytesMax", SessionFrameBytesMax, "bytes", "of one message of a session, which may hold many calls or answers; a longer one ends it. So many bytes of answers not yet taken stop the reading, too"},
-	{"CallsMax", CallsMax, "calls", "answered by one node at once, streams included; more are told to come again"},
+	{"SessionFrameBytesMax", SessionFrameBytesMax, "bytes", "of one message of a session, which may hold many calls or answers; a longer one ends it"},
+	{"SessionBytesMax", SessionBytesMax, "bytes", "of calls under way in one session, and of their answers until they are taken; then the node reads no more of it, and makes no more answers"},
+	{"CallsMax", CallsMax, "calls", "of users answered by one node at once, streams included; more are told to come again"},
+	{"PeerCallsMax", PeerCallsMax, "calls", "of nodes answered by one node at once, apart from users'"},
+	{"CallBytesMax", CallBytesMax, "bytes", "of users' requests and answers under way at one node, in sessions too; more are told to come again"},
+	{"PeerCallBytesMax", PeerCallBytesMax, "bytes", "of requests and answers between nodes under way at one node, apart from users'; snapshots and the streams of workers are bounded by their own limits"},
 	{"LogCacheBytesMax", LogCacheBytesMax, "bytes", "of recent log entries kept in memory on one node; older ones are read from disk"},
 	{"SlowOpsMax", SlowOpsMax, "operations", "kept in the slow log of one node; a new one replaces the oldest"},
 	{"LogLinesMax", LogLinesMax, "lines", "of the log kept in memory on one node for 'banyan debug'; a new one replaces the oldest"},

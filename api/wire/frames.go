@@ -35,6 +35,38 @@ type Frames struct {
 
 	reads, writes deadline
 	got, out      []byte
+
+	room  Room
+	taken int // of room, for the message read last
+}
+
+// Room bounds the bytes that many connections hold together.
+type Room interface {
+	Take(n int) error
+	Give(n int)
+}
+
+// In has the messages that are read counted in a room, each until the next is
+// asked for.
+func (f *Frames) In(room Room) { f.room = room }
+
+// take counts more bytes of a message. Small ones are not worth it.
+func (f *Frames) take(n int) error {
+	if f.room == nil {
+		return nil
+	}
+	if err := f.room.Take(n); err != nil {
+		return err
+	}
+	f.taken += n
+	return nil
+}
+
+func (f *Frames) give() {
+	if f.taken > 0 {
+		f.room.Give(f.taken)
+		f.taken = 0
+	}
 }
 
 // NewFrames takes over a connection; first, if not nil, has read from it before.
@@ -87,6 +119,7 @@ func (f *Frames) Read(m proto.Message) error {
 
 // body gives the bytes of the next message, valid until the one after.
 func (f *Frames) body() ([]byte, error) {
+	f.give()
 	head, err := f.in.Peek(frameHead)
 	if errors.Is(err, io.EOF) && len(head) > 0 {
 		err = io.ErrUnexpectedEOF
@@ -105,6 +138,11 @@ func (f *Frames) body() ([]byte, error) {
 	f.got = f.got[:0]
 	for left := int(size); left > 0; {
 		n := min(left, frameStep)
+		if size > frameKept {
+			if err := f.take(n); err != nil {
+				return nil, err
+			}
+		}
 		at := len(f.got)
 		f.got = append(f.got, make([]byte, n)...)
 		if _, err := io.ReadFull(f.in, f.got[at:]); errors.Is(err, io.EOF) {

@@ -123,6 +123,47 @@ func TestFramesInSilence(t *testing.T) {
 	})
 }
 
+// room is a Room of so many bytes.
+type room struct{ left int }
+
+func (r *room) Take(n int) error {
+	if n > r.left {
+		return banyan.Errorf(banyan.Exhausted, "no room")
+	}
+	r.left -= n
+	return nil
+}
+
+func (r *room) Give(n int) { r.left += n }
+
+// TestFramesAreCounted until the next one is asked for, and no bytes are read
+// that there is no room for.
+func TestFramesAreCounted(t *testing.T) {
+	c, r := &tape{}, &room{3 << 20}
+	f := NewFrames(c, nil, 0)
+	f.In(r)
+	for _, size := range []int{2 << 20, 2 << 20, 10} { // together more than there is room for
+		if err := f.Write(puts(size)); err != nil {
+			t.Fatal(err)
+		}
+		c.in, c.out = c.out, bytes.Buffer{}
+		m := &banyanv1.SessionRequest{}
+		if err := f.Read(m); err != nil {
+			t.Fatal(err)
+		}
+		if held := 3<<20 - r.left; (held > 0) != (size > frameKept) {
+			t.Errorf("%d bytes are held for a message of %d", held, size)
+		}
+	}
+	if err := f.Write(puts(4 << 20)); err != nil {
+		t.Fatal(err)
+	}
+	c.in, c.out = c.out, bytes.Buffer{}
+	if err := f.Read(&banyanv1.SessionRequest{}); !banyan.IsKind(err, banyan.Exhausted) || c.in.Len() < frameStep/2 {
+		t.Errorf("a message that there is no room for: %v, %d bytes not read", err, c.in.Len())
+	}
+}
+
 // FuzzFrames reads what either side of a session may be sent.
 func FuzzFrames(f *testing.F) {
 	for _, m := range []proto.Message{puts(), puts(3, 4), &banyanv1.SessionResponse{Answers: []*banyanv1.Answer{{Id: 1, Elsewhere: true}}, End: &banyanv1.CallError{Kind: 6, Message: "x"}}} {

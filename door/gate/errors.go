@@ -63,13 +63,26 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			e.once(&meter, req.Spec().Procedure, false).answered(began, meant(req.Any()), err)
 			span.End(err)
 		}()
-		return next(ctx, req)
+		bill := billOf(ctx)
+		if err := bill.unpacked(req.Any()); err != nil {
+			return nil, err
+		}
+		if res, err = next(ctx, req); err != nil {
+			return nil, err
+		}
+		if err := bill.answer(res); err != nil {
+			return nil, err
+		}
+		return res, nil
 	}
 }
 
 func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	var meter atomic.Pointer[callMeter]
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		if bill := billOf(ctx); bill != nil && bill.packed {
+			conn = packedStream{conn, bill}
+		}
 		err := e.stream(ctx, &meter, conn.Spec().Procedure, func(ctx context.Context) error { return next(ctx, conn) })
 		if err != nil {
 			return wire.Encode(err)

@@ -33,6 +33,7 @@ type fakeKV struct {
 	get   func(context.Context) error
 	value []byte // of every key
 	watch func(context.Context) error
+	put   func(answer func()) // nil: answers at once
 }
 
 func (f fakeKV) Watch(ctx context.Context, _ *banyanv1.WatchRequest, send func(*banyanv1.WatchResponse) error) error {
@@ -59,7 +60,11 @@ func (f fakeKV) Delete(ctx context.Context, _ *banyanv1.DeleteRequest) (*banyanv
 }
 
 func (f fakeKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
-	done(f.Put(ctx, req))
+	if f.put == nil {
+		done(f.Put(ctx, req))
+		return
+	}
+	f.put(func() { done(f.Put(ctx, req)) })
 }
 
 func (f fakeKV) Put(_ context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {

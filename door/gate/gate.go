@@ -90,29 +90,43 @@ type Config struct {
 // gate is a Config at work.
 type gate struct {
 	Config
-	calls   chan struct{} // banyan.CallsMax
+	users   budget
+	peers   budget        // apart: users must not keep nodes from each other
+	looks   budget        // apart, to see what a node that is full does
 	chunks  chan struct{} // chunks of users in memory
 	peering chan struct{} // chunks of peers in memory: apart, for a user's put waits for a peer's
-	looks   chan struct{} // banyan.LooksMax: apart, to see what a node that is full does
 
-	crowded, strangers metric.Counter
+	strangers metric.Counter
+}
+
+// newGate makes the budgets of a door.
+func newGate(c Config) *gate {
+	crowded := c.Metrics.Crowded("calls")
+	class := func(name string, most int, bytes *bytesBudget) budget {
+		return budget{c.Node, name, make(chan struct{}, most), bytes, crowded}
+	}
+	users := &bytesBudget{name: "CallBytesMax", most: banyan.CallBytesMax, crowded: c.Metrics.Crowded("call bytes")}
+	peers := &bytesBudget{name: "PeerCallBytesMax", most: banyan.PeerCallBytesMax, crowded: c.Metrics.Crowded("peer call bytes")}
+	return &gate{
+		Config:    c,
+		users:     class("CallsMax", banyan.CallsMax, users),
+		peers:     class("PeerCallsMax", banyan.PeerCallsMax, peers),
+		looks:     class("LooksMax", banyan.LooksMax, &bytesBudget{name: "LooksMax", most: banyan.LooksMax << 20, crowded: crowded}),
+		chunks:    make(chan struct{}, banyan.BlobTransfersMax),
+		peering:   make(chan struct{}, banyan.BlobTransfersMax),
+		strangers: c.Metrics.Counter("banyan_strangers_total", strangersHelp, "at", "call"),
+	}
 }
 
 // New builds the handler of everything a node answers.
 func New(c Config) http.Handler {
-	g := &gate{
-		Config:    c,
-		calls:     make(chan struct{}, banyan.CallsMax),
-		chunks:    make(chan struct{}, banyan.BlobTransfersMax),
-		peering:   make(chan struct{}, banyan.BlobTransfersMax),
-		looks:     make(chan struct{}, banyan.LooksMax),
-		crowded:   c.Metrics.Crowded("calls"),
-		strangers: c.Metrics.Counter("banyan_strangers_total", strangersHelp, "at", "call"),
-	}
+	g := newGate(c)
+	unpacks := unpacking()
 	options := func(peer bool) connect.HandlerOption {
 		return connect.WithHandlerOptions(
 			connect.WithReadMaxBytes(banyan.RequestBytesMax),
 			connect.WithCompressMinBytes(compressMin),
+			unpacks,
 			connect.WithInterceptors(&edge{node: c.Node, log: c.Logger, peer: peer, metrics: c.Metrics}),
 		)
 	}
@@ -140,7 +154,7 @@ func New(c Config) http.Handler {
 		mux.HandleFunc("GET "+metricsPath, g.showMetrics)
 		c.Metrics.Read(g.readMeter)
 	}
-	return g.limit(g.identify(mux))
+	return g.identify(g.limit(mux))
 }
 
 // compressMin is from how many bytes on an answer is compressed for those who

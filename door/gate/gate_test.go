@@ -262,8 +262,9 @@ func TestLimits(t *testing.T) {
 	_, err = blobs.Get(t.Context(), connect.NewRequest(&banyanv1.GetBlobRequest{Hash: []byte("short")}))
 	wantError(t, "a short hash", err, banyan.Invalid, "32 bytes")
 
-	g := &gate{Config: Config{Node: 1}, calls: make(chan struct{}, 1)}
-	g.calls <- struct{}{}
+	g := newGate(Config{Node: 1})
+	g.users.places = make(chan struct{}, 1)
+	g.users.places <- struct{}{}
 	full := &recorder{header: http.Header{}}
 	g.limit(http.NotFoundHandler()).ServeHTTP(full, mustRequest(t))
 	if full.status != http.StatusTooManyRequests || !strings.Contains(full.body.String(), "CallsMax") {

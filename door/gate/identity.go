@@ -57,9 +57,11 @@ func As(who pki.Subject, h http.Handler) http.Handler {
 	})
 }
 
+// peerPrefix begins the paths of what only nodes call.
+const peerPrefix = "/" + peerv1connect.PeerName + "/"
+
 // identify lets in those it knows and says to others what to do.
 func (g *gate) identify(next http.Handler) http.Handler {
-	peerPrefix := "/" + peerv1connect.PeerName + "/"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := obs.FromHeader(r.Context(), r.Header)
 		who, known := Caller(ctx)
@@ -119,24 +121,6 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.Header().Set(wire.KindHeader, ce.Meta().Get(wire.KindHeader))
 	http.Error(w, err.Error(), httpStatus(banyan.KindOf(err)))
-}
-
-// limit bounds the calls answered at once.
-func (g *gate) limit(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		places := g.calls
-		if isLook(r.URL.Path) {
-			places = g.looks
-		}
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-			next.ServeHTTP(w, r)
-		default:
-			g.crowded.Inc()
-			refuse(w, r, banyan.Errorf(banyan.Exhausted, "node %v answers %d such calls already (CallsMax, LooksMax): try again, or ask another node", g.Node, cap(places)))
-		}
-	})
 }
 
 // bounded makes calls wait for a place before their bytes are read.

@@ -56,7 +56,10 @@ func (g *gate) showMetrics(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (g *gate) readMeter(r *metric.Reading) {
-	r.Gauge("banyan_calls_open", "Calls being answered, streams included.", float64(len(g.calls)))
+	for of, b := range map[string]*budget{"user": &g.users, "node": &g.peers} {
+		r.Gauge("banyan_calls_open", "Calls being answered, streams included, by who may make them.", float64(len(b.places)), "of", of)
+		r.Gauge("banyan_call_bytes", "Bytes of requests and answers of calls under way.", float64(b.bytes.held.Load()), "of", of)
+	}
 }
 
 // once gives the meter of a handler's one procedure, made by its first call.

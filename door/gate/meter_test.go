@@ -26,7 +26,7 @@ func TestMetricsNeedACertificate(t *testing.T) {
 		t.Errorf("a stranger gets %d %s", status, text)
 	}
 	status, text := ask(t, n.user(t), url+"/metrics", "", "")
-	if status != http.StatusOK || !strings.Contains(text, "banyan_strangers_total{at=\"call\"} 1\n") || !strings.Contains(text, "banyan_calls_open 0\n") {
+	if status != http.StatusOK || !strings.Contains(text, "banyan_strangers_total{at=\"call\"} 1\n") || !strings.Contains(text, "banyan_calls_open{of=\"user\"} 0\n") {
 		t.Errorf("a user gets %d %s", status, text)
 	}
 	_, err := banyanv1connect.NewDebugClient(stranger, url, decoded).Slow(t.Context(), connect.NewRequest(&banyanv1.SlowRequest{}))
@@ -55,8 +55,9 @@ func TestCallsAreCounted(t *testing.T) {
 }
 
 func TestAFullNodeCanBeLookedAt(t *testing.T) {
-	g := &gate{Config: Config{Node: 1}, calls: make(chan struct{}, 1), looks: make(chan struct{}, 1)}
-	g.calls <- struct{}{}
+	g := newGate(Config{Node: 1})
+	g.users.places, g.looks.places = make(chan struct{}), make(chan struct{}, 1)
+	g.users.bytes.most = 0
 	ok := g.limit(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
 	for _, path := range []string{"/metrics", banyanv1connect.DebugSlowProcedure} {
 		req := mustRequest(t)
@@ -65,12 +66,12 @@ func TestAFullNodeCanBeLookedAt(t *testing.T) {
 		if ok.ServeHTTP(res, req); res.status != http.StatusOK {
 			t.Errorf("%s: a full node answers %d %s", path, res.status, &res.body)
 		}
-		g.looks <- struct{}{}
+		g.looks.places <- struct{}{}
 		res = &recorder{header: http.Header{}}
 		if ok.ServeHTTP(res, req); res.status != http.StatusTooManyRequests {
 			t.Errorf("%s: beyond LooksMax it answers %d", path, res.status)
 		}
-		<-g.looks
+		<-g.looks.places
 	}
 }
 

@@ -71,11 +71,9 @@ func (d *strangersDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.refuse(w, r, banyan.Errorf(banyan.Unauthenticated, "this node answers only to holders of its cluster's certificates: use a context ('banyan up' on the first machine wrote one under its configuration directory; copy it here), or 'banyan join' with a token from 'banyan token' to make this machine a node"))
 		return
 	}
-	for _, h := range []string{"Content-Encoding", "Grpc-Encoding", "Connect-Content-Encoding"} {
-		if e := r.Header.Get(h); e != "" && e != "identity" {
-			d.refuse(w, r, banyan.Errorf(banyan.Invalid, "who has no certificate may not send compressed requests: send it as it is"))
-			return
-		}
+	if compressed(r.Header) {
+		d.refuse(w, r, banyan.Errorf(banyan.Invalid, "who has no certificate may not send compressed requests: send it as it is"))
+		return
 	}
 	if r.ContentLength > banyan.StrangerBytesMax {
 		d.refuse(w, r, banyan.Errorf(banyan.Exhausted, "who has no certificate may send requests of %d bytes at most (StrangerBytesMax)", banyan.StrangerBytesMax))

@@ -65,6 +65,7 @@ func (d kvDoor) upgrade(next http.Handler) http.Handler {
 			return // the caller is gone
 		}
 		frames := wire.NewFrames(conn, rw.Reader, sessionSilence)
+		frames.In(billOf(r.Context()))
 		if !server.begin(frames) {
 			_ = conn.Close()
 			return
