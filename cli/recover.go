@@ -157,7 +157,7 @@ func (f *recoverFlags) plan(own *server.Survey, lost []banyan.NodeID, now time.T
 }
 
 func (a *app) printRecovery(own *server.Survey, r *server.Recovery) error {
-	fmt.Fprintf(a.Out, "Node %v of cluster %s. %d of %d shards have lost the majority of their voters:\n\n", own.Node, own.Cluster, len(r.Shards), own.Shards+1)
+	fmt.Fprintf(a.Out, "Node %v of cluster %s. %d of %d shards have lost the majority of their voters:\n\n", own.Node, own.Cluster, len(r.Shards), len(own.Shards))
 	t := newTable("SHARD", "VOTERS", "GOES ON FROM", "ENTRY", "TERM", "COMMITTED", "LAST WRITE").numbers(0, 3, 4, 5)
 	for _, s := range r.Shards {
 		var voters []string

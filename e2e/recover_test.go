@@ -3,13 +3,16 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"banyan/core/shardmap"
+	"banyan/engine/store"
 )
 
 // TestMajorityLost loses two of three nodes with their disks: the third is
@@ -108,10 +111,9 @@ func TestCreateEmpty(t *testing.T) {
 	c.run("kv", "put", "a/1", "kept")
 	n.kill()
 	lost.kill()
-	file := filepath.Join(n.dir, "node.json")
-	text, err := os.ReadFile(file)
+	st, err := store.Open(filepath.Join(n.dir, "store"), store.Options{})
 	if err == nil { // as if the second shard had been on the lost node alone
-		err = os.WriteFile(file, bytes.Replace(text, []byte(`"shards": 1`), []byte(`"shards": 2`), 1), 0o600)
+		err = errors.Join(st.SetNote("shard map", shardmap.New(2).Encode()), st.Close())
 	}
 	if err != nil {
 		t.Fatal(err)

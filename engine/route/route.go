@@ -15,6 +15,7 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/core/mvcc"
+	"banyan/core/shardmap"
 	"banyan/engine/replica"
 	"banyan/obs"
 	"banyan/obs/metric"
@@ -43,7 +44,7 @@ type Members interface {
 // a node without a cluster leaves nil.
 type Config struct {
 	Node    banyan.NodeID
-	Shards  int // data shards, numbered from 1
+	Map     func() *shardmap.Map // the newest known here; does not block
 	Host    *replica.Host
 	Members Members
 	// Dial gives a client of another node. It does not block; calls do.
@@ -104,22 +105,11 @@ type ReadResult struct {
 
 // ShardOf gives the shard that holds a partition.
 func (r *Router) ShardOf(partition []byte) banyan.ShardID {
-	return ShardOfSlot(banyan.SlotOf(partition), r.cfg.Shards)
-}
-
-// ShardOfSlot is the map fixed at creation: slots are dealt to the data shards in turn.
-func ShardOfSlot(slot, shards int) banyan.ShardID {
-	return banyan.ShardID(1 + slot%shards)
+	return r.cfg.Map().OfSlot(banyan.SlotOf(partition))
 }
 
 // DataShards lists every shard but the root.
-func (r *Router) DataShards() []banyan.ShardID {
-	out := make([]banyan.ShardID, r.cfg.Shards)
-	for i := range out {
-		out[i] = banyan.ShardID(i + 1)
-	}
-	return out
-}
+func (r *Router) DataShards() []banyan.ShardID { return r.cfg.Map().Data() }
 
 // Leader gives the node that leads a shard as far as is known here.
 func (r *Router) Leader(shard banyan.ShardID) (banyan.NodeID, bool) {

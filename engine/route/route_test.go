@@ -13,6 +13,7 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/core/mvcc"
+	"banyan/core/shardmap"
 	"banyan/engine/replica"
 	"banyan/engine/store"
 
@@ -88,7 +89,7 @@ func put(key, value string) *mvcc.Command {
 }
 
 func TestRowsHere(t *testing.T) {
-	r := New(Config{Node: 1, Shards: 1, Host: host(t, 0, 1)})
+	r := New(Config{Node: 1, Map: dealt(1), Host: host(t, 0, 1)})
 	if _, err := r.WaitLeader(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func TestRowsHere(t *testing.T) {
 }
 
 func TestWatchGivesEveryChangeOnce(t *testing.T) {
-	r := New(Config{Node: 1, Shards: 1, Host: host(t, 0, 1)})
+	r := New(Config{Node: 1, Map: dealt(1), Host: host(t, 0, 1)})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -168,7 +169,7 @@ func TestCommitFollowsTheLeader(t *testing.T) {
 			return &peerv1.CommitResponse{Result: res.Encode(nil)}, nil
 		}}, nil
 	}
-	r := New(Config{Node: 1, Shards: 1, Host: hostAt(t, banyan.ProtocolVersion), Members: crowd{2, []banyan.NodeID{1, 2, 3}}, Dial: dial})
+	r := New(Config{Node: 1, Map: dealt(1), Host: hostAt(t, banyan.ProtocolVersion), Members: crowd{2, []banyan.NodeID{1, 2, 3}}, Dial: dial})
 	res, err := r.Commit(t.Context(), 1, put("a", "b"))
 	if err != nil || res.Revision != 7 {
 		t.Fatalf("Commit: %+v, %v", res, err)
@@ -185,7 +186,7 @@ func TestCommitGivesUpInTime(t *testing.T) {
 	dial := func(banyan.NodeID) (peerv1connect.PeerClient, error) {
 		return nil, banyan.Errorf(banyan.Unavailable, "connection refused")
 	}
-	r := New(Config{Node: 1, Shards: 1, Host: host(t), Members: crowd{2, []banyan.NodeID{1, 2}}, Dial: dial})
+	r := New(Config{Node: 1, Map: dealt(1), Host: host(t), Members: crowd{2, []banyan.NodeID{1, 2}}, Dial: dial})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := r.Commit(ctx, 1, put("a", "b")); !banyan.IsKind(err, banyan.Unavailable) {
@@ -201,7 +202,7 @@ func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 			return nil, banyan.Errorf(banyan.Invalid, "no")
 		}}, nil
 	}
-	r := New(Config{Node: 1, Shards: 1, Host: host(t), Members: crowd{2, []banyan.NodeID{1, 2}}, Dial: dial})
+	r := New(Config{Node: 1, Map: dealt(1), Host: host(t), Members: crowd{2, []banyan.NodeID{1, 2}}, Dial: dial})
 	if _, err := r.Commit(t.Context(), 1, put("a", "b")); !banyan.IsKind(err, banyan.Invalid) || calls != 1 {
 		t.Errorf("%d calls, %v", calls, err)
 	}
@@ -210,23 +211,16 @@ func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 	}
 }
 
-func TestEverySlotHasAShard(t *testing.T) {
-	r := New(Config{Shards: 8})
-	count := map[banyan.ShardID]int{}
-	for slot := range banyan.Slots {
-		count[ShardOfSlot(slot, 8)]++
-	}
-	for _, id := range r.DataShards() {
-		if count[id] != banyan.Slots/8 {
-			t.Errorf("shard %d has %d slots", id, count[id])
-		}
-	}
+// dealt is the map of a new cluster with n data shards.
+func dealt(n int) func() *shardmap.Map {
+	m := shardmap.New(n)
+	return func() *shardmap.Map { return m }
 }
 
 // TestForgottenRequests: a request that was sent before what the shard remembers
 // is refused, at the replica itself and through the one that takes no waiter.
 func TestForgottenRequests(t *testing.T) {
-	r := New(Config{Node: 1, Shards: 1, Host: host(t, 0, 1)})
+	r := New(Config{Node: 1, Map: dealt(1), Host: host(t, 0, 1)})
 	if _, err := r.WaitLeader(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"banyan"
 	"banyan/core/mvcc"
+	"banyan/core/shardmap"
 	"banyan/engine/route"
 )
 
@@ -79,7 +80,7 @@ func (f *fakeShards) lead(t *testing.T, s *Service, term uint64) {
 }
 
 func (f *fakeShards) ShardOf(partition []byte) banyan.ShardID {
-	return route.ShardOfSlot(banyan.SlotOf(partition), len(f.shards))
+	return shardmap.New(len(f.shards)).OfSlot(banyan.SlotOf(partition))
 }
 
 func (f *fakeShards) DataShards() (ids []banyan.ShardID) {

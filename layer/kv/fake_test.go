@@ -7,6 +7,7 @@ import (
 	"banyan"
 	"banyan/core/mvcc"
 	"banyan/core/mvcc/memrows"
+	"banyan/core/shardmap"
 	"banyan/engine/route"
 )
 
@@ -39,7 +40,7 @@ func newFakeWindow(shards, window int) *fake {
 }
 
 func (f *fake) ShardOf(partition []byte) banyan.ShardID {
-	return route.ShardOfSlot(banyan.SlotOf(partition), len(f.shards))
+	return shardmap.New(len(f.shards)).OfSlot(banyan.SlotOf(partition))
 }
 
 func (f *fake) DataShards() (ids []banyan.ShardID) {

@@ -11,7 +11,6 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/door/gate"
 	"banyan/engine/member"
-	"banyan/engine/route"
 	"banyan/node/pki"
 
 	"connectrpc.com/connect"
@@ -114,7 +113,7 @@ func (s clusterService) join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	}
 	s.n.log.Info("node admitted", "node", node.ID, "name", node.Name, "address", node.Address, "from", gate.From(ctx))
 	out := &banyanv1.JoinResponse{
-		Node: uint64(node.ID), ClusterId: ca.Cluster(), Certificate: cert, Ca: ca.CertDER(), CaKey: key, Shards: uint32(s.n.file.Shards),
+		Node: uint64(node.ID), ClusterId: ca.Cluster(), Certificate: cert, Ca: ca.CertDER(), CaKey: key, ShardMap: s.n.shards.get().Encode(),
 	}
 	for _, n := range s.n.nodes.list() {
 		out.Nodes = append(out.Nodes, &banyanv1.Node{Id: uint64(n.ID), Address: n.Address})
@@ -206,12 +205,13 @@ func (s clusterService) Drain(ctx context.Context, req *banyanv1.DrainRequest) (
 
 // Map says where every slot and shard is.
 func (s clusterService) Map(ctx context.Context, _ *banyanv1.MapRequest) (*banyanv1.MapResponse, error) {
-	out := &banyanv1.MapResponse{ClusterId: s.n.file.Cluster, Slots: make([]uint32, banyan.Slots)}
+	m := s.n.shards.get()
+	out := &banyanv1.MapResponse{ClusterId: s.n.file.Cluster, Epoch: m.Epoch, Slots: make([]uint32, banyan.Slots)}
 	for slot := range out.Slots {
-		out.Slots[slot] = uint32(route.ShardOfSlot(slot, s.n.file.Shards))
+		out.Slots[slot] = uint32(m.OfSlot(slot))
 	}
-	for id := range s.n.file.Shards + 1 {
-		leader, _ := s.n.router.Leader(banyan.ShardID(id))
+	for _, id := range m.All() {
+		leader, _ := s.n.router.Leader(id)
 		out.Shards = append(out.Shards, &banyanv1.Shard{Id: uint32(id), Leader: uint64(leader)})
 	}
 	for _, n := range s.n.nodes.list() {
@@ -269,7 +269,7 @@ func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (
 	for _, n := range s.n.nodes.list() {
 		out.Nodes = append(out.Nodes, s.node(n, infos[n.ID]))
 	}
-	out.Shards = mergeShards(s.n.file.Shards, infos)
+	out.Shards = mergeShards(s.n.shards.get().All(), infos)
 	for _, sh := range out.Shards {
 		out.Replication = max(out.Replication, uint32(len(sh.Voters)))
 	}
@@ -288,17 +288,19 @@ func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (
 }
 
 // mergeShards takes of each shard what the leader with the highest term says.
-func mergeShards(dataShards int, infos map[banyan.NodeID]*nodeInfo) []*banyanv1.Shard {
-	out := make([]*banyanv1.Shard, dataShards+1)
-	for id := range out {
-		out[id] = &banyanv1.Shard{Id: uint32(id)}
+func mergeShards(ids []banyan.ShardID, infos map[banyan.NodeID]*nodeInfo) []*banyanv1.Shard {
+	out := make([]*banyanv1.Shard, len(ids))
+	at := map[uint32]*banyanv1.Shard{}
+	for i, id := range ids {
+		out[i] = &banyanv1.Shard{Id: uint32(id)}
+		at[uint32(id)] = out[i]
 	}
 	for node, info := range infos {
 		for _, sh := range info.Shards {
-			if int(sh.Id) >= len(out) {
+			best := at[sh.Id]
+			if best == nil {
 				continue
 			}
-			best := out[sh.Id]
 			leads := sh.Leader == uint64(node)
 			if sh.Term < best.Term || (!leads && best.Leader != 0) || (!leads && len(best.Voters) > 0 && sh.Term == best.Term) {
 				continue

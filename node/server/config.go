@@ -78,7 +78,6 @@ func (c Config) withDefaults() Config {
 		def(&c.Name, f.Name)
 		def(&c.Zone, f.Zone)
 		num(&c.Slots, f.Slots)
-		num(&c.Shards, f.Shards)
 	}
 	if host, err := os.Hostname(); err == nil {
 		def(&c.Name, host)

@@ -110,7 +110,7 @@ func (n *Server) describe() description {
 		Node: n.file.Node.String(), Cluster: n.file.Cluster, Name: n.cfg.Name, Version: banyan.Version, Protocol: banyan.ProtocolVersion,
 		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), GoMaxProcs: runtime.GOMAXPROCS(0),
 		PID: os.Getpid(), StartMs: n.start.UnixMilli(), Dir: n.cfg.Dir, Listen: n.file.Listen, Address: n.file.Address,
-		Zone: n.file.Zone, Slots: n.cfg.Slots, Shards: n.file.Shards, Replication: n.cfg.Replication, DeadAfterMs: n.cfg.DeadAfter.Milliseconds(),
+		Zone: n.file.Zone, Slots: n.cfg.Slots, Shards: len(n.shards.get().Data()), Replication: n.cfg.Replication, DeadAfterMs: n.cfg.DeadAfter.Milliseconds(),
 		Environment: []string{},
 	}
 	for _, name := range []string{"GOMAXPROCS", "GOGC", "GOMEMLIMIT", "GODEBUG"} {
@@ -306,8 +306,8 @@ func (n *Server) slow() (*banyanv1.SlowResponse, error) {
 
 // Shard tells how raft is on the replicas of a shard.
 func (s debugService) Shard(ctx context.Context, req *banyanv1.ShardRequest) (*banyanv1.ShardResponse, error) {
-	if int(req.Shard) > s.n.file.Shards {
-		return nil, banyan.Errorf(banyan.NotFound, "there is no shard %d: this cluster has 0 (the root shard) to %d", req.Shard, s.n.file.Shards)
+	if m := s.n.shards.get(); !m.Has(banyan.ShardID(req.Shard)) {
+		return nil, banyan.Errorf(banyan.NotFound, "there is no shard %d: this cluster has %v (0 is the root shard)", req.Shard, m.All())
 	}
 	here := func() (*banyanv1.ShardResponse, error) { return s.n.inspect(ctx, banyan.ShardID(req.Shard)) }
 	if banyan.NodeID(req.Node) == s.n.file.Node {

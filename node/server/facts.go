@@ -24,6 +24,7 @@ const (
 	clusterPrefix = rootPrefix + "c/"
 	settingsKey   = clusterPrefix + "settings"
 	protocolKey   = clusterPrefix + "protocol"
+	shardMapKey   = clusterPrefix + "shardmap"
 	noticePrefix  = clusterPrefix + "notice/" // and the node, and its own number of the notice
 )
 
@@ -47,7 +48,8 @@ type facts struct {
 	chosenAt banyan.Revision // the settings, at which revision
 	protocol uint32          // at which the cluster acts
 	notices  map[string]notice
-	rose     func(protocol uint32) // called when it rises, if not nil; does not block
+	rose     func(protocol uint32)  // called when it rises, if not nil; does not block
+	moved    func(row []byte) error // called with each row of the shard map, if not nil
 }
 
 func newFacts() *facts { return &facts{protocol: banyan.ProtocolMin, notices: map[string]notice{}} }
@@ -91,6 +93,10 @@ func (f *facts) take(row *mvcc.Row) error {
 			if f.rose != nil {
 				f.rose(p)
 			}
+		}
+	case string(key) == shardMapKey:
+		if f.moved != nil {
+			err = f.moved(value)
 		}
 	case bytes.HasPrefix(key, []byte(noticePrefix)):
 		var n notice

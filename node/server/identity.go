@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/core/shardmap"
 	"banyan/engine/store"
 	"banyan/node/pki"
 )
@@ -32,7 +33,6 @@ type nodeFile struct {
 	Listen  string                   `json:"listen,omitempty"`
 	Address string                   `json:"address,omitempty"`
 	Slots   int                      `json:"slots"`
-	Shards  int                      `json:"shards"`
 	Peers   map[banyan.NodeID]string `json:"peers,omitempty"`
 }
 
@@ -64,8 +64,8 @@ func readNodeFile(c Config) (*nodeFile, error) {
 		}
 		return nil, banyan.Errorf(banyan.Corrupt, "%s is damaged (%w): restore it from a copy, or let this machine join anew with an empty directory", c.nodeFile(), err)
 	}
-	if f.Node == 0 || f.Shards <= 0 || f.Shards > banyan.ShardsMax {
-		return nil, banyan.Errorf(banyan.Corrupt, "%s names no node or no shards: restore it from a copy", c.nodeFile())
+	if f.Node == 0 {
+		return nil, banyan.Errorf(banyan.Corrupt, "%s names no node: restore it from a copy", c.nodeFile())
 	}
 	return &f, nil
 }
@@ -125,7 +125,7 @@ func newClusterID() string {
 // certificate, and every shard with this node as the only voter.
 func create(c Config) (*nodeFile, error) {
 	f := &nodeFile{
-		Version: nodeFileVersion, Cluster: newClusterID(), Node: 1, Shards: c.Shards,
+		Version: nodeFileVersion, Cluster: newClusterID(), Node: 1,
 		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots,
 	}
 	if !c.Embedded {
@@ -138,12 +138,12 @@ func create(c Config) (*nodeFile, error) {
 		return nil, err
 	}
 	err = st.SetIdentity(store.Identity{Cluster: f.Cluster, Node: f.Node})
+	m := shardmap.New(c.Shards)
 	if err == nil {
-		shards := make([]banyan.ShardID, c.Shards+1) // the root shard and the data shards
-		for i := range shards {
-			shards[i] = banyan.ShardID(i)
-		}
-		err = st.Bootstrap(shards, f.Node)
+		err = st.Bootstrap(m.All(), f.Node)
+	}
+	if err == nil {
+		err = writeMap(st, m)
 	}
 	if err = errors.Join(err, st.Close()); err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
+	"banyan/core/shardmap"
 	"banyan/engine/store"
 	"banyan/node/pki"
 
@@ -137,6 +138,12 @@ func settle(c Config, m *banyanv1.JoinResponse, key []byte) error {
 		return err
 	}
 	err = st.SetIdentity(store.Identity{Cluster: m.ClusterId, Node: banyan.NodeID(m.Node)})
+	if err == nil {
+		var first *shardmap.Map
+		if first, err = shardmap.Decode(m.ShardMap); err == nil {
+			err = writeMap(st, first)
+		}
+	}
 	if cerr := st.Close(); err == nil {
 		err = cerr
 	}
@@ -144,7 +151,7 @@ func settle(c Config, m *banyanv1.JoinResponse, key []byte) error {
 		return err
 	}
 	f := &nodeFile{
-		Version: nodeFileVersion, Cluster: m.ClusterId, Node: banyan.NodeID(m.Node), Shards: int(m.Shards),
+		Version: nodeFileVersion, Cluster: m.ClusterId, Node: banyan.NodeID(m.Node),
 		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots,
 		Peers: map[banyan.NodeID]string{},
 	}

@@ -18,6 +18,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/mvcc"
+	"banyan/core/shardmap"
 	"banyan/engine/route"
 	"banyan/node/pki"
 )
@@ -32,7 +33,7 @@ func comer(token string, now time.Time) newcomer {
 func newcomers(t *testing.T) (db *route.Router, mint func(ttl time.Duration, uses int) string) {
 	t.Helper()
 	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
-	if err := found(t.Context(), n.router, clusterRow{ID: "c"}, nodeRow{ID: 1}); err != nil {
+	if err := found(t.Context(), n.router, clusterRow{ID: "c"}, shardmap.New(1), nodeRow{ID: 1}); err != nil {
 		t.Fatal(err)
 	}
 	ca, err := pki.NewCA("c", time.Now())

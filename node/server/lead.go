@@ -50,8 +50,7 @@ func (l *leaders) Leaders() (map[banyan.ShardID]banyan.NodeID, <-chan struct{}) 
 func (l *leaders) look() {
 	view := map[banyan.ShardID]banyan.NodeID{}
 	claimed := *l.n.claimed.Load()
-	for id := 1; id <= l.n.file.Shards; id++ {
-		shard := banyan.ShardID(id)
+	for _, shard := range l.n.shards.get().Data() {
 		node, term := l.n.host.Leader(shard)
 		if c := claimed[shard]; c.node != 0 && (node == 0 && c.term >= term || c.term > term) {
 			node = c.node
@@ -125,7 +124,7 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 			n.members.SetLeads(claimsOf(led))
 		}
 		n.leaders.look()
-		if len(led) == n.file.Shards+1 {
+		if len(led) == len(n.shards.get().All()) {
 			n.ledAll.Do(func() { close(n.led) })
 		}
 	}

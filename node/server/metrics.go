@@ -82,7 +82,7 @@ func (n *Server) readNodes(r *metric.Reading) {
 
 // readShards tells how safe the shards are that this node leads.
 func (n *Server) readShards(ctx context.Context, r *metric.Reading) {
-	r.Gauge("banyan_shards", "Shards of the cluster, the root shard included.", float64(n.file.Shards+1))
+	r.Gauge("banyan_shards", "Shards of the cluster, the root shard included.", float64(len(n.shards.get().All())))
 	statuses, err := n.host.Statuses(ctx)
 	if err != nil {
 		return // the engine is stopping, or hangs: that these are missing says so

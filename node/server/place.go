@@ -243,8 +243,7 @@ func (n *Server) tidy(ctx context.Context) error {
 // again since. Each leader is asked once.
 func (n *Server) readmit(ctx context.Context) {
 	gone := map[banyan.NodeID][]banyan.ShardID{}
-	for id := range n.file.Shards + 1 {
-		shard := banyan.ShardID(id)
+	for _, shard := range n.shards.get().All() {
 		if leader, ok := n.router.Leader(shard); ok && leader != n.file.Node && n.store.Tombstoned(shard) {
 			gone[leader] = append(gone[leader], shard)
 		}

@@ -28,7 +28,7 @@ type Survey struct {
 	Version int                      `json:"version"`
 	Cluster string                   `json:"cluster"`
 	Node    banyan.NodeID            `json:"node"`
-	Shards  int                      `json:"shards"` // data shards
+	Shards  []banyan.ShardID         `json:"shards"` // of the cluster, as far as this node knows
 	Members map[banyan.NodeID]string `json:"members"`
 	Found   []Found                  `json:"found"`
 }
@@ -109,7 +109,11 @@ func survey(f *nodeFile, st *store.Store) (*Survey, error) {
 	if err := table.load(st); err != nil {
 		return nil, err
 	}
-	s := &Survey{Version: recoveryVersion, Cluster: f.Cluster, Node: f.Node, Shards: f.Shards, Members: map[banyan.NodeID]string{}}
+	m, err := readMap(st)
+	if err != nil {
+		return nil, err
+	}
+	s := &Survey{Version: recoveryVersion, Cluster: f.Cluster, Node: f.Node, Shards: m.All(), Members: map[banyan.NodeID]string{}}
 	for _, row := range table.list() {
 		s.Members[row.ID] = row.Address
 	}
@@ -174,10 +178,10 @@ func PlanRecovery(own *Survey, others []*Survey, lost []banyan.NodeID, now time.
 		return nil, err
 	}
 	r := &Recovery{Version: recoveryVersion, TimeMs: now.UnixMilli(), Cluster: own.Cluster, Node: own.Node, Lost: slices.Sorted(slices.Values(lost))}
-	for id := range own.Shards + 1 {
-		best, keep := longest(all, banyan.ShardID(id))
+	for _, id := range shardsOf(all) {
+		best, keep := longest(all, id)
 		if keep == 0 || !hasMajority(best, lost) {
-			best.Shard = banyan.ShardID(id)
+			best.Shard = id
 			r.Shards = append(r.Shards, Rescue{best, keep})
 		}
 	}
@@ -187,6 +191,15 @@ func PlanRecovery(own *Survey, others []*Survey, lost []banyan.NodeID, now time.
 	return r, nil
 }
 
+// shardsOf lists the shards that any of the surveys knows, by number.
+func shardsOf(all []*Survey) (ids []banyan.ShardID) {
+	for _, s := range all {
+		ids = append(ids, s.Shards...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
 func checkSurveys(all []*Survey, lost []banyan.NodeID) error {
 	seen := map[banyan.NodeID]bool{}
 	members := map[banyan.NodeID]string{}
@@ -194,7 +207,7 @@ func checkSurveys(all []*Survey, lost []banyan.NodeID) error {
 		switch {
 		case s.Version != recoveryVersion:
 			return banyan.Errorf(banyan.TooNew, "the survey of node %v has format %d, this banyan (%s) knows %d: use one release for all", s.Node, s.Version, banyan.Version, recoveryVersion)
-		case s.Cluster != all[0].Cluster || s.Shards != all[0].Shards:
+		case s.Cluster != all[0].Cluster:
 			return banyan.Errorf(banyan.Conflict, "node %v is of cluster %s, not of %s: give surveys of one cluster", s.Node, s.Cluster, all[0].Cluster)
 		case seen[s.Node]:
 			return banyan.Errorf(banyan.Invalid, "there are two surveys of node %v: give one of each", s.Node)

@@ -15,14 +15,14 @@ func replicaOf(shard banyan.ShardID, term, index uint64, voters ...banyan.NodeID
 }
 
 func surveyOf(node banyan.NodeID, fs ...Found) *Survey {
-	return &Survey{Version: recoveryVersion, Cluster: "c", Node: node, Shards: len(fs) - 1,
+	return &Survey{Version: recoveryVersion, Cluster: "c", Node: node, Shards: shardsTo(len(fs) - 1),
 		Members: map[banyan.NodeID]string{1: "a", 2: "b", 3: "c", 4: "d", 5: "e"}, Found: fs}
 }
 
 func TestRecoveryKeepsTheLongestLog(t *testing.T) {
 	n1 := surveyOf(1, replicaOf(0, 5, 100, 1, 2, 3, 4, 5), replicaOf(1, 4, 200, 1, 3, 4), replicaOf(2, 3, 10, 1, 2, 5))
 	n2 := surveyOf(2, replicaOf(0, 5, 99, 1, 2, 3, 4, 5), replicaOf(2, 3, 10, 1, 2, 5))
-	n2.Shards = 2
+	n2.Shards = shardsTo(2)
 	n2.Found = append(n2.Found, replicaOf(1, 5, 7, 2, 4, 5)) // a later term counts more than a longer log
 	lost := []banyan.NodeID{3, 4, 5}
 	var texts []string
@@ -72,7 +72,7 @@ func TestRecoveryRefuses(t *testing.T) {
 
 func TestRecoverySaysWhatIsGone(t *testing.T) {
 	n1 := surveyOf(1, replicaOf(0, 1, 11, 1, 2, 3))
-	n1.Shards = 1
+	n1.Shards = shardsTo(1)
 	r, err := PlanRecovery(n1, nil, []banyan.NodeID{2, 3, 4, 5}, time.UnixMilli(1))
 	if err != nil || len(r.Shards) != 2 || r.Shards[1].Shard != 1 || r.Shards[1].Keep != 0 {
 		t.Fatalf("%+v, %v: shard 1 is on no node that is left", r, err)
@@ -115,4 +115,12 @@ func TestARecoveryIsKnownAfterwards(t *testing.T) {
 	if at, err := RecoveredBefore(c, []banyan.NodeID{2, 4}); err != nil || !at.IsZero() {
 		t.Errorf("the loss of n4 was not: %v, %v", at, err)
 	}
+}
+
+// shardsTo lists the root shard and the data shards up to n.
+func shardsTo(n int) (ids []banyan.ShardID) {
+	for id := range n + 1 {
+		ids = append(ids, banyan.ShardID(id))
+	}
+	return ids
 }

@@ -74,7 +74,7 @@ func (n *Server) canSpare(id banyan.NodeID) error {
 // leftOn says what a node still has that others need.
 func (n *Server) leftOn(id banyan.NodeID, infos map[banyan.NodeID]*nodeInfo) *banyanv1.RemoveNodeResponse {
 	out := &banyanv1.RemoveNodeResponse{}
-	for _, sh := range mergeShards(n.file.Shards, infos) {
+	for _, sh := range mergeShards(n.shards.get().All(), infos) {
 		switch {
 		case sh.Leader == 0:
 			out.Waiting = fmt.Sprintf("for shard %d to have a leader, which says where it lives", sh.Id)

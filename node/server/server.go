@@ -49,6 +49,8 @@ type Server struct {
 
 	metrics *metric.Set
 	store   *store.Store
+	shards  *mapHolder
+	asked   int                  // data shards that a new cluster was to have; 0: nobody said
 	lives   *lives               // nil: embedded
 	port    *transport.Transport // nil: embedded
 	host    *replica.Host
@@ -96,6 +98,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	asked := cfg.Shards
 	cfg = cfg.withDefaults()
 	if err := cfg.checkFirstListen(); err != nil {
 		return nil, err
@@ -115,10 +118,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Shards != cfg.Shards {
-		return nil, banyan.Errorf(banyan.Conflict, "the cluster of the node in %s has %d data shards, not %d, and the number cannot be changed: leave --shards out, or give another --dir for a new cluster", cfg.Dir, f.Shards, cfg.Shards)
-	}
-	n := &Server{cfg: cfg, file: f, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), expelled: make(chan error, 1), silent: silences{}, loads: loads{}}
+	n := &Server{cfg: cfg, file: f, asked: asked, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), expelled: make(chan error, 1), silent: silences{}, loads: loads{}}
 	n.log, n.lines = obs.KeepLines(cfg.Logger)
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -130,6 +130,13 @@ func (n *Server) build() error {
 	if err := n.openStore(); err != nil {
 		return err
 	}
+	var err error
+	if n.shards, err = openMap(n.store); err != nil {
+		return err
+	}
+	if has := len(n.shards.get().Data()); n.asked != 0 && n.asked != has && !n.cfg.Embedded {
+		return banyan.Errorf(banyan.Conflict, "the cluster of the node in %s has %d data shards, not %d, and --shards is for a new one: leave it out, or give another --dir", n.cfg.Dir, has, n.asked)
+	}
 	if !n.cfg.Embedded {
 		if err := n.openPort(); err != nil {
 			return err
@@ -137,6 +144,7 @@ func (n *Server) build() error {
 	}
 	n.nodes = newNodeTable(n.file)
 	n.facts = newFacts()
+	n.facts.moved = n.shards.take
 	if err := errors.Join(n.nodes.load(n.store), n.facts.load(n.store)); err != nil {
 		return err
 	}
@@ -173,7 +181,7 @@ func (n *Server) build() error {
 		}
 	}
 	n.router = route.New(route.Config{
-		Node: n.file.Node, Shards: n.file.Shards, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log, Metrics: n.metrics, Room: n.room,
+		Node: n.file.Node, Map: n.shards.get, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log, Metrics: n.metrics, Room: n.room,
 	})
 	if err := n.openBlobs(); err != nil {
 		return err
@@ -377,7 +385,7 @@ func (n *Server) begin(ctx context.Context) error {
 		self, _ := n.nodes.get(n.file.Node)
 		self.JoinMs = time.Now().UnixMilli()
 		err := retry(ctx, func() error {
-			return found(ctx, n.router, clusterRow{ID: n.file.Cluster, Shards: n.file.Shards, Replication: n.cfg.Replication, CreateMs: self.JoinMs}, self)
+			return found(ctx, n.router, clusterRow{ID: n.file.Cluster, Replication: n.cfg.Replication, CreateMs: self.JoinMs}, n.shards.get(), self)
 		})
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/core/mvcc"
+	"banyan/core/shardmap"
 	"banyan/engine/store"
 	"banyan/node/pki"
 )
@@ -104,7 +105,7 @@ func TestBadDirectories(t *testing.T) {
 	f("of format 1", banyan.TooNew, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 1, "shards": 1}`) })
 	f("torn", banyan.Corrupt, func(dir string) { write(filepath.Join(dir, "node.json"), `{"version": 2, "clu`) })
 	f("unknown", banyan.Invalid, func(dir string) {
-		write(filepath.Join(dir, "node.json"), `{"version": 2, "cluster": "c", "node": 1, "shards": 1, "slots": 1, "extra": 1}`)
+		write(filepath.Join(dir, "node.json"), `{"version": 2, "cluster": "c", "node": 1, "slots": 1, "extra": 1}`)
 	})
 	f("mixed", banyan.Conflict, func(dir string) {
 		st, err := store.Open(filepath.Join(dir, "store"), store.Options{})
@@ -114,7 +115,7 @@ func TestBadDirectories(t *testing.T) {
 		if err := errors.Join(st.SetIdentity(store.Identity{Cluster: "other", Node: 7}), st.Close()); err != nil {
 			t.Fatal(err)
 		}
-		write(filepath.Join(dir, "node.json"), `{"version": 2, "cluster": "mine", "node": 1, "name": "x", "shards": 1, "slots": 1}`)
+		write(filepath.Join(dir, "node.json"), `{"version": 2, "cluster": "mine", "node": 1, "name": "x", "slots": 1}`)
 	})
 }
 
@@ -225,7 +226,7 @@ func TestAContextKnowsAllNodes(t *testing.T) {
 
 func TestEditNodeKeepsBothOfTwoEdits(t *testing.T) {
 	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
-	if err := found(t.Context(), n.router, clusterRow{ID: "c"}, nodeRow{ID: 1, Slots: 0}); err != nil {
+	if err := found(t.Context(), n.router, clusterRow{ID: "c"}, shardmap.New(1), nodeRow{ID: 1, Slots: 0}); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup

@@ -13,6 +13,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/mvcc"
+	"banyan/core/shardmap"
 	"banyan/engine/route"
 	"banyan/node/pki"
 )
@@ -347,14 +348,13 @@ func spendToken(key []byte, rows []mvcc.Row, nowMs int64) (mvcc.Mutation, error)
 // clusterRow is the root shard's row c/cluster.
 type clusterRow struct {
 	ID          string `json:"id"`
-	Shards      int    `json:"shards"`
 	Replication int    `json:"replication"`
 	CreateMs    int64  `json:"create_ms"`
 }
 
 // found writes the first rows of a new cluster; on every later start it
 // changes nothing.
-func found(ctx context.Context, db *route.Router, row clusterRow, self nodeRow) error {
+func found(ctx context.Context, db *route.Router, row clusterRow, m *shardmap.Map, self nodeRow) error {
 	value, err := json.Marshal(row)
 	if err != nil {
 		return err
@@ -363,6 +363,7 @@ func found(ctx context.Context, db *route.Router, row clusterRow, self nodeRow) 
 		Conds: []mvcc.Cond{{Key: []byte(clusterKey), Test: mvcc.Missing}},
 		Muts: []mvcc.Mutation{
 			{Op: mvcc.Put, Key: []byte(clusterKey), Value: value},
+			{Op: mvcc.Put, Key: []byte(shardMapKey), Value: m.Encode()},
 			{Op: mvcc.Put, Key: []byte(nextNodeKey), Value: []byte("2")},
 			{Op: mvcc.Put, Key: nodeKey(self.ID), Value: self.encode()},
 		},

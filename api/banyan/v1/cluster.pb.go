@@ -987,6 +987,7 @@ type MapResponse struct {
 	Shards        []*Shard               `protobuf:"bytes,2,rep,name=shards,proto3" json:"shards,omitempty"`
 	Nodes         []*Node                `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the map: the higher the newer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1047,6 +1048,13 @@ func (x *MapResponse) GetClusterId() string {
 		return x.ClusterId
 	}
 	return ""
+}
+
+func (x *MapResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 type DrainRequest struct {
@@ -1645,11 +1653,11 @@ type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`  // DER
-	Ca            []byte                 `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`                    // DER
-	Nodes         []*Node                `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`              // id and address of each, to be found again
-	Shards        uint32                 `protobuf:"varint,7,opt,name=shards,proto3" json:"shards,omitempty"`           // data shards, fixed at creation
-	CaKey         []byte                 `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"` // PKCS #8 DER; nodes are equal, so each can let others in
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`           // DER
+	Ca            []byte                 `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`                             // DER
+	Nodes         []*Node                `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`                       // id and address of each, to be found again
+	ShardMap      []byte                 `protobuf:"bytes,8,opt,name=shard_map,json=shardMap,proto3" json:"shard_map,omitempty"` // which shard holds which rows: core/shardmap
+	CaKey         []byte                 `protobuf:"bytes,6,opt,name=ca_key,json=caKey,proto3" json:"ca_key,omitempty"`          // PKCS #8 DER; nodes are equal, so each can let others in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1719,11 +1727,11 @@ func (x *JoinResponse) GetNodes() []*Node {
 	return nil
 }
 
-func (x *JoinResponse) GetShards() uint32 {
+func (x *JoinResponse) GetShardMap() []byte {
 	if x != nil {
-		return x.Shards
+		return x.ShardMap
 	}
-	return 0
+	return nil
 }
 
 func (x *JoinResponse) GetCaKey() []byte {
@@ -2266,13 +2274,14 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\"\f\n" +
 	"\n" +
-	"MapRequest\"\x93\x01\n" +
+	"MapRequest\"\xa9\x01\n" +
 	"\vMapResponse\x12\x14\n" +
 	"\x05slots\x18\x01 \x03(\rR\x05slots\x12(\n" +
 	"\x06shards\x18\x02 \x03(\v2\x10.banyan.v1.ShardR\x06shards\x12%\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\"6\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"6\n" +
 	"\fDrainRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x12\n" +
 	"\x04undo\x18\x02 \x01(\bR\x04undo\"4\n" +
@@ -2313,16 +2322,16 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"request_id\x18\n" +
 	" \x01(\fR\trequestId\x12!\n" +
 	"\fprotocol_min\x18\v \x01(\rR\vprotocolMin\x12\x1c\n" +
-	"\tlistening\x18\f \x01(\bR\tlistening\"\xc9\x01\n" +
+	"\tlistening\x18\f \x01(\bR\tlistening\"\xd4\x01\n" +
 	"\fJoinResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12 \n" +
 	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12\x0e\n" +
 	"\x02ca\x18\x04 \x01(\fR\x02ca\x12%\n" +
-	"\x05nodes\x18\x05 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\x12\x16\n" +
-	"\x06shards\x18\a \x01(\rR\x06shards\x12\x15\n" +
-	"\x06ca_key\x18\x06 \x01(\fR\x05caKey\" \n" +
+	"\x05nodes\x18\x05 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\x12\x1b\n" +
+	"\tshard_map\x18\b \x01(\fR\bshardMap\x12\x15\n" +
+	"\x06ca_key\x18\x06 \x01(\fR\x05caKeyJ\x04\b\a\x10\b\" \n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
