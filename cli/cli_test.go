@@ -37,7 +37,12 @@ func do(t testing.TB, s *session, args ...string) (out, errs string, code int) {
 
 func doWith(t testing.TB, s *session, stdin string, args ...string) (out, errs string, code int) {
 	t.Helper()
-	home := t.TempDir()
+	return doIn(t, t.TempDir(), s, stdin, args...)
+}
+
+// doIn is doWith for a user whose files are in home.
+func doIn(t testing.TB, home string, s *session, stdin string, args ...string) (out, errs string, code int) {
+	t.Helper()
 	env := map[string]string{"BANYAN_CONFIG": filepath.Join(home, "config"), "XDG_STATE_HOME": filepath.Join(home, "state")}
 	var o, e bytes.Buffer
 	a := &app{

@@ -61,8 +61,52 @@ func (a *app) contextCommand() *cobra.Command {
 			return pki.SetCurrentContext(dir, args[0])
 		},
 	}
-	cmd.AddCommand(list, use, a.contextExportCommand(), a.contextRenewCommand())
+	cmd.AddCommand(list, use, a.contextRenameCommand(), a.contextRemoveCommand(), a.contextExportCommand(), a.contextRenewCommand())
 	return cmd
+}
+
+func (a *app) contextRenameCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "rename NAME NEW",
+		Short:             "Give a context another name",
+		Long:              "Give a context another name. A node on this machine keeps it under that name.",
+		Args:              exactly("NAME", "NEW"),
+		ValidArgsFunction: inTurn(cobra.ShellCompDirectiveNoFileComp, a.contexts()),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.configDir()
+			if err != nil {
+				return err
+			}
+			return pki.RenameContext(dir, args[0], args[1])
+		},
+	}
+}
+
+func (a *app) contextRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Forget a cluster, and this user's certificate for it",
+		Long: `Forget a cluster. This user's certificate and key for it are deleted; the
+cluster is not told and is none the worse. If it was the current one, there is
+none until 'banyan context use' chooses one, and 'run' uses a node inside the
+command. 'banyan up' on a node's directory makes its cluster's context anew.`,
+		Args:              exactly("NAME"),
+		ValidArgsFunction: arguments(a.contexts()),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.configDir()
+			if err != nil {
+				return err
+			}
+			names, err := pki.ListContexts(dir)
+			if err != nil {
+				return err
+			}
+			if !slices.Contains(names, args[0]) { // also one that cannot be read may go
+				return banyan.Errorf(banyan.NotFound, "there is no context %q in %s: 'banyan context list' lists those there are", args[0], dir)
+			}
+			return pki.DeleteContext(dir, args[0])
+		},
+	}
 }
 
 func (a *app) contextExportCommand() *cobra.Command {

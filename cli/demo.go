@@ -185,7 +185,7 @@ func (d *demo) openSession() error {
 			return err
 		}
 	}
-	d.s, err = openContext(d.configDir(), name, "")
+	d.s, err = openContext(d.configDir(), name, "", "")
 	return err
 }
 

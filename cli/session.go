@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"banyan"
@@ -52,8 +53,11 @@ func (s *session) remember(nodes []*banyanv1.Node) error {
 			now = append(now, n.Address)
 		}
 	}
-	// Those that were known keep their places.
-	keep := slices.DeleteFunc(slices.Clone(s.context.Addresses), func(addr string) bool { return !slices.Contains(now, addr) })
+	// Those that were known keep their places, and the one that answers stays
+	// whatever the nodes say: theirs may be the addresses of yesterday.
+	keep := slices.DeleteFunc(slices.Clone(s.context.Addresses), func(addr string) bool {
+		return !slices.Contains(now, addr) && addr != s.Answers()
+	})
 	for _, addr := range now {
 		if !slices.Contains(keep, addr) {
 			keep = append(keep, addr)
@@ -107,9 +111,9 @@ func (a *app) open(ctx context.Context, n need) (*session, error) {
 	case a.target.local:
 		return a.openLocal(ctx, n, " --local")
 	case a.target.context != "":
-		return openContext(dir, a.target.context, " --context "+a.target.context)
+		return openContext(dir, a.target.context, " --context "+a.target.context, "")
 	case a.Env("BANYAN_CONTEXT") != "":
-		return openContext(dir, a.Env("BANYAN_CONTEXT"), "")
+		return openContext(dir, a.Env("BANYAN_CONTEXT"), "", "")
 	case n.job != "" && a.lanes().knows(n.job):
 		return a.openLocal(ctx, n, "")
 	}
@@ -118,7 +122,11 @@ func (a *app) open(ctx context.Context, n need) (*session, error) {
 		return nil, err
 	}
 	if name != "" {
-		return openContext(dir, name, "")
+		otherwise := ""
+		if n.embedded && n.job == "" {
+			otherwise = fmt.Sprintf(", or use a node inside the command (--local); 'banyan context remove %s' has later commands do so", name)
+		}
+		return openContext(dir, name, "", otherwise)
 	}
 	if n.embedded {
 		return a.openLocal(ctx, n, "")
@@ -126,7 +134,9 @@ func (a *app) open(ctx context.Context, n need) (*session, error) {
 	return nil, banyan.Errorf(banyan.NotFound, "there is no cluster to ask: 'banyan up' starts one here, --context names another, --local uses a node inside the command")
 }
 
-func openContext(dir, name, hint string) (*session, error) {
+// openContext opens the cluster of a context. otherwise says what else there is
+// to do when it cannot be reached.
+func openContext(dir, name, hint, otherwise string) (*session, error) {
 	c, err := pki.LoadContext(dir, name)
 	if err != nil {
 		return nil, err
@@ -135,6 +145,7 @@ func openContext(dir, name, hint string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Otherwise = otherwise
 	cl, err := client.Open(cfg)
 	if err != nil {
 		return nil, err

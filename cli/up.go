@@ -29,6 +29,8 @@ type nodeFlags struct {
 	taskMemory                         string
 	deadAfter                          time.Duration
 	diskReserve                        string
+	peers                              []string
+	newCluster                         bool
 	logLevel, logFormat                string
 	given                              func(name string) bool   // a flag
 	value                              func(name string) string // of a flag
@@ -86,7 +88,7 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	}
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
-		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory,
+		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory, Peers: f.peers, NewCluster: f.newCluster,
 		Logger: log,
 	}, err
 }
@@ -129,9 +131,14 @@ func (a *app) upCommand() *cobra.Command {
 		Short: "Start a node; on an empty directory, a new cluster of one",
 		Long: `Start a node. On an empty directory it creates a cluster: its certificate
 authority, the node's certificate, and yours, which later commands on this
-machine find by themselves. On a directory that holds a node, also one that
+machine find by themselves. It refuses where your contexts know another cluster
+at this address, whose disk may not be mounted; --new-cluster says that a new
+one is meant. On a directory that holds a node, also one that
 joined, it starts that node again, as it was started before where no flag says
-otherwise. A signal stops it.`,
+otherwise. A signal stops it.
+
+When all nodes have new addresses they cannot find each other: start each with
+--listen or --advertise, and one of them with --peer for each of the others.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.nodeConfig(f)
@@ -144,6 +151,8 @@ otherwise. A signal stops it.`,
 		},
 	}
 	f.add(cmd.Flags())
+	cmd.Flags().StringArrayVar(&f.peers, "peer", nil, "look for another node of the cluster at `HOST:PORT`, which may be a name for many (repeatable)")
+	cmd.Flags().BoolVar(&f.newCluster, "new-cluster", false, "an empty directory becomes a new cluster, whatever contexts know")
 	cmd.Flags().IntVar(&f.shards, "shards", 0, fmt.Sprintf("a new cluster has `N` data shards (default %d); cannot be changed later", server.DefaultShards))
 	return cmd
 }

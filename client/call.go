@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"banyan"
@@ -20,6 +21,7 @@ const (
 	patienceMin = time.Second      // with one node, before another is asked too
 	patienceMax = 15 * time.Second
 	reachMax    = 5 * time.Second // until a cluster of which no node can be reached counts as gone
+	refusedMax  = time.Second     // the same, if every one refuses and there is something else to do
 	soonestWait = 100 * time.Millisecond
 	backoffMin  = 10 * time.Millisecond
 	backoffMax  = 500 * time.Millisecond
@@ -132,7 +134,7 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 		if banyan.IsKind(why.last, banyan.Exhausted) {
 			return why.last
 		}
-		if !hopeful || !answered && time.Since(started) > reachMax || !pause(ctx, wait) {
+		if !hopeful || !answered && time.Since(started) > c.reachMax(why) || !pause(ctx, wait) {
 			return c.nobody(ctx, why.last, why)
 		}
 		patience = max(patience, min(2*patience, patienceMax))
@@ -241,6 +243,16 @@ func (r *reasons) note(n *node, err error) {
 	r.each[i].err = err
 }
 
+// reachMax is for how long no node may be reached. Who has something else to do
+// waits less where nothing listens, as long as a restart takes.
+func (c *Client) reachMax(why reasons) time.Duration {
+	notRefused := func(r reason) bool { return !errors.Is(r.err, syscall.ECONNREFUSED) }
+	if c.otherwise != "" && !slices.ContainsFunc(why.each, notRefused) {
+		return refusedMax
+	}
+	return reachMax
+}
+
 // reasonsShown is of how many nodes an error says what was wrong with them.
 const reasonsShown = 8
 
@@ -297,7 +309,7 @@ func (c *Client) nobody(ctx context.Context, last error, why reasons) error {
 	if !unreachable(last) {
 		return &banyan.Error{Kind: banyan.Timeout, Msg: "not done in the time given (asked " + asked + "): 'banyan status' says what is wrong, if anything answers there", Err: last}
 	}
-	return &banyan.Error{Kind: banyan.Unavailable, Msg: "no node of the cluster can be reached (tried " + asked + "): check that banyan runs there", Err: last}
+	return &banyan.Error{Kind: banyan.Unavailable, Msg: "no node of the cluster can be reached (tried " + asked + "): check that banyan runs there" + c.otherwise, Err: last}
 }
 
 func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -39,6 +39,10 @@ type Config struct {
 	Addresses []string    // host:port of some nodes; the others are learned from them
 	TLS       *tls.Config // shows a certificate of the cluster and checks the nodes'
 	Transport http.RoundTripper
+
+	// Otherwise says what else there is to do when no address can be reached: it
+	// ends the error, which comes sooner if they all refuse to be connected to.
+	Otherwise string
 }
 
 // FromContext gives the Config of a context, which holds addresses and
@@ -58,6 +62,7 @@ type Client struct {
 	tls       *tls.Config // of sessions
 	closing   []io.Closer
 	scheme    string
+	otherwise string        // of Config
 	single    bool          // one node behind a Transport: nothing to route
 	patience  time.Duration // with one node, before another is asked too
 	alone     time.Duration // without a stream, before it is given up
@@ -100,7 +105,7 @@ type node struct {
 
 // Open prepares a Client. It does no I/O: the first call connects.
 func Open(cfg Config) (*Client, error) {
-	c := &Client{scheme: "https", patience: patienceMin, alone: callMax, began: time.Now()}
+	c := &Client{scheme: "https", patience: patienceMin, alone: callMax, began: time.Now(), otherwise: cfg.Otherwise}
 	c.life, c.end = context.WithCancel(context.Background())
 	c.beats = newBeater(c)
 	switch {
@@ -208,6 +213,14 @@ func (c *Client) first(partition []byte) *node {
 		return n
 	}
 	return c.known()[0]
+}
+
+// Answers is the address of the node that answered last, "" before any did.
+func (c *Client) Answers() string {
+	if n := c.preferred.Load(); n != nil {
+		return n.addr
+	}
+	return ""
 }
 
 // prefer remembers who answered last.

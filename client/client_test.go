@@ -265,7 +265,10 @@ func TestAFullNodeIsPassedBy(t *testing.T) {
 	cl := c.open(t)
 	full, tries := 1, 0
 	c.mu.Lock()
-	c.fail = func(string) error {
+	c.fail = func(call string) error {
+		if call != "Put" {
+			return nil // the client learns the addresses now and then
+		}
 		if tries++; tries <= full {
 			return banyan.Errorf(banyan.Exhausted, "full")
 		}

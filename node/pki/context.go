@@ -193,6 +193,54 @@ func ListContexts(dir string) ([]string, error) {
 	return names, nil
 }
 
+// FindContext gives the context of a cluster, whatever its name; nil: there is
+// none. Of several it is the current one, else the first by name.
+func FindContext(dir, cluster string) (*Context, error) {
+	names, err := ListContexts(dir)
+	if err != nil {
+		return nil, err
+	}
+	current, err := CurrentContext(dir)
+	if err != nil {
+		return nil, err
+	}
+	var found *Context
+	for _, name := range names {
+		if c, err := LoadContext(dir, name); err == nil && c.Cluster == cluster && (found == nil || name == current) {
+			found = c
+		}
+	}
+	return found, nil
+}
+
+// RenameContext gives a context another name. It stays current if it was.
+func RenameContext(dir, from, to string) error {
+	c, err := LoadContext(dir, from)
+	if err != nil {
+		return err
+	}
+	if err := validContextName(to); err != nil || from == to {
+		return err
+	}
+	if _, err := os.Stat(contextPath(dir, to)); err == nil {
+		return banyan.Errorf(banyan.AlreadyExists, "there is a context %q already: give another name, or remove that one first ('banyan context remove %s')", to, to)
+	}
+	current, err := CurrentContext(dir)
+	if err != nil {
+		return err
+	}
+	c.Name = to
+	if err := SaveContext(dir, c); err != nil {
+		return err
+	}
+	if current == from {
+		if err := SetCurrentContext(dir, to); err != nil {
+			return err
+		}
+	}
+	return DeleteContext(dir, from)
+}
+
 // CurrentContext is the name of the context in use, "" if none was chosen.
 func CurrentContext(dir string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "current"))

@@ -235,6 +235,11 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 		Id: uint64(row.ID), Name: row.Name, Address: row.Address, Zone: row.Zone, Slots: uint32(row.Slots),
 		JoinMs: row.JoinMs, State: s.n.stateOf(row.ID),
 	}
+	if n.State == "alive" && s.n.members != nil { // its row may say yet where it was before
+		if addr, ok := s.n.members.Addr(row.ID); ok {
+			n.Address = addr
+		}
+	}
 	if row.Draining && n.State == "alive" {
 		n.State = "draining"
 	}

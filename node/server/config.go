@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -18,6 +19,7 @@ import (
 	"banyan"
 	"banyan/engine/transport"
 	"banyan/node/exec"
+	"banyan/node/pki"
 )
 
 // Defaults of Config.
@@ -49,6 +51,14 @@ type Config struct {
 	DiskReserveBytes int64
 
 	TaskMemory int64 // bytes that one task's processes may use; default: nine tenths of the machine's
+
+	// Peers are addresses of other nodes of the cluster, host:port, at which this
+	// one looks for them beside those it remembers. A name may stand for many.
+	Peers []string
+
+	// NewCluster has an empty Dir become a new cluster although the operator's
+	// contexts know another one at this address.
+	NewCluster bool
 
 	// Embedded runs the node inside another program: no port, no certificates,
 	// one data shard, jobs of earlier runs held until they are resumed.
@@ -125,6 +135,14 @@ func (c Config) Validate() error {
 	if err := checkAddress("--listen", c.Listen); err != nil {
 		return err
 	}
+	for _, peer := range c.Peers {
+		if peer == "" {
+			return banyan.Errorf(banyan.Invalid, "--peer is empty: give HOST:PORT of another node, such as 192.0.2.7:7117")
+		}
+		if err := checkAddress("--peer", peer); err != nil {
+			return err
+		}
+	}
 	return checkAdvertise(c.Advertise)
 }
 
@@ -138,6 +156,30 @@ const (
 // lines.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// checkNew refuses to make a new cluster where the operator's contexts know
+// another one: most likely the disk with its node is not mounted, or the
+// directory is another one today.
+func (c Config) checkNew() error {
+	if c.Embedded || c.NewCluster || c.ConfigDir == "" {
+		return nil
+	}
+	if len(c.Peers) > 0 {
+		return banyan.Errorf(banyan.Invalid, "%s holds no node, and --peer names nodes of a cluster that there is: to start a node of it again, give its directory with --dir; to let this machine in, 'banyan join' with a token from there", c.Dir)
+	}
+	here := cmp.Or(c.Advertise, reachable(cmp.Or(c.Listen, DefaultListen)))
+	names, err := pki.ListContexts(c.ConfigDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		known, err := pki.LoadContext(c.ConfigDir, name)
+		if err == nil && slices.Contains(known.Addresses, here) {
+			return banyan.Errorf(banyan.Conflict, "%s holds no node, but context %s knows cluster %s at %s: if its disk is not mounted, mount it; if its node is elsewhere, give that with --dir; to start a new cluster here, say --new-cluster", c.Dir, name, known.Cluster, here)
+		}
+	}
+	return nil
 }
 
 func checkAddress(flag, addr string) error {

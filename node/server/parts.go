@@ -271,6 +271,7 @@ func (n *Server) background(ctx context.Context) error {
 	run(n.compact)
 	if !n.cfg.Embedded {
 		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
+		run(n.seek)
 		run(n.tellMembers)
 		run(n.watchSpace)
 		run(n.keepRoom)
@@ -289,6 +290,60 @@ func (n *Server) background(ctx context.Context) error {
 	}
 	wg.Wait()
 	return nil
+}
+
+// seekEvery is how often a node that was named by --peer and does not answer is
+// tried again.
+const seekEvery = 2 * time.Second
+
+// seek looks for nodes at the addresses that an operator named, until each has
+// answered. Who answers proves by its certificate which node it is, and gossip
+// tells both sides where the others are: one node with the addresses of the
+// others is enough after all of them have moved.
+func (n *Server) seek(ctx context.Context) error {
+	said := map[string]bool{}
+	for left := slices.Clone(n.cfg.Peers); len(left) > 0 && ctx.Err() == nil; {
+		left = slices.DeleteFunc(left, func(peer string) bool {
+			err := n.seekAt(ctx, peer)
+			if err != nil && ctx.Err() == nil && !said[peer] {
+				said[peer] = true
+				n.log.Warn("no node found where --peer says, trying on", "peer", peer, "error", err)
+			}
+			return err == nil
+		})
+		if len(left) > 0 {
+			pause(ctx, seekEvery)
+		}
+	}
+	return nil
+}
+
+// seekAt exchanges members with every node at an address, whose host may be a
+// name with many; one that answers is enough.
+func (n *Server) seekAt(ctx context.Context, peer string) error {
+	host, port, err := net.SplitHostPort(peer)
+	if err != nil {
+		return err
+	}
+	ips, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		return err
+	}
+	found := false
+	var errs []error
+	for _, ip := range ips {
+		addr := net.JoinHostPort(ip, port)
+		if addr == n.file.Address {
+			continue // a name for all nodes is one for this one, too
+		}
+		err := n.members.Join(ctx, []string{addr})
+		found = found || err == nil
+		errs = append(errs, err)
+	}
+	if found {
+		return nil
+	}
+	return errors.Join(errs...)
 }
 
 // remember writes where the other nodes are into node.json, so that they are

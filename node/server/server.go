@@ -113,7 +113,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if err == nil && f == nil {
 		cfg.Listen = cmp.Or(cfg.Listen, DefaultListen)
-		f, err = create(cfg)
+		if err = cfg.checkNew(); err == nil {
+			f, err = create(cfg)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -443,14 +445,17 @@ func retry(ctx context.Context, fn func() error) error {
 // ensureContext writes the operator's context once: where it is there already,
 // this node's address comes first, and those of nodes it does not know last.
 func (n *Server) ensureContext() error {
-	have, err := pki.LoadContext(n.cfg.ConfigDir, n.file.Cluster)
+	have, err := pki.FindContext(n.cfg.ConfigDir, n.file.Cluster)
+	if err != nil {
+		return err
+	}
 	known := []string{n.file.Address}
 	add := func(addr string) {
 		if addr != "" && !slices.Contains(known, addr) && len(known) <= addressesKept {
 			known = append(known, addr)
 		}
 	}
-	if err == nil {
+	if have != nil {
 		for _, addr := range have.Addresses {
 			add(addr)
 		}
@@ -459,7 +464,7 @@ func (n *Server) ensureContext() error {
 		add(row.Address)
 	}
 	switch {
-	case err != nil:
+	case have == nil:
 		return writeContext(n.cfg.ConfigDir, n.keeper, known)
 	case slices.Equal(known, have.Addresses):
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -178,7 +179,7 @@ func TestANodeKeepsWhatItWasStartedWith(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := Config{Name: n.cfg.Name, Zone: n.cfg.Zone, Slots: n.cfg.Slots}
-		if file := (Config{Name: n.file.Name, Zone: n.file.Zone, Slots: n.file.Slots}); got != c.want || file != c.want {
+		if file := (Config{Name: n.file.Name, Zone: n.file.Zone, Slots: n.file.Slots}); !reflect.DeepEqual(got, c.want) || !reflect.DeepEqual(file, c.want) {
 			t.Errorf("given %+v: %+v, in node.json %+v, want %+v", c.give, got, file, c.want)
 		}
 		if err := n.Close(); err != nil {
