@@ -140,7 +140,7 @@ func create(c Config) (*nodeFile, error) {
 	err = st.SetIdentity(store.Identity{Cluster: f.Cluster, Node: f.Node})
 	m := shardmap.New(c.Shards)
 	if err == nil {
-		err = st.Bootstrap(m.All(), f.Node)
+		err = beginShards(st, m, m.All(), f.Node)
 	}
 	if err == nil {
 		err = writeMap(st, m)

@@ -303,7 +303,11 @@ func Recover(c Config, r *Recovery) (err error) {
 	if err := b.Commit(true); err != nil || len(create) == 0 {
 		return err
 	}
-	return st.Bootstrap(create, f.Node)
+	m, err := readMap(st)
+	if err != nil {
+		return err
+	}
+	return beginShards(st, m, create, f.Node)
 }
 
 // toCreate lists the shards that begin anew on this node, with nothing in them.

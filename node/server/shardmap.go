@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"banyan"
+	"banyan/core/mvcc"
 	"banyan/core/shardmap"
 	"banyan/engine/store"
 )
@@ -58,4 +59,21 @@ func (h *mapHolder) take(row []byte) error {
 	}
 	h.now.Store(m)
 	return nil
+}
+
+// beginShards makes shards of the map that nobody has, empty, with this node as
+// the only voter, and tells each the range of row keys that it holds.
+func beginShards(st *store.Store, m *shardmap.Map, ids []banyan.ShardID, node banyan.NodeID) error {
+	if err := st.Bootstrap(ids, node); err != nil {
+		return err
+	}
+	b := st.NewBatch()
+	for _, id := range ids {
+		lo, hi, _ := m.Bounds(id)
+		if err := mvcc.SetBounds(b.State(id), lo, hi); err != nil {
+			b.Reset()
+			return err
+		}
+	}
+	return b.Commit(true)
 }
