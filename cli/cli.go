@@ -67,6 +67,7 @@ type app struct {
 	unitRoot string                                                                 // before the system's paths, for tests
 
 	signaled atomic.Bool // a signal has come
+	toldHome bool        // where things are kept without HOME
 }
 
 // exit is an error that carries the exit code of the process. An empty message

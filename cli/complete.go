@@ -211,7 +211,11 @@ func (a *app) jobs(wanted func(banyanv1.JobState) bool) cobra.CompletionFunc {
 		if cmp.Or(a.target.context, a.Env("BANYAN_CONTEXT")) != "" && !a.target.local {
 			return
 		}
-		here, _ := os.ReadDir(a.lanes().jobs())
+		l, err := a.lanes()
+		if err != nil {
+			return
+		}
+		here, _ := os.ReadDir(l.jobs())
 		for _, e := range slices.Backward(here) { // newest first
 			if !c.add(e.Name(), "run here, without a cluster") {
 				return

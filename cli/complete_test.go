@@ -220,7 +220,11 @@ func TestCompleteGivesUp(t *testing.T) {
 func TestCompleteFromARealNode(t *testing.T) {
 	home := t.TempDir()
 	a := &app{IO: IO{Env: func(string) string { return home }}}
-	ln, err := a.lanes().takeFree()
+	l, err := a.lanes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := l.takeFree()
 	if err != nil {
 		t.Fatal(err)
 	}

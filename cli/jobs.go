@@ -112,10 +112,14 @@ func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, mo
 		err := a.with(ctx, need{}, list)
 		return jobs, more, err
 	}
-	for _, n := range a.lanes().used() {
-		ln, err := a.lanes().take(n)
+	l, err := a.lanes()
+	if err != nil {
+		return nil, false, err
+	}
+	for _, n := range l.used() {
+		ln, err := l.take(n)
 		if errors.Is(err, errBusy) {
-			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: another banyan command is using it\n", a.lanes().path(n))
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: another banyan command is using it\n", l.path(n))
 			continue
 		}
 		if err != nil {
@@ -123,7 +127,7 @@ func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, mo
 		}
 		s, err := a.startLane(ctx, ln, 1, "")
 		if banyan.IsKind(err, banyan.Corrupt) || banyan.IsKind(err, banyan.TooNew) {
-			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: %v\n", a.lanes().path(n), err)
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: %v\n", l.path(n), err)
 			continue
 		}
 		if err != nil {

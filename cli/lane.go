@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -31,26 +30,9 @@ type lane struct {
 	lock *os.File
 }
 
-func (a *app) lanes() lanes { return lanes{filepath.Join(a.stateDir(), "local")} }
-
-// stateDir is where programs keep what they must not lose but nobody edits.
-func (a *app) stateDir() string {
-	if dir := a.Env("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "banyan")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = os.TempDir()
-	}
-	switch runtime.GOOS {
-	case "darwin":
-		return filepath.Join(home, "Library", "Application Support", "banyan")
-	case "windows":
-		if dir := a.Env("LOCALAPPDATA"); dir != "" {
-			return filepath.Join(dir, "banyan")
-		}
-	}
-	return filepath.Join(home, ".local", "state", "banyan")
+func (a *app) lanes() (lanes, error) {
+	dir, err := a.homes().state()
+	return lanes{filepath.Join(dir, "local")}, err
 }
 
 func (l lanes) path(n int) string             { return filepath.Join(l.dir, "lane-"+strconv.Itoa(n)) }
@@ -133,17 +115,20 @@ func (l *lane) release() error { return l.lock.Close() }
 
 // openLocal starts a node inside this command.
 func (a *app) openLocal(ctx context.Context, n need, hint string) (*session, error) {
+	l, err := a.lanes()
+	if err != nil {
+		return nil, err
+	}
 	var ln *lane
-	var err error
 	switch {
 	case n.job != "":
-		ln, err = a.lanes().takeFor(n.job)
+		ln, err = l.takeFor(n.job)
 	case n.first:
-		if ln, err = a.lanes().take(0); errors.Is(err, errBusy) {
-			err = banyan.Errorf(banyan.Unavailable, "another banyan command is using %s: wait until it has ended, or start a cluster with 'banyan up' and share it", a.lanes().path(0))
+		if ln, err = l.take(0); errors.Is(err, errBusy) {
+			err = banyan.Errorf(banyan.Unavailable, "another banyan command is using %s: wait until it has ended, or start a cluster with 'banyan up' and share it", l.path(0))
 		}
 	default:
-		ln, err = a.lanes().takeFree()
+		ln, err = l.takeFree()
 	}
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/user"
 	"strconv"
@@ -28,3 +29,21 @@ func ownerOf(dir string) string {
 
 // sigpipe comes with a write to a pipe that nobody reads.
 var sigpipe = []os.Signal{syscall.SIGPIPE}
+
+// private says why a directory is not one that only this user can write to.
+func private(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is no directory", dir)
+	case !ok || int(st.Uid) != os.Getuid():
+		return fmt.Errorf("%s is another user's", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others can write to %s", dir)
+	}
+	return nil
+}

@@ -57,7 +57,11 @@ status' ever after.`,
 
 func (a *app) recover(f *recoverFlags) error {
 	if f.dir == "" {
-		f.dir = filepath.Join(a.stateDir(), "node")
+		state, err := a.homes().state()
+		if err != nil {
+			return err
+		}
+		f.dir = filepath.Join(state, "node")
 	}
 	c := server.Config{Dir: f.dir}
 	own, err := server.SurveyNode(c)

@@ -114,8 +114,11 @@ func (a *app) open(ctx context.Context, n need) (*session, error) {
 		return openContext(dir, a.target.context, " --context "+a.target.context, "")
 	case a.Env("BANYAN_CONTEXT") != "":
 		return openContext(dir, a.Env("BANYAN_CONTEXT"), "", "")
-	case n.job != "" && a.lanes().knows(n.job):
-		return a.openLocal(ctx, n, "")
+	}
+	if n.job != "" {
+		if l, err := a.lanes(); err == nil && l.knows(n.job) {
+			return a.openLocal(ctx, n, "")
+		}
 	}
 	name, err := pki.CurrentContext(dir)
 	if err != nil {
@@ -154,12 +157,7 @@ func openContext(dir, name, hint, otherwise string) (*session, error) {
 }
 
 // configDir is where contexts are kept.
-func (a *app) configDir() (string, error) {
-	if dir := a.Env("BANYAN_CONFIG"); dir != "" {
-		return dir, nil
-	}
-	return pki.ConfigDir()
-}
+func (a *app) configDir() (string, error) { return a.homes().config() }
 
 // with opens the cluster for the time of fn.
 func (a *app) with(ctx context.Context, n need, fn func(ctx context.Context, s *session) error) error {

@@ -82,10 +82,14 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	if err != nil {
 		return server.Config{}, err
 	}
-	log, err := a.logger(f)
 	if f.dir == "" {
-		f.dir = filepath.Join(a.stateDir(), "node")
+		state, err := a.homes().state()
+		if err != nil {
+			return server.Config{}, err
+		}
+		f.dir = filepath.Join(state, "node")
 	}
+	log, err := a.logger(f)
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
 		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory, Peers: f.peers, NewCluster: f.newCluster,

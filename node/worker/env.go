@@ -2,6 +2,7 @@ package worker
 
 import (
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -26,8 +27,15 @@ func inherited() []string {
 			}
 		}
 	}
+	if _, ok := os.LookupEnv("PATH"); !ok && runtime.GOOS != "windows" {
+		env = append(env, "PATH="+pathWithout)
+	}
 	return env
 }
+
+// pathWithout is the PATH of tasks where this process has none, as under
+// 'env -i': that of a shell that is given none.
+const pathWithout = "/usr/local/bin:/usr/bin:/bin"
 
 // environment is the job's, over the node's, under what is true of this attempt.
 func (w *Worker) environment(s Start, spec *banyanv1.JobSpec, dir, traceparent string) []string {
