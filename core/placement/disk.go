@@ -35,12 +35,14 @@ func DiskMark(total, reserve int64) int64 {
 	return min(reserve, total/DiskMarkMost)
 }
 
-// DiskLevelOf is the level of a disk that had another one before: it is left
-// only when there is a quarter more than its mark, so that it does not waver.
+// DiskLevelOf is the level of a disk that had another one before. A level begins
+// with the first byte less than its mark. It ends only when at least a quarter
+// more than its mark is free, so that a disk near its mark does not change its
+// level with every write, and shards do not move away and back.
 func DiskLevelOf(free, mark int64, before DiskLevel) DiskLevel {
 	left := func(mark int64, was bool) bool {
 		if was {
-			mark += mark / 4
+			mark += (mark + 3) / 4 // rounded up: a quarter more at least
 		}
 		return free >= mark
 	}
