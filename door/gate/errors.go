@@ -39,6 +39,8 @@ func httpStatus(k banyan.Kind) int {
 		return http.StatusForbidden
 	case banyan.Exhausted:
 		return http.StatusTooManyRequests
+	case banyan.Unavailable:
+		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
 }

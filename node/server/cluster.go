@@ -102,6 +102,7 @@ func (s clusterService) join(ctx context.Context, req *banyanv1.JoinRequest) (*b
 	if err != nil {
 		return nil, err
 	}
+	s.n.nodes.learn(node) // it comes in a moment
 	ca := s.n.keeper.CA()
 	cert, err := ca.Sign(req.Csr, nodeSubject(node.ID), now, pki.NodeTTL)
 	if err != nil {

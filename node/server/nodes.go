@@ -51,7 +51,10 @@ func (n nodeRow) encode() []byte {
 // starts with what node.json remembers, so that the others can be found before
 // the root shard answers.
 type nodeTable struct {
-	removed atomic.Pointer[map[banyan.NodeID]int64] // since when
+	self    banyan.NodeID
+	removed atomic.Pointer[map[banyan.NodeID]int64]    // since when
+	in      atomic.Pointer[map[banyan.NodeID]struct{}] // the nodes of rows
+	unknown *unknowns
 
 	mu      sync.Mutex
 	at      banyan.Revision           // what rows are as of, at least
@@ -60,12 +63,14 @@ type nodeTable struct {
 }
 
 func newNodeTable(f *nodeFile) *nodeTable {
-	t := &nodeTable{rows: map[banyan.NodeID]nodeRow{}, changed: make(chan struct{})}
+	t := &nodeTable{self: f.Node, rows: map[banyan.NodeID]nodeRow{}, changed: make(chan struct{}), unknown: newUnknowns()}
 	t.removed.Store(&map[banyan.NodeID]int64{})
-	for id, addr := range f.Peers {
-		t.rows[id] = nodeRow{ID: id, Address: addr}
-	}
-	t.rows[f.Node] = nodeRow{ID: f.Node, Name: f.Name, Address: f.Address, Zone: f.Zone, Slots: f.Slots}
+	t.update(func(rows map[banyan.NodeID]nodeRow) {
+		for id, addr := range f.Peers {
+			rows[id] = nodeRow{ID: id, Address: addr}
+		}
+		rows[f.Node] = nodeRow{ID: f.Node, Name: f.Name, Address: f.Address, Zone: f.Zone, Slots: f.Slots}
+	})
 	return t
 }
 
@@ -156,6 +161,11 @@ func (t *nodeTable) update(fn func(map[banyan.NodeID]nodeRow)) {
 	for id := range removed {
 		delete(t.rows, id)
 	}
+	in := make(map[banyan.NodeID]struct{}, len(t.rows))
+	for id := range t.rows {
+		in[id] = struct{}{}
+	}
+	t.in.Store(&in)
 	t.removed.Store(&removed)
 	close(t.changed)
 	t.changed = make(chan struct{})
@@ -182,11 +192,30 @@ func (t *nodeTable) isRemoved(id banyan.NodeID) bool {
 	return ok
 }
 
-// admit refuses what was a member once.
+// known says that a node is in the rows, or is this one.
+func (t *nodeTable) known(id banyan.NodeID) bool {
+	_, ok := (*t.in.Load())[id]
+	return ok || id == t.self
+}
+
+// learn adds the row of a node that has just been let in.
+func (t *nodeTable) learn(row nodeRow) {
+	t.update(func(rows map[banyan.NodeID]nodeRow) {
+		if _, ok := rows[row.ID]; !ok {
+			rows[row.ID] = row
+		}
+	})
+}
+
+// admit refuses nodes that are not in: those that were once, and those that
+// never joined.
 func (t *nodeTable) admit(id banyan.NodeID) error {
 	ms, ok := (*t.removed.Load())[id]
 	if !ok {
-		return nil
+		if t.known(id) {
+			return nil
+		}
+		return t.unknown.judge(id, time.Now())
 	}
 	return banyan.Errorf(banyan.Removed, "node %v was removed from the cluster at %s, for good: to use its machine again, empty its directory and let it join as a new node", id, time.UnixMilli(ms).UTC().Format(time.RFC3339))
 }

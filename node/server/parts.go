@@ -87,8 +87,13 @@ func (n *Server) openWork() error {
 	n.openCoord()
 	c := gate.Config{
 		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
-		Admit: func(who pki.Subject) error { return n.nodes.admit(who.Node) },
-		KV:    kv.New(n.router), Clusters: clusterService{n}, Blobs: roomyBlobs{n.blobs, n}, Jobs: n.work, Coord: n.coord,
+		Admit: func(who pki.Subject) error {
+			if who.Kind != pki.Node {
+				return nil
+			}
+			return n.nodes.admit(who.Node)
+		},
+		KV: kv.New(n.router), Clusters: clusterService{n}, Blobs: roomyBlobs{n.blobs, n}, Jobs: n.work, Coord: n.coord,
 		Leaders: n.router, Tail: n.worker,
 		Peer: peerService{Handler: n.router.Handler(), PeerBlobs: gate.PeerBlobs{Store: n.blobs}, n: n},
 	}
@@ -281,6 +286,7 @@ func (n *Server) background(ctx context.Context) error {
 		run(n.tidy)
 		run(n.sweepTokens)
 		run(func(ctx context.Context) error { n.keeper.Run(ctx, n.log); return nil })
+		run(n.askRoot)
 		run(n.remember)
 		run(n.watchRemoval)
 		run(n.tellRecoveries)
