@@ -117,8 +117,7 @@ func (a *Applier) task(t *Apply, outcomes []outcome) ([]outcome, error) {
 		return nil, err
 	}
 	if t.reload {
-		a.hub.Reset(t.Shard, m.mvcc.Revision())
-		return outcomes, nil
+		return outcomes, a.hub.Reset(t.Shard, a.store.Shard(t.Shard).Latest())
 	}
 	if !m.used {
 		m.used = true
@@ -214,11 +213,9 @@ func (a *Applier) machine(shard banyan.ShardID) (*machine, error) {
 // Load tells the hub where the shards on the disk stand. Call it once, first.
 func (a *Applier) Load() error {
 	for _, shard := range a.store.Shards() {
-		revision, err := mvcc.RevisionOf(a.store.Shard(shard).Latest())
-		if err != nil {
+		if err := a.hub.Reset(shard, a.store.Shard(shard).Latest()); err != nil {
 			return fmt.Errorf("shard %d: %w", shard, err)
 		}
-		a.hub.Reset(shard, revision)
 	}
 	return nil
 }

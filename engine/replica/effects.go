@@ -54,7 +54,8 @@ type Envelope struct {
 
 // Leadership says that this node leads a shard in a term, announced when it
 // has applied an entry of its own term (so that it knows all that was
-// acknowledged before), or that it no longer does.
+// acknowledged before), or that it no longer does. It is said again, in the
+// same term, when the shard was split: some of its rows are another's.
 type Leadership struct {
 	Shard   banyan.ShardID
 	Term    uint64

@@ -62,6 +62,7 @@ type group struct {
 	destroy  bool // the removal has been handed to the disk
 	change   *change
 	split    *splitting
+	parted   bool     // it was split: who leads its rows must look at them anew
 	held     []*Apply // not yet handed to the applier: see prepareFork
 	transfer *transfer
 	inJoint  int // ticks
@@ -186,6 +187,10 @@ func (g *group) observe(eff *Effects) {
 		g.differsFrom = 0
 	}
 	g.leader, g.lead, g.term, g.commit = leader, s.Lead, s.GetTerm(), s.GetCommit()
+	if g.parted && g.announced {
+		g.parted = false
+		eff.Leadership = append(eff.Leadership, Leadership{g.shard, g.term, true})
+	}
 	if leader && !g.announced && g.appliedTerm == g.term {
 		g.announced = true
 		g.settles = g.logged

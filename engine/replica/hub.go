@@ -30,6 +30,7 @@ type Hub struct {
 type topic struct {
 	mu       sync.Mutex
 	revision banyan.Revision
+	lo, hi   []byte // the row keys that the shard holds; an empty bound is the end
 	watchers map[*Watcher]struct{}
 	end      error
 }
@@ -84,16 +85,59 @@ func (h *Hub) Publish(shard banyan.ShardID, events []mvcc.Event, revision banyan
 	}
 }
 
-// Reset says that the shard is now at revision, by a way that has no events:
-// watchers read them from its history.
-func (h *Hub) Reset(shard banyan.ShardID, revision banyan.Revision) {
+// Reset says that the shard is now as r has it, by a way that has no events:
+// watchers read them from its history, and who watches what it does not hold is
+// turned away.
+func (h *Hub) Reset(shard banyan.ShardID, r mvcc.Reader) error {
+	revision, err := mvcc.RevisionOf(r)
+	if err != nil {
+		return err
+	}
+	lo, hi, err := mvcc.BoundsOf(r)
+	if err != nil {
+		return err
+	}
 	t := h.topic(shard)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.revision = revision
+	t.revision, t.lo, t.hi = revision, bytes.Clone(lo), bytes.Clone(hi)
 	for w := range t.watchers {
 		w.fallBehind()
+		t.turnAway(shard, w)
 		w.signal()
+	}
+	return nil
+}
+
+// Holds says whether the shard holds the rows [lo, hi), or lo alone if hi is
+// nil. What was read of it before was the shard's, if it still holds it after.
+func (h *Hub) Holds(shard banyan.ShardID, lo, hi []byte) bool {
+	t := h.topic(shard)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.holds(lo, hi)
+}
+
+func (t *topic) holds(lo, hi []byte) bool {
+	if bytes.HasPrefix(lo, banyan.SlotKey(banyan.SlotOwn)) {
+		return true
+	}
+	if bytes.Compare(lo, t.lo) < 0 {
+		return false
+	}
+	switch {
+	case len(t.hi) == 0:
+		return true
+	case hi == nil:
+		return bytes.Compare(lo, t.hi) < 0
+	}
+	return len(hi) > 0 && bytes.Compare(hi, t.hi) <= 0
+}
+
+// turnAway ends a watch of rows that the shard does not hold; mu is held.
+func (t *topic) turnAway(shard banyan.ShardID, w *Watcher) {
+	if !t.holds(w.lo, append([]byte{}, w.hi...)) {
+		w.end = errMoved(shard)
 	}
 }
 
@@ -123,11 +167,10 @@ func (h *Hub) Cut(shard banyan.ShardID, at []byte) {
 	t := h.topic(shard)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.hi = bytes.Clone(at)
 	for w := range t.watchers {
-		if len(w.hi) == 0 || bytes.Compare(w.hi, at) > 0 {
-			w.end = banyan.Errorf(banyan.Unavailable, "shard %d has been split: watch its parts", shard)
-			w.signal()
-		}
+		t.turnAway(shard, w)
+		w.signal()
 	}
 }
 
@@ -173,6 +216,7 @@ func (h *Hub) Watch(shard banyan.ShardID, lo, hi []byte, after banyan.Revision) 
 	}
 	t.mu.Lock()
 	t.watchers[w] = struct{}{}
+	t.turnAway(shard, w)
 	t.mu.Unlock()
 	return w, nil
 }

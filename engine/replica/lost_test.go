@@ -176,7 +176,7 @@ func TestARemovedReplicaAnswers(t *testing.T) {
 // memory that it came in, of which it may be a small part.
 func TestWatchersHoldWhatTheyCount(t *testing.T) {
 	h := NewHub(memStore(t))
-	h.Reset(0, 1)
+	h.topic(0).revision = 1
 	var watchers [2]*Watcher
 	for i := range watchers {
 		w, err := h.Watch(0, []byte("k"), nil, 1)

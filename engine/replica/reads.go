@@ -119,7 +119,7 @@ func (h *Host) Get(shard banyan.ShardID, key []byte) (row *mvcc.Row, at banyan.R
 		return nil, 0, err
 	}
 	if row != nil {
-		return row, max(at, row.Mod), nil // it has not changed since at, or did then
+		return row, max(at, row.Mod), h.Holds(shard, key, nil) // it has not changed since at, or did then
 	}
 	view, err := h.cfg.Store.View(shard) // at may have been before it went
 	if err != nil {
@@ -129,5 +129,18 @@ func (h *Host) Get(shard banyan.ShardID, key []byte) (row *mvcc.Row, at banyan.R
 	if at, err = mvcc.RevisionOf(view); err == nil {
 		row, err = mvcc.Get(view, key, 0)
 	}
+	if err == nil {
+		err = h.Holds(shard, key, nil)
+	}
 	return row, at, err
+}
+
+// Holds gives Moved unless the shard's replica here holds the rows [lo, hi), or
+// lo alone if hi is nil. It is asked after they were read: a shard only loses
+// rows, so what it still holds was its own before.
+func (h *Host) Holds(shard banyan.ShardID, lo, hi []byte) error {
+	if h.hub.Holds(shard, lo, hi) {
+		return nil
+	}
+	return errMoved(shard)
 }

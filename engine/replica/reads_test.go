@@ -49,7 +49,7 @@ func TestReadThen(t *testing.T) {
 		}
 	}
 	now := one.hub.Revision(0)
-	one.hub.Reset(0, 1) // as if a commit were on the disk that it has not heard of
+	one.hub.topic(0).revision = 1 // as if a commit were on the disk that it has not heard of
 	for _, key := range []string{fmt.Sprintf("key-%d", 3*readsAtOnce-2), "absent"} {
 		if row, at, err := one.Get(0, []byte(key)); err != nil || at != now || (row == nil) != (key == "absent") {
 			t.Errorf("%s: %+v at %d of %d, %v", key, row, at, now, err)

@@ -8,7 +8,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
-	"banyan/core/mvcc"
 )
 
 // A shard splits by forking. One entry of the parent's log says: the row keys
@@ -163,6 +162,7 @@ func (c *Core) splitApplied(g *group, s appliedSplit) {
 		delete(c.forks, s.Child)
 		c.openFork(s.Child, g.leader)
 	}
+	g.parted = g.parted || s.err == nil
 	if g.split == nil || g.split.child != s.Child {
 		return
 	}
@@ -231,11 +231,9 @@ func (a *Applier) split(t *Apply, m *machine, s Split) error {
 // parents that reach into them.
 func (a *Applier) publishForks() error {
 	for _, child := range a.forked {
-		revision, err := mvcc.RevisionOf(a.store.Shard(child).Latest())
-		if err != nil {
+		if err := a.hub.Reset(child, a.store.Shard(child).Latest()); err != nil {
 			return err
 		}
-		a.hub.Reset(child, revision)
 	}
 	a.forked = a.forked[:0]
 	for _, m := range a.used {

@@ -406,6 +406,13 @@ func TestSplit(t *testing.T) {
 	if _, _, _, err := right.TryNext(); err == nil {
 		t.Error("the watcher of rows that moved was not turned away")
 	}
+	l := w.leader(1)
+	if holds := l.hub.Holds(1, key(7, "b"), nil); holds || !l.hub.Holds(1, key(1, "a"), nil) || !w.leader(9).hub.Holds(9, key(7, "b"), nil) {
+		t.Error("the replicas do not know which rows they hold")
+	}
+	if _, err := l.hub.Watch(1, key(7, "b"), key(7, "c"), 0); err != nil {
+		t.Error(err)
+	}
 	if events, _, _, err := left.TryNext(); err != nil || len(events) != 2 {
 		t.Errorf("the watcher of what stayed: %v, %v", events, err)
 	}

@@ -227,11 +227,16 @@ func (r *Router) read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (r
 		if row != nil {
 			res.Rows = []mvcc.Row{*row}
 		}
-		return res, err
+		return res, errFirst(err, r.cfg.Host.Holds(shard, q.Key, nil))
 	}
 	limit := q.Limit
 	if limit <= 0 || limit > banyan.ListRowsMax {
 		limit = banyan.ListRowsMax
+	}
+	if !q.EachSlot { // asked after the view was taken: what the shard still holds is its own in the view
+		if err := r.cfg.Host.Holds(shard, q.Key, q.End); err != nil {
+			return res, err
+		}
 	}
 	res.Rows, res.More, err = mvcc.Range(view, mvcc.Query{
 		Lo: q.Key, Hi: q.End, At: q.At, Limit: limit, EachSlot: q.EachSlot, BytesMax: banyan.ListBytesMax, KeysOnly: q.KeysOnly,
