@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
@@ -50,7 +51,7 @@ func (s *stream) begin() {
 		return
 	}
 	if err := view.Scan(nil, nil, func(k, v []byte) bool {
-		s.rows = append(s.rows, [2][]byte{k, v})
+		s.rows = append(s.rows, [2][]byte{bytes.Clone(k), bytes.Clone(v)})
 		return true
 	}); err != nil {
 		s.from.unread(err)
