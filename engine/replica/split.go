@@ -162,7 +162,7 @@ func (c *Core) splitApplied(g *group, s appliedSplit) {
 		delete(c.forks, s.Child)
 		c.openFork(s.Child, g.leader)
 	}
-	g.parted = g.parted || s.err == nil
+	g.parted = g.parted || s.err == nil && g.announced
 	if g.split == nil || g.split.child != s.Child {
 		return
 	}
