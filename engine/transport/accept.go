@@ -72,6 +72,9 @@ func (t *Transport) serve(c *accepted) {
 	state := conn.ConnectionState()
 	to := t.http
 	as := classOf(state)
+	if as != ofStranger {
+		c.endAt(state.PeerCertificates[0].NotAfter)
+	}
 	switch {
 	case as == ofStranger && state.NegotiatedProtocol != protocolNode && state.NegotiatedProtocol != protocolGossip:
 		to = t.strangers
@@ -110,12 +113,6 @@ func (t *Transport) refusedStranger(c *accepted, err error) {
 	}
 }
 
-// endWith closes a connection when the certificate that it began with expires;
-// the node connects again with a renewed one.
-func endWith(conn *tls.Conn) (stop func() bool) {
-	return time.AfterFunc(time.Until(conn.ConnectionState().PeerCertificates[0].NotAfter), func() { _ = conn.NetConn().Close() }).Stop
-}
-
 // serveNode greets a node and serves its conversation or stream.
 func (t *Transport) serveNode(conn *tls.Conn) {
 	conv, err := answer(conn, t.self(), t.welcome)
@@ -129,7 +126,6 @@ func (t *Transport) serveNode(conn *tls.Conn) {
 		_ = conn.Close()
 		return
 	}
-	defer endWith(conn)()
 	if conn.ConnectionState().NegotiatedProtocol == protocolGossip {
 		if t.handlers.OnStream == nil {
 			_ = conn.Close()

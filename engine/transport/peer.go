@@ -236,3 +236,10 @@ func readAll(in *bufio.Reader, fn func(frameType, []byte) error, next func() err
 		}
 	}
 }
+
+// endWith closes a connection when the certificate that the node called showed
+// expires; the next one begins with a renewed one. That of the caller is for
+// who was called to see to (accepted.endAt).
+func endWith(conn *tls.Conn) (stop func() bool) {
+	return time.AfterFunc(time.Until(conn.ConnectionState().PeerCertificates[0].NotAfter), func() { _ = conn.NetConn().Close() }).Stop
+}

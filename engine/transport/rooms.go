@@ -48,6 +48,8 @@ type accepted struct {
 	// By t.mu.
 	class class
 	at    *list.Element // nil: it is not counted any more
+	until time.Time     // when the certificate that it began with expires
+	end   *time.Timer   // that closes it then
 }
 
 func (c *accepted) Read(b []byte) (int, error) {
@@ -62,8 +64,22 @@ func (c *accepted) Read(b []byte) (int, error) {
 func (c *accepted) Close() error {
 	c.t.mu.Lock()
 	c.leave()
+	if c.end != nil {
+		c.end.Stop()
+	}
 	c.t.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// endAt closes a connection when the certificate that it began with expires,
+// and with it all watches, sessions and conversations on it. Whoever has a new
+// certificate connects again.
+func (c *accepted) endAt(until time.Time) {
+	c.t.mu.Lock()
+	defer c.t.mu.Unlock()
+	if c.at != nil {
+		c.until, c.end = until, time.AfterFunc(time.Until(until), func() { _ = c.Close() })
+	}
 }
 
 // leave gives the place back, under t.mu.

@@ -476,6 +476,42 @@ func TestCrowdsTakeNobodysPlace(t *testing.T) {
 	}
 }
 
+// TestConnectionsEndWithTheirCertificate: that of a user, with all that goes on
+// over it, and that of a node.
+func TestConnectionsEndWithTheirCertificate(t *testing.T) {
+	c := newCluster(t, "c")
+	one, two := c.node(1), c.node(2)
+	two.Send(1, 3, message(raftpb.MsgHeartbeatResp, 9, ""))
+	<-one.raft
+	ann := c.keeper(pki.Subject{Kind: pki.User, Name: "ann"})
+	conn, err := tls.Dial("tcp", one.Addr().String(), ann.ClientTLS("h2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	taken, err := one.HTTPListener().Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := map[class]time.Time{}
+	one.mu.Lock()
+	for _, of := range []class{ofUser, ofNode} {
+		until[of] = one.rooms[of].conns.Front().Value.(*accepted).until
+	}
+	end := one.rooms[ofUser].conns.Front().Value.(*accepted).end
+	one.mu.Unlock()
+	if want := ann.Certificate().NotAfter; !until[ofUser].Equal(want) || !until[ofNode].Equal(two.config.Keeper.Certificate().NotAfter) {
+		t.Errorf("they end at %v, want %v", until, want)
+	}
+	end.Reset(0) // now
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("it goes on")
+	}
+	if _, err := taken.Write([]byte{1}); err == nil {
+		t.Error("it is written to")
+	}
+}
+
 // TestPlacesFollowTheLimitOfFiles of the process.
 func TestPlacesFollowTheLimitOfFiles(t *testing.T) {
 	for files, want := range map[int][classes]int{
