@@ -67,6 +67,10 @@ type Config struct {
 	Linger time.Duration // 0: the constant Linger
 	Logger *slog.Logger  // nil: none
 
+	// Private is the node's directory, in which no job may have its working
+	// directory; "": none is kept from jobs.
+	Private string
+
 	MemoryMax    int64 // bytes of one attempt's processes; 0: no limit
 	ProcessesMax int   // of one attempt; 0: no limit
 
@@ -82,6 +86,8 @@ type Config struct {
 type Runner struct {
 	cfg      Config
 	null     *os.File
+	root     *os.Root    // cfg.Dir
+	private  os.FileInfo // cfg.Private; nil: none
 	launcher launcher
 	watchdog watchdog
 
@@ -114,30 +120,52 @@ func New(cfg Config) (*Runner, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the directory for tasks: %w", err)
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
+	r := &Runner{cfg: cfg, guardAfter: guardAfter, outputEvery: outputEvery, usageEvery: usageEvery}
+	r.watchdog = watchdog{r: r, attempts: map[*attempt]bool{}, closed: make(chan struct{})}
+	if err := r.open(); err != nil {
+		if r.root != nil {
+			r.root.Close()
+		}
+		if r.null != nil {
+			r.null.Close()
+		}
 		return nil, fmt.Errorf("the directory for tasks: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Runner) open() (err error) {
+	if r.cfg.Private != "" {
+		if r.cfg.Private, err = filepath.Abs(r.cfg.Private); err == nil {
+			r.cfg.Private, err = filepath.EvalSymlinks(r.cfg.Private)
+		}
+		if err == nil {
+			r.private, err = os.Stat(r.cfg.Private)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if r.root, err = os.OpenRoot(r.cfg.Dir); err != nil {
+		return err
+	}
+	entries, err := fs.ReadDir(r.root.FS(), ".")
+	if err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if !leftover.MatchString(e.Name()) {
 			continue
 		}
-		if err := removeAll(filepath.Join(dir, e.Name())); err != nil {
-			cfg.Logger.Warn("cannot remove what an earlier run left; remove it by hand", "error", err)
+		if err := r.remove(e.Name()); err != nil {
+			r.cfg.Logger.Warn("cannot remove what an earlier run left; remove it by hand", "error", err)
 		}
 	}
-	l, err := newLauncher(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("the directory for tasks: %w", err)
+	if r.null, err = os.Open(os.DevNull); err != nil {
+		return err
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	r := &Runner{cfg: cfg, null: null, launcher: l, guardAfter: guardAfter, outputEvery: outputEvery, usageEvery: usageEvery}
-	r.watchdog = watchdog{r: r, attempts: map[*attempt]bool{}, closed: make(chan struct{})}
-	return r, nil
+	r.launcher, err = newLauncher(r.cfg)
+	return err
 }
 
 // Capacity is how many attempts the limits of this process allow at once: those
@@ -179,6 +207,9 @@ func (r *Runner) Open(workDir string) (*Place, error) {
 	p.workDir = workDir
 	if err := p.ready(); err != nil {
 		p.destroy()
+		if banyan.KindOf(err) != banyan.Internal {
+			return nil, err
+		}
 		return nil, fmt.Errorf("prepare a place for a task in %s on node %s: %w", r.cfg.Dir, r.cfg.Node, err)
 	}
 	p.refs.Store(1)
@@ -213,10 +244,10 @@ func (r *Runner) newDir() (string, error) {
 	for {
 		r.mu.Lock()
 		r.next++
-		dir := filepath.Join(r.cfg.Dir, fmt.Sprintf("w%d", r.next))
+		name := fmt.Sprintf("w%d", r.next)
 		r.mu.Unlock()
-		if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
-			return dir, err
+		if err := r.root.Mkdir(name, 0o700); !errors.Is(err, fs.ErrExist) {
+			return filepath.Join(r.cfg.Dir, name), err
 		}
 	}
 }
@@ -233,20 +264,23 @@ func (r *Runner) Close() error {
 		p.destroy()
 	}
 	r.launcher.close()
-	return r.null.Close()
+	return errors.Join(r.root.Close(), r.null.Close())
 }
 
-// removeAll removes a tree, also where a task took away its own right to.
-func removeAll(dir string) error {
-	err := os.RemoveAll(dir)
+// remove removes what bears a name in the directory for tasks: a link, not what
+// it leads to.
+func (r *Runner) remove(name string) error {
+	err := r.root.RemoveAll(name)
 	if err == nil {
 		return nil
 	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() || path == dir {
-			_ = os.Chmod(path, 0o700) // what still fails, RemoveAll reports
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
+	if st, lerr := r.root.Lstat(name); lerr != nil || !st.IsDir() {
+		return err
+	}
+	_ = r.root.Chmod(name, 0o700) // what still fails, the removal reports
+	if dir, err := r.root.OpenRoot(name); err == nil {
+		_ = empty(dir) // the same
+		dir.Close()
+	}
+	return r.root.RemoveAll(name)
 }

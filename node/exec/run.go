@@ -117,7 +117,7 @@ func (r *Runner) start(p *Place, c Command) (tree, error) {
 		defer w.Close()
 		files[i+1] = w
 	}
-	l := launch{path: path, args: c.Args, env: c.Env, dir: p.Dir(), files: files}
+	l := launch{path: path, args: c.Args, env: c.Env, dir: enterable(p.handle, p.Dir()), files: files}
 	t, err := r.launcher.start(l)
 	// A file that was just written may for an instant be open for writing in a
 	// process that another goroutine is starting: then it is "busy".

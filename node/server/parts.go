@@ -53,6 +53,15 @@ func (n *Server) slots() int {
 	return min(n.cfg.Slots, most)
 }
 
+// private is the directory that is kept from jobs: this node's, unless it is
+// inside a command, for whoever submits there owns it.
+func (n *Server) private() string {
+	if n.cfg.Embedded {
+		return ""
+	}
+	return n.cfg.Dir
+}
+
 // openWork builds what does the work, and the door in front of everything.
 func (n *Server) openWork() error {
 	n.work = work.New(work.Config{
@@ -69,7 +78,7 @@ func (n *Server) openWork() error {
 	})
 	var err error
 	n.runner, err = exec.New(exec.Config{
-		Dir: n.cfg.workDir(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
+		Dir: n.cfg.workDir(), Private: n.private(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
 		MemoryMax: n.cfg.TaskMemory, ProcessesMax: banyan.TaskProcessesMax,
 		// Whoever submits to a node inside a command owns it: sudo works there.
 		Cgroup: !n.cfg.Embedded, NoNewPrivileges: !n.cfg.Embedded,
