@@ -81,6 +81,7 @@ func (w *world) crash(f *fault, n *node) bool {
 	case "crash point":
 		n.doom = doom{pick(d, []string{"send", "written", "applied"}), d.IntN(30), pick(d, []death{kill, power, powerLost})}
 	case "disk full":
+		n.taken = true
 		n.disk.SetCapacity(n.kv.Size() + int64(d.IntN(4096)))
 	}
 	return true

@@ -42,6 +42,7 @@ func (w *world) beginFill() {
 			if n.kv != nil && !n.gone {
 				n.capacity = n.kv.Size() + fillMark + int64(d.IntN(2*fillRoom))
 				n.disk.SetCapacity(n.capacity)
+				n.taken = false
 			}
 		}
 		f.look()
@@ -64,7 +65,8 @@ func (f *fill) over() bool {
 }
 
 // look is what nodes' watching of their disks and gossip come to, and the check:
-// never do all voters of a shard run into full disks.
+// never do all voters of a shard run into full disks by what users write. A disk
+// that another program fills at once, the fault "disk full", does not count.
 func (f *fill) look() {
 	if f.over() {
 		return

@@ -39,6 +39,7 @@ type node struct {
 	capacity int64               // of its disk, while all are filled; 0: no limit
 	level    placement.DiskLevel // as others know it
 	ranFull  bool                // it ran into its capacity
+	taken    bool                // another program has taken its room at once; no mark helps against that
 }
 
 // doom is a crash that waits for its moment.
@@ -197,7 +198,7 @@ func (n *node) die(how death, why string) {
 		return
 	}
 	n.w.note("die "+string(how)+" "+why, uint64(n.id))
-	p.dead, n.proc, n.doom = true, nil, doom{}
+	p.dead, n.proc, n.doom, n.taken = true, nil, doom{}, false
 	p.hangUp()
 	n.arm()
 	n.disk.SetCapacity(n.capacity)

@@ -245,7 +245,7 @@ func (p *process) diskFailed(what string, err error) {
 		p.n.refuse(what, err)
 		return
 	}
-	if p.n.capacity != 0 && banyan.IsKind(p.n.kv.Err(), banyan.Exhausted) {
+	if p.n.capacity != 0 && !p.n.taken && banyan.IsKind(p.n.kv.Err(), banyan.Exhausted) {
 		p.n.ranFull = true
 	}
 	how := p.n.doom.how
