@@ -166,6 +166,7 @@ func TestErrorsAreOneLineWithARemedy(t *testing.T) {
 		{"demo --nodes 99", 2, "bad --nodes 99"},
 		{"demo --nodes 2", 2, "bad --nodes 2: give 3 to 9, or 1"},
 		{"up --slots 0", 2, "bad --slots 0: give 1 to"},
+		{"up --slots 2 --no-work", 2, "exclude each other"},
 		{"join h:1 --token t --slots -1", 2, "bad --slots -1: give 1 to"},
 		{"up --shards 0", 2, "bad --shards 0: give 1 to"},
 		{"up --disk-reserve 5x", 2, "bad --disk-reserve \"5x\": give a size"},

@@ -160,6 +160,9 @@ func (p parallelism) perNodeMax(ctx context.Context, s *session) (uint32, error)
 	}
 	slots := 0
 	for _, n := range nodes {
+		if n.Slots == 0 {
+			continue // it takes no tasks
+		}
 		if slots != 0 && int(n.Slots) != slots {
 			return 0, usage("-j %d%%: the nodes differ in slots (%d and %d): give a number", p.percent, slots, n.Slots)
 		}

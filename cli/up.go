@@ -27,6 +27,7 @@ type nodeFlags struct {
 	dir, listen, advertise, zone, name string
 	slots, shards                      int
 	taskMemory                         string
+	noWork                             bool
 	deadAfter                          time.Duration
 	diskReserve                        string
 	peers                              []string
@@ -47,6 +48,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
 	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default as before, at first the number of CPUs)")
 	fs.StringVar(&f.taskMemory, "task-memory", "", "kill a task whose processes use more than `SIZE` of memory, such as 8G (default nine tenths of the machine's)")
+	fs.BoolVar(&f.noWork, "no-work", false, "take no tasks, until the node is started without this; it keeps data and answers as every node")
 	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
 	fs.StringVar(&f.diskReserve, "disk-reserve", "", "take no new data when a disk has less than `SIZE` free, such as 5GiB (default the larger of 1GiB and 2%; at most a tenth of the disk; none: fill it)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "log events from this `LEVEL` on: debug, info, warn or error")
@@ -56,8 +58,10 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 // check refuses numbers that server.Config would take for none given.
 func (f *nodeFlags) check() error {
 	switch {
+	case f.given("slots") && f.noWork:
+		return usage("--slots and --no-work exclude each other: a node without work has no slots")
 	case f.given("slots") && f.slots < 1 || f.slots > banyan.SlotsMax:
-		return usage("bad --slots %d: give 1 to %d; without it the node runs as many tasks at once as before, at first one for each CPU", f.slots, banyan.SlotsMax)
+		return usage("bad --slots %d: give 1 to %d, or --no-work for none; without it the node runs as many tasks at once as before, at first one for each CPU", f.slots, banyan.SlotsMax)
 	case f.given("shards") && f.shards < 1 || f.shards > banyan.ShardsMax:
 		return usage("bad --shards %d: give 1 to %d; without it a new cluster has %d", f.shards, banyan.ShardsMax, server.DefaultShards)
 	case f.deadAfter <= 0:
@@ -91,7 +95,7 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	}
 	log, err := a.logger(f)
 	return server.Config{
-		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Shards: f.shards,
+		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, NoWork: f.noWork, Shards: f.shards,
 		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory, Peers: f.peers, NewCluster: f.newCluster,
 		Logger: log,
 	}, err

@@ -186,7 +186,7 @@ func (o *office) send(s work.Session) {
 		return
 	}
 	msg := &peerv1.ControllerMessage{
-		Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown), Demand: uint32(m.Demand), SayHello: m.SayHello,
+		Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown), Demand: uint32(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
 	}
 	for _, st := range m.Start {
 		r := o.core.Run(st.Key.Job)
@@ -198,7 +198,7 @@ func (o *office) send(s work.Session) {
 			t.told[st.Key.Job] = true
 			msg.Jobs = append(msg.Jobs, &peerv1.JobHeader{JobId: string(st.Key.Job), Spec: header.Spec, Tasks: header.Tasks})
 		}
-		msg.Start = append(msg.Start, &peerv1.Attempt{Key: protoKey(st.Key), Try: st.Try})
+		msg.Start = append(msg.Start, &peerv1.Attempt{Key: protoKey(st.Key), Try: st.Try, Suspect: st.Suspect})
 	}
 	o.p.w.note("controller says", uint64(o.p.n.id), uint64(s.Node), uint64(len(msg.Start)), uint64(len(msg.Stop)), uint64(len(msg.Recorded)), uint64(len(msg.Unknown)), uint64(msg.Demand))
 	t.toWorker(msg)

@@ -183,3 +183,44 @@ func DecodeFailure(b []byte) (Failure, error) {
 	f.Count = uint32(count)
 	return f, nil
 }
+
+// Loss counts the attempts of one task that were lost with their node. A task
+// that has one is a suspect: it may be what ends nodes.
+type Loss struct {
+	Count uint32
+	Last  uint64        // the attempt counted last, or handed back last; nothing is counted of it or of those before it
+	Begun uint64        // the suspect that was allowed to begin last
+	Node  banyan.NodeID // where Begun runs
+}
+
+// Pending says whether Begun may still run, or may have been lost.
+func (l Loss) Pending() bool { return l.Begun > l.Last }
+
+// EncodeLoss encodes the losses of a task.
+func EncodeLoss(l Loss) []byte {
+	b := binary.AppendUvarint([]byte{version}, uint64(l.Count))
+	for _, v := range [...]uint64{l.Last, l.Begun, uint64(l.Node)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+// DecodeLoss decodes the losses of a task.
+func DecodeLoss(b []byte) (Loss, error) {
+	b, err := open("loss", b)
+	if err != nil {
+		return Loss{}, err
+	}
+	var v [4]uint64
+	for i := range v {
+		n := 0
+		if v[i], n = binary.Uvarint(b); n <= 0 {
+			return Loss{}, banyan.Errorf(banyan.Corrupt, "a job's loss row is cut short")
+		}
+		b = b[n:]
+	}
+	if len(b) > 0 || v[0] > 1<<32-1 {
+		return Loss{}, banyan.Errorf(banyan.Corrupt, "a job's loss row does not hold a count and three numbers")
+	}
+	return Loss{Count: uint32(v[0]), Last: v[1], Begun: v[2], Node: banyan.NodeID(v[3])}, nil
+}

@@ -13,6 +13,7 @@ import (
 //	d<id>/s<n>         the list of sent files, encoded and cut into pieces
 //	d<id>/i<first>     a chunk of inputs, from task number first on
 //	d<id>/f<task>      how often a task failed; only for tasks that did
+//	d<id>/l<task>     how often a task was lost with its node; only for tasks that were
 //
 // And, unversioned (banyan.LayerResult), the recorded results of its tasks:
 //
@@ -127,7 +128,13 @@ func FailureRange(id banyan.JobID, from banyan.TaskIndex) (lo, hi []byte) {
 	return span(id, 'f', uint32(from))
 }
 
-// Number reads the number at the end of a key of Send, Input, Result or Failure.
+// LossKey is where the losses of a task are counted.
+func LossKey(id banyan.JobID, task banyan.TaskIndex) []byte { return key(id, 'l', uint32(task)) }
+
+// LossRange is where the losses of a job's tasks are counted.
+func LossRange(id banyan.JobID) (lo, hi []byte) { return span(id, 'l', 0) }
+
+// Number reads the number at the end of a key of Send, Input, Result, Failure or Loss.
 func Number(k []byte) (banyan.TaskIndex, error) {
 	if len(k) < 5 {
 		return 0, banyan.Errorf(banyan.Corrupt, "row %q of a job carries no number", k)

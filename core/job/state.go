@@ -67,7 +67,8 @@ var (
 		{AttemptSent, AttemptFinished, "it reported, and its task has no result yet"},
 		{AttemptSent, AttemptLost, "its node died, or nobody claimed it"},
 		{AttemptSent, AttemptReturned, "rejected, stopped or killed"},
-		{AttemptLost, AttemptFinished, "its node was alive after all and reported first"},
+		{AttemptLost, AttemptFinished, "it was its task's second loss, which is the task's result"},
+		{AttemptReturned, AttemptFinished, "it had ended before it could be stopped"},
 		{AttemptFinished, AttemptRecorded, "committed"},
 		{AttemptFinished, AttemptSent, "leadership moved before it was committed; its worker still has it"},
 	}

@@ -101,6 +101,7 @@ func (c *Core) Lead(now int64, id banyan.ShardID, term uint64, since int64, runs
 	c.shards = slices.Insert(c.shards, at, s)
 	for _, r := range runs {
 		c.insert(s, r)
+		c.adopt(r)
 		if r.header.State == banyanv1.JobState_JOB_STATE_ACTIVE && hold != nil && hold(r.id) {
 			c.Do(&Op{Kind: OpHold, Shard: id, Job: r.id})
 		}
@@ -114,7 +115,9 @@ func (c *Core) Lead(now int64, id banyan.ShardID, term uint64, since int64, runs
 			c.wake(n)
 		}
 		if n.session != 0 && n.helloAt >= since && slices.Contains(n.leads, id) {
+			c.allNamed(n, func(of banyan.ShardID) bool { return of == id })
 			c.claims(n, n.claimed, id)
+			c.lose(n, unclaimed, func(k Key, session uint64) bool { return session != n.session && c.shardOf([]byte(k.Job)) == id })
 			continue
 		}
 		if n.session != 0 {
@@ -188,8 +191,9 @@ func (c *Core) Tick(now int64) {
 	for _, n := range c.nodes {
 		if n.graceUntil != 0 && now >= n.graceUntil {
 			n.graceUntil = 0
-			c.lose(n, func(_ Key, session uint64) bool { return session != n.session })
+			c.lose(n, silent, func(_ Key, session uint64) bool { return session != n.session })
 		}
+		c.missed(n)
 	}
 	c.schedule()
 }
@@ -198,7 +202,7 @@ func (c *Core) Tick(now int64) {
 func (c *Core) Calm() bool {
 	return len(c.jobs) == 0 &&
 		!slices.ContainsFunc(c.shards, func(s *shard) bool { return len(s.awaiting) > 0 }) &&
-		!slices.ContainsFunc(c.nodes, func(n *node) bool { return n.graceUntil != 0 })
+		!slices.ContainsFunc(c.nodes, func(n *node) bool { return n.graceUntil != 0 || n.missingTill != 0 })
 }
 
 // settle lets a shard's jobs start once every node has said what it runs.
@@ -230,7 +234,7 @@ func (c *Core) remove(r *Run) {
 	for _, task := range r.openTasks() {
 		c.stop(r, r.open[task])
 	}
-	r.pending = 0
+	r.pending, r.suspects = 0, nil
 	c.want(r)
 	r.shard.jobs--
 	delete(c.jobs, r.id)
@@ -238,7 +242,7 @@ func (c *Core) remove(r *Run) {
 
 // want keeps the list of jobs that could start something.
 func (c *Core) want(r *Run) {
-	wants := r.pending > 0 && r.settled && !r.freezing && r.header.State == banyanv1.JobState_JOB_STATE_ACTIVE
+	wants := r.pending+len(r.suspects) > 0 && r.settled && !r.freezing && r.header.State == banyanv1.JobState_JOB_STATE_ACTIVE
 	if wants == r.wants {
 		return
 	}

@@ -14,9 +14,11 @@ type report struct {
 	run    *Run
 	at     *attempt
 	result *banyanv1.TaskResult
-	final  bool   // its task gets it; else only the failed try is counted
-	count  uint32 // failed tries, this one included
-	row    []byte // encoded, once final
+	final  bool      // its task gets it; else only the failed try is counted
+	count  uint32    // failed tries, this one included
+	row    []byte    // encoded, once final
+	loss   *job.Loss // as it is now; without a result: all there is
+	begin  bool      // loss says that a suspect begins
 }
 
 func (rep *report) failure() job.Failure {
@@ -46,13 +48,13 @@ type ending struct {
 func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult) {
 	result.Task, result.Node = a.key.Task, uint64(a.node)
 	result.Input, result.Revision = nil, 0
-	result.Attempt = max(1, result.Attempt)
+	result.Attempt, result.AttemptId, result.Lost = a.number, a.key.Attempt, r.losses[a.key.Task].Count
 	rep := &report{run: r, at: a, result: result, final: true}
 	switch result.State {
 	case banyanv1.TaskState_TASK_STATE_SUCCEEDED:
 	case banyanv1.TaskState_TASK_STATE_FAILED, banyanv1.TaskState_TASK_STATE_TIMED_OUT:
 		rep.count = r.failures[a.key.Task].Count + 1
-		rep.final = rep.count >= r.tries
+		rep.final = rep.count >= r.tries || a.doomed
 	default:
 		result.Error = "node " + a.node.String() + " reported the state " + result.State.String() + ", which is no end"
 		result.State = banyanv1.TaskState_TASK_STATE_FAILED
@@ -60,6 +62,10 @@ func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult)
 	}
 	if rep.final {
 		rep.row = encode(r, a, result)
+	}
+	if a.doomed {
+		l := r.losses[a.key.Task]
+		rep.loss = &l
 	}
 	s.queue = append(s.queue, rep)
 	c.commits(s)
@@ -186,6 +192,9 @@ func (c *Core) put(cmd *mvcc.Command, rep *report) int {
 		row := job.EncodeFailure(rep.failure())
 		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: job.FailureKey(id, task), Value: row})
 	}
+	if rep.loss != nil {
+		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: job.LossKey(id, task), Value: job.EncodeLoss(*rep.loss)})
+	}
 	return len(rep.row) + 128
 }
 
@@ -269,9 +278,12 @@ func (c *Core) apply(b *Batch, rev banyan.Revision) {
 	results := map[*Run][]*banyanv1.TaskResult{}
 	for _, rep := range b.reports {
 		r, a := rep.run, rep.at
+		if rep.result == nil {
+			c.noted(rep)
+			continue
+		}
 		task := a.key.Task
-		delete(r.open, task)
-		a.state = job.AttemptRecorded
+		a.move(job.AttemptRecorded)
 		c.recorded(c.find(a.node), a.key)
 		if rep.count > 0 {
 			if n := c.find(a.node); n != nil && n.session != 0 {
@@ -281,12 +293,12 @@ func (c *Core) apply(b *Batch, rev banyan.Revision) {
 		}
 		if !rep.final {
 			r.retried++
-			r.untake(task)
+			r.reopen(a)
 			c.want(r)
 			continue
 		}
 		rep.result.Revision = uint64(rev)
-		r.record(task, rep.result.State, a.node)
+		r.recordOpen(a, rep.result.State)
 		if results[r] == nil {
 			runs = append(runs, r)
 		}
@@ -298,6 +310,9 @@ func (c *Core) apply(b *Batch, rev banyan.Revision) {
 		c.want(r)
 	}
 	for _, e := range b.ends {
+		if !job.JobMay(e.run.header.State, e.header.State) {
+			panic("work: job " + string(e.run.id) + " goes from " + job.Word(e.run.header.State) + " to " + job.Word(e.header.State))
+		}
 		e.run.header, e.run.mod = e.header, rev
 		c.effects.Changes = append(c.effects.Changes, Change{e.run.id, e.header})
 		c.remove(e.run)

@@ -20,25 +20,30 @@ type node struct {
 	slots       int
 	lastContact int64
 
-	session    uint64         // 0: not connected
-	leaving    bool           // as the worker says
-	window     int            // attempts it will hold at once
-	holds      map[Key]uint64 // what counts against the window, and the session it was sent or last claimed on
-	helloAt    int64
-	leads      []banyan.ShardID // of the latest hello, without those that were sent something since
-	claimed    []Key            // of the latest hello
-	dismissed  map[Key]struct{} // see dismiss
-	graceUntil int64            // what earlier sessions hold is kept till then; 0: nothing
-	out        Message
-	early      bool // it has sent a result to a controller that is not here, or not yet
-	told       bool // that there is demand
-	woken      bool // is in Effects.Wake, or the driver has not taken since
+	session     uint64         // 0: not connected
+	leaving     bool           // as the worker says
+	left        bool           // so it said, and then its stream ended
+	window      int            // attempts it will hold at once
+	holds       map[Key]uint64 // what counts against the window, and the session it was sent or last claimed on
+	helloAt     int64
+	leads       []banyan.ShardID // of the latest hello, without those that were sent something since
+	claimed     []Key            // of the latest hello
+	dismissed   map[Key]struct{} // see dismiss
+	named       []*peerv1.Lost   // of the latest hello
+	given       []Key            // given to others while it had no stream, see givenLost
+	missingTill int64            // it is dead, and till then what it may say of a suspect is waited for; 0: nothing
+	graceUntil  int64            // what earlier sessions hold is kept till then; 0: nothing
+	out         Message
+	early       bool // it has sent a result to a controller that is not here, or not yet
+	told        bool // that there is demand
+	woken       bool // is in Effects.Wake, or the driver has not taken since
 }
 
 // release gives up attempts without saying so.
 func (n *node) release(which func(Key) bool) {
 	maps.DeleteFunc(n.holds, func(k Key, _ uint64) bool { return which(k) })
 	n.out.Start = slices.DeleteFunc(n.out.Start, func(s Start) bool { return which(s.Key) })
+	n.out.Begin = slices.DeleteFunc(n.out.Begin, which)
 }
 
 // outdate notes that the latest hello is no longer all that the node holds of a shard.
@@ -109,14 +114,14 @@ func (c *Core) Members(now int64, members []NodeInfo) {
 			n.slots = m.Slots
 		}
 		if n.alive = m.Alive; !n.alive {
-			c.bury(n)
+			c.bury(n, dead)
 		}
 	}
 	c.nodes = slices.DeleteFunc(c.nodes, func(n *node) bool {
 		if listed[n.id] || n.session != 0 {
 			return false
 		}
-		c.bury(n)
+		c.bury(n, gone)
 		return true
 	})
 	c.schedule()
@@ -124,13 +129,20 @@ func (c *Core) Members(now int64, members []NodeInfo) {
 
 // bury gives everything a dead node had to others. Should it live after all,
 // it has to open a new stream.
-func (c *Core) bury(n *node) {
+func (c *Core) bury(n *node, how lossEnd) {
+	if n.leaving {
+		n.left = true
+	}
+	if n.left && how == dead {
+		how = departed
+	}
 	if n.session != 0 {
 		c.effects.Close = append(c.effects.Close, Session{n.id, n.session})
 	}
 	c.disconnect(n)
 	n.graceUntil = 0
-	c.lose(n, func(Key, uint64) bool { return true })
+	c.lose(n, how, func(Key, uint64) bool { return true })
+	c.givenLost(n)
 	for _, s := range c.shards {
 		s.heard(n.id)
 		c.settle(s)
@@ -164,8 +176,9 @@ func (c *Core) Disconnect(now int64, s Session) {
 }
 
 func (c *Core) disconnect(n *node) {
+	n.left = n.left || n.leaving
 	n.session, n.window, n.leaving, n.told, n.woken = 0, 0, false, false, false
-	n.helloAt, n.leads, n.claimed, n.dismissed = 0, nil, nil, nil
+	n.helloAt, n.leads, n.claimed, n.dismissed, n.named = 0, nil, nil, nil, nil
 	n.out = Message{}
 	if len(n.holds) > 0 {
 		n.graceUntil = c.now + HelloWindowMs
@@ -189,6 +202,9 @@ func (c *Core) Receive(now int64, s Session, m *peerv1.WorkerMessage) {
 	}
 	if m.Hello != nil {
 		c.hello(n, m.Hello)
+	}
+	for _, k := range m.Begins {
+		c.begins(n, keyOf(k))
 	}
 	c.schedule()
 }
@@ -217,10 +233,12 @@ func (c *Core) hello(n *node, h *peerv1.Hello) {
 		}
 	}
 	n.dismissed = still // what is not listed has been forgotten
+	n.named, n.given, n.missingTill, n.left = h.Lost, nil, 0, false
+	c.allNamed(n, func(banyan.ShardID) bool { return true })
 	for _, k := range n.claimed {
 		c.claim(n, k, first)
 	}
-	c.lose(n, func(k Key, session uint64) bool {
+	c.lose(n, unclaimed, func(k Key, session uint64) bool {
 		return session != n.session && slices.Contains(n.leads, c.shardOf([]byte(k.Job)))
 	})
 	for _, s := range c.shards {
@@ -255,7 +273,7 @@ func (c *Core) claim(n *node, k Key, gentle bool) {
 		c.recorded(n, k)
 		return
 	}
-	a := r.open[k.Task]
+	a := r.live(k.Task)
 	switch {
 	case a != nil && a.key == k:
 		if a.state == job.AttemptSent {
@@ -270,7 +288,8 @@ func (c *Core) claim(n *node, k Key, gentle bool) {
 		n.out.Stop = append(n.out.Stop, k)
 		c.wake(n)
 	default:
-		r.claim(k.Task, &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now})
+		suspect := r.losses[k.Task].Count > 0 && k.Attempt > r.losses[k.Task].Last
+		r.claim(k.Task, &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now, suspect: suspect})
 		n.holds[k] = n.session
 		c.want(r)
 	}
@@ -294,7 +313,7 @@ func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
 		c.recorded(n, k)
 		return
 	}
-	a := r.open[k.Task]
+	a := r.live(k.Task)
 	switch {
 	case a != nil && a.state == job.AttemptFinished:
 		return // repeated, or a second one: it will be asked again once the first is durable
@@ -314,7 +333,7 @@ func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
 		a = nil
 	}
 	if a == nil {
-		a = &attempt{key: k, node: n.id, state: job.AttemptSent}
+		a = &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now}
 		r.claim(k.Task, a)
 		c.want(r)
 	}
@@ -332,29 +351,6 @@ func (c *Core) returned(n *node, k Key) {
 	}
 	if a := r.open[k.Task]; a != nil && a.key == k && a.state == job.AttemptSent {
 		c.giveBack(r, a)
-	}
-}
-
-func (c *Core) giveBack(r *Run, a *attempt) {
-	r.drop(a, job.AttemptReturned)
-	c.want(r)
-}
-
-// lose makes pending what a node holds no more.
-func (c *Core) lose(n *node, which func(k Key, session uint64) bool) {
-	for _, k := range slices.SortedFunc(maps.Keys(n.holds), compareKeys) {
-		if !which(k, n.holds[k]) {
-			continue
-		}
-		delete(n.holds, k)
-		r := c.jobs[k.Job]
-		if r == nil {
-			continue
-		}
-		if a := r.open[k.Task]; a != nil && a.key == k && a.state == job.AttemptSent {
-			r.drop(a, job.AttemptLost)
-			c.want(r)
-		}
 	}
 }
 

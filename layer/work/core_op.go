@@ -121,6 +121,9 @@ func (c *Core) begin(s *shard, b *Batch, op *Op) error {
 		b.Cmd.Muts = append(b.Cmd.Muts,
 			mvcc.Mutation{Op: mvcc.Delete, Key: job.ResultKey(r.id, banyan.TaskIndex(t))},
 			mvcc.Mutation{Op: mvcc.Delete, Key: job.FailureKey(r.id, banyan.TaskIndex(t))})
+		if _, lost := r.losses[t]; lost {
+			b.Cmd.Muts = append(b.Cmd.Muts, mvcc.Mutation{Op: mvcc.Delete, Key: job.LossKey(r.id, banyan.TaskIndex(t))})
+		}
 	}
 	b.op = op
 	return nil
@@ -195,7 +198,7 @@ func (c *Core) enter(r *Run) {
 		for _, task := range r.openTasks() {
 			if a := r.open[task]; a.state == job.AttemptSent {
 				c.stop(r, a)
-				r.drop(a, job.AttemptReturned)
+				c.giveBack(r, a)
 			}
 		}
 	}

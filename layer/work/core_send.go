@@ -14,8 +14,9 @@ const planJobsMax = 256
 
 // Start is one attempt to send.
 type Start struct {
-	Key Key
-	Try uint32 // from 1
+	Key     Key
+	Try     uint32 // from 1
+	Suspect bool
 }
 
 // Message is what to tell one worker.
@@ -23,6 +24,7 @@ type Message struct {
 	Start    []Start
 	Stop     []Key
 	Recorded []Key
+	Begin    []Key // suspects
 	Unknown  []Key
 	SayHello bool // ask what it holds
 	Demand   int  // attempts that could go to this worker if it had room
@@ -53,6 +55,9 @@ type planner struct {
 // schedule sends what fits into the workers' windows, and tells those whose
 // demand begins or ends.
 func (c *Core) schedule() {
+	if c.suspicious() {
+		c.sendSuspects()
+	}
 	for len(c.wanting) > 0 && c.pass() == planLimit {
 	}
 	a := c.appetite()
@@ -92,22 +97,22 @@ func (c *Core) pass() int {
 	}
 	p.out = sched.Plan(p.out[:0], p.jobs, p.nodes, planLimit)
 	for _, a := range p.out {
-		c.send(p.runs[a.Job], p.at[a.Node])
+		c.send(p.runs[a.Job], p.at[a.Node], p.runs[a.Job].next(), false)
 	}
 	return len(p.out)
 }
 
-func (c *Core) send(r *Run, n *node) {
-	task := r.next()
+func (c *Core) send(r *Run, n *node, task uint32, suspect bool) {
 	r.shard.attempts++
 	if r.active == 0 {
 		r.rate.start(c.now)
 	}
 	k := Key{r.id, task, r.shard.term<<32 | r.shard.attempts}
-	r.claim(task, &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now})
+	a := &attempt{key: k, node: n.id, state: job.AttemptSent, startMs: c.now, suspect: suspect}
+	r.claim(task, a)
 	n.holds[k] = n.session
 	n.outdate(r.shard.id)
-	n.out.Start = append(n.out.Start, Start{Key: k, Try: r.failures[task].Count + 1})
+	n.out.Start = append(n.out.Start, Start{Key: k, Try: a.number, Suspect: suspect})
 	c.wake(n)
 	c.want(r)
 }
@@ -116,6 +121,7 @@ func (c *Core) send(r *Run, n *node) {
 type appetite struct {
 	anywhere int    // attempts that any node may have
 	limited  []*Run // jobs that bound their attempts on one node
+	suspects func(*node) bool
 }
 
 func (c *Core) appetite() (a appetite) {
@@ -126,6 +132,9 @@ func (c *Core) appetite() (a appetite) {
 			a.limited = append(a.limited, r)
 		}
 	}
+	if c.suspicious() {
+		a.suspects = func(n *node) bool { return !c.hasSuspect(n) }
+	}
 	return a
 }
 
@@ -135,6 +144,9 @@ func (a appetite) of(n *node) int {
 		return 0
 	}
 	d := a.anywhere
+	if a.suspects != nil && a.suspects(n) {
+		d++
+	}
 	for _, r := range a.limited {
 		d += min(r.pending, max(0, r.perNode+n.ahead()-r.running[n.id]))
 	}

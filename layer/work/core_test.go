@@ -28,6 +28,8 @@ import (
 //	hello n1 credit=2 leads=1 a/0#5.1 …    on a new stream; again: on the present one
 //	gone n1                                its stream is lost
 //	credit n1 3
+//	hello n1 lost=a/0#5.1*                 that ran when the node ended; *: as a suspect
+//	n1 begins a/0#5.1                      a suspect's turn has come
 //	n1 ok a/0#5.1 … / fail / timeout / canceled / reject
 //	tick 2000
 //	batch                                  takes a command, does not commit it
@@ -207,6 +209,9 @@ func (x *script) hello(w []string) {
 			m.Credit = uint32(atoi(v))
 		case "leads":
 			m.Hello.Leads = append(m.Hello.Leads, uint32(atoi(v)))
+		case "lost":
+			key, suspect := strings.CutSuffix(v, "*")
+			m.Hello.Lost = append(m.Hello.Lost, &peerv1.Lost{Key: keyFrom(key), Suspect: suspect})
 		default:
 			m.Hello.Running = append(m.Hello.Running, keyFrom(o))
 		}
@@ -233,6 +238,10 @@ func (x *script) report(t *testing.T, w []string) {
 	for _, k := range w[2:] {
 		if w[1] == "reject" {
 			m.Rejected = append(m.Rejected, keyFrom(k))
+			continue
+		}
+		if w[1] == "begins" {
+			m.Begins = append(m.Begins, keyFrom(k))
 			continue
 		}
 		state, ok := states[w[1]]
@@ -313,6 +322,12 @@ func mutation(m mvcc.Mutation) string {
 		if f.Final {
 			what += "!"
 		}
+	case rest[0] == 'l':
+		l, _ := job.DecodeLoss(m.Value)
+		what += fmt.Sprintf("=%d", l.Count)
+		if l.Pending() {
+			what += fmt.Sprintf(" (#%d.%d on %v)", l.Begun>>32, l.Begun&(1<<32-1), l.Node)
+		}
 	}
 	return what
 }
@@ -371,8 +386,12 @@ func (x *script) message(n banyan.NodeID, m Message) {
 			if s.Try > 1 {
 				fmt.Fprintf(&x.out, "(try %d)", s.Try)
 			}
+			if s.Suspect {
+				x.out.WriteString("*")
+			}
 		}
 	}
+	keys("begin", m.Begin)
 	keys("stop", m.Stop)
 	keys("recorded", m.Recorded)
 	keys("unknown", m.Unknown)

@@ -78,6 +78,19 @@ func load(ctx context.Context, r Reader, shard banyan.ShardID, header *banyanv1.
 		l.Run.Failure(uint32(task), f)
 		return err
 	})
+	if err != nil {
+		return l, err
+	}
+	lo, hi = job.LossRange(id)
+	err = scan(ctx, r, shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
+		task, err := job.Number(row.Key)
+		if err != nil {
+			return err
+		}
+		loss, err := job.DecodeLoss(row.Value)
+		l.Run.Loss(uint32(task), loss)
+		return err
+	})
 	return l, err
 }
 

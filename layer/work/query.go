@@ -271,7 +271,7 @@ func (p *taskPage) running() {
 			continue
 		}
 		p.out.Results = append(p.out.Results, &banyanv1.TaskResult{
-			Task: task, Attempt: r.failures[task].Count + 1, State: banyanv1.TaskState_TASK_STATE_RUNNING,
+			Task: task, Attempt: r.open[task].number, AttemptId: r.open[task].key.Attempt, Lost: r.losses[task].Count, State: banyanv1.TaskState_TASK_STATE_RUNNING,
 			Node: uint64(node), StartMs: p.s.wall() - (p.s.now() - startMs),
 		})
 	}

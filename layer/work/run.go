@@ -1,6 +1,7 @@
 package work
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -22,7 +23,21 @@ type attempt struct {
 	key     Key
 	node    banyan.NodeID
 	state   job.AttemptState
-	startMs int64
+	startMs int64  // by the core's clock
+	number  uint32 // of the task's attempts, from 1, as people count
+
+	suspect bool // see losses.go
+	begins  bool // its begin is on its way into a row, or there
+	begun   bool // it is there: the worker was told
+	doomed  bool // its end is the task's, whatever tries are left
+}
+
+// move changes an attempt's state, as the table of package job allows.
+func (a *attempt) move(to job.AttemptState) {
+	if !job.AttemptMay(a.state, to) {
+		panic(fmt.Sprintf("work: an attempt at task %d of job %s goes from state %d to %d", a.key.Task, a.key.Job, a.state, to))
+	}
+	a.state = to
 }
 
 // Run is one unfinished job in memory. Tasks are bits; only what is open, has
@@ -49,6 +64,8 @@ type Run struct {
 
 	open     map[uint32]*attempt
 	failures map[uint32]job.Failure
+	losses   map[uint32]job.Loss
+	suspects []uint32              // those of losses that are pending, in order; they count as taken
 	lost     map[uint32]uint32     // attempts of unrecorded tasks that were lost
 	running  map[banyan.NodeID]int // open attempts that have not reported
 	active   int                   // sum of running
@@ -68,7 +85,7 @@ func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
 		tasks: header.Tasks, then: header.Spec.Then != nil,
 		tries: uint32(job.Tries(header.Spec)), perNode: int(header.Spec.PerNodeMax),
 		taken: newBitmap(n), recorded: newBitmap(n), pending: int(header.Tasks),
-		open: map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{},
+		open: map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{}, losses: map[uint32]job.Loss{},
 		running: map[banyan.NodeID]int{}, done: map[banyan.NodeID]uint32{},
 	}
 	r.taken.set(r.tasks)
@@ -100,6 +117,66 @@ func (r *Run) Failure(task uint32, f job.Failure) {
 	}
 }
 
+// Loss takes up the losses of a task while a job is rebuilt.
+func (r *Run) Loss(task uint32, l job.Loss) {
+	if task > r.tasks {
+		return
+	}
+	r.losses[task] = l
+	if l.Count > 0 && !r.taken.has(task) {
+		r.take(task)
+		r.suspect(task)
+	}
+}
+
+// suspect notes that a task waits to run as a suspect.
+func (r *Run) suspect(task uint32) {
+	if at, found := slices.BinarySearch(r.suspects, task); !found {
+		r.suspects = slices.Insert(r.suspects, at, task)
+	}
+}
+
+// moveTask demands that the table of package job allows a change of a task's state.
+func (r *Run) moveTask(task uint32, from, to banyanv1.TaskState) {
+	if !job.TaskMay(from, to) {
+		panic(fmt.Sprintf("work: task %d of job %s goes from %v to %v", task, r.id, from, to))
+	}
+}
+
+// stateOf is a task's state as far as it matters here: of the ends, those that
+// can be taken back are told by their failure.
+func (r *Run) stateOf(task uint32) banyanv1.TaskState {
+	switch {
+	case r.recorded.has(task) && r.failures[task].Final:
+		return banyanv1.TaskState_TASK_STATE_FAILED
+	case r.recorded.has(task):
+		return banyanv1.TaskState_TASK_STATE_SUCCEEDED
+	case r.open[task] != nil:
+		return banyanv1.TaskState_TASK_STATE_RUNNING
+	}
+	return banyanv1.TaskState_TASK_STATE_PENDING
+}
+
+// live gives the open attempt of a task, unless it only waits for its end to be
+// recorded without a result; nil if there is none.
+func (r *Run) live(task uint32) *attempt {
+	if a := r.open[task]; a != nil && (a.state == job.AttemptSent || a.state == job.AttemptFinished) {
+		return a
+	}
+	return nil
+}
+
+// number counts an attempt as people do: those before it failed, or were lost
+// with their node.
+func (r *Run) number(k Key) uint32 {
+	l := r.losses[k.Task]
+	n := r.failures[k.Task].Count + l.Count + 1
+	if l.Count > 0 && k.Attempt <= l.Last {
+		n--
+	}
+	return n
+}
+
 // admits says whether the job has such a task and it may have been started.
 func (r *Run) admits(task uint32) bool {
 	return task < r.tasks || task == r.tasks && r.then && r.succeeded == r.tasks
@@ -109,12 +186,21 @@ func (r *Run) take(task uint32) {
 	if !r.taken.has(task) {
 		r.taken.set(task)
 		r.pending--
+		return
+	}
+	if at, found := slices.BinarySearch(r.suspects, task); found {
+		r.suspects = slices.Delete(r.suspects, at, at+1)
 	}
 }
 
 // untake makes a task pending again.
 func (r *Run) untake(task uint32) {
-	if r.taken.has(task) && !r.recorded.has(task) {
+	if !r.taken.has(task) || r.recorded.has(task) {
+		return
+	}
+	if r.losses[task].Count > 0 {
+		r.suspect(task)
+	} else {
 		r.taken.clear(task)
 		r.pending++
 		r.cursor = min(r.cursor, task)
@@ -129,6 +215,7 @@ func (r *Run) next() uint32 {
 
 // record notes that a task has a durable result.
 func (r *Run) record(task uint32, state banyanv1.TaskState, node banyan.NodeID) {
+	r.moveTask(task, r.stateOf(task), state)
 	r.recorded.set(task)
 	delete(r.lost, task)
 	if task == r.tasks {
@@ -153,8 +240,10 @@ func (r *Run) admitThen() {
 
 // forget takes a failed result back.
 func (r *Run) forget(task uint32) {
+	r.moveTask(task, r.stateOf(task), banyanv1.TaskState_TASK_STATE_PENDING)
 	r.recorded.clear(task)
 	delete(r.failures, task)
+	delete(r.losses, task)
 	if task == r.tasks {
 		r.thenResult = banyanv1.TaskState_TASK_STATE_UNSPECIFIED
 		r.admitThen()
@@ -195,6 +284,10 @@ func (r *Run) with(state banyanv1.JobState, wall int64, p *banyanv1.Progress) *b
 
 // claim opens an attempt of a task.
 func (r *Run) claim(task uint32, a *attempt) {
+	if r.live(task) != nil || r.recorded.has(task) {
+		r.moveTask(task, r.stateOf(task), banyanv1.TaskState_TASK_STATE_RUNNING)
+	}
+	a.number = r.number(a.key)
 	r.take(task)
 	r.open[task] = a
 	r.running[a.node]++
@@ -206,21 +299,25 @@ func (r *Run) close(a *attempt, to job.AttemptState) {
 	if a.state != job.AttemptSent {
 		return
 	}
-	a.state = to
+	a.move(to)
 	r.active--
 	if r.running[a.node]--; r.running[a.node] == 0 {
 		delete(r.running, a.node)
 	}
 }
 
-// drop gives up an open attempt and makes its task pending.
-func (r *Run) drop(a *attempt, to job.AttemptState) {
-	r.close(a, to)
+// recordOpen notes that the result of an open attempt is durable.
+func (r *Run) recordOpen(a *attempt, state banyanv1.TaskState) {
+	r.record(a.key.Task, state, a.node)
 	delete(r.open, a.key.Task)
-	r.untake(a.key.Task)
-	if to == job.AttemptLost {
-		r.lost[a.key.Task]++
-		r.repeated++
+}
+
+// reopen forgets an open attempt that has no result and makes its task pending.
+func (r *Run) reopen(a *attempt) {
+	if r.open[a.key.Task] == a {
+		r.moveTask(a.key.Task, banyanv1.TaskState_TASK_STATE_RUNNING, banyanv1.TaskState_TASK_STATE_PENDING)
+		delete(r.open, a.key.Task)
+		r.untake(a.key.Task)
 	}
 }
 

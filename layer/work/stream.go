@@ -160,7 +160,7 @@ func (s *Service) send(x *session) error {
 		}
 		msg := &peerv1.ControllerMessage{
 			Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown),
-			Demand: uint32(m.Demand), SayHello: m.SayHello,
+			Demand: uint32(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
 		}
 		failed := s.prepare(x, msg, starts)
 		if err := x.stream.Send(msg); err != nil {
@@ -218,7 +218,7 @@ func (s *Service) attempt(ctx context.Context, st start) (*peerv1.Attempt, error
 	if rec == nil {
 		return nil, banyan.Errorf(banyan.NotFound, "job %s has ended", st.Key.Job)
 	}
-	a := &peerv1.Attempt{Key: protoKey(st.Key), Try: st.Try, Traceparent: rec.spec.Traceparent}
+	a := &peerv1.Attempt{Key: protoKey(st.Key), Try: st.Try, Suspect: st.Suspect, Traceparent: rec.spec.Traceparent}
 	if a.Traceparent != "" {
 		spanCtx, span := obs.Start(obs.WithTraceparent(ctx, a.Traceparent), "dispatch",
 			slog.String("job", string(rec.id)), slog.Int("task", int(st.Key.Task)))

@@ -30,6 +30,9 @@ const (
 	// HelloGraceMs is the least a new controller waits for a live node whose
 	// last contact is old.
 	HelloGraceMs = 300
+	// LossPatienceMs is how long a dead node may take to come back and say what
+	// became of a suspect that it ran.
+	LossPatienceMs = 10_000
 	// tickMs is how often time-outs are looked at.
 	tickMs = 50
 	// calmMs is the same when there is none.

@@ -40,6 +40,7 @@ type Config struct {
 	Name      string // shown to people; default: the host's name
 	Zone      string // replicas are spread over zones
 	Slots     int    // attempts at once; default: the number of CPUs
+	NoWork    bool   // take no attempts, until it is started without
 
 	Shards      int           // data shards, chosen once when the cluster is created
 	Replication int           // voters of a shard and copies of a blob, when there are nodes enough
@@ -217,4 +218,14 @@ func (c Config) pkiDir() string   { return filepath.Join(c.Dir, "pki") }
 func (c Config) storeDir() string { return filepath.Join(c.Dir, "store") }
 func (c Config) blobDir() string  { return filepath.Join(c.Dir, "blobs") }
 func (c Config) workDir() string  { return filepath.Join(c.Dir, "work") }
+func (c Config) ledger() string   { return filepath.Join(c.Dir, "running") }
+
+// offered is how many attempts the node takes at once.
+func (c Config) offered() int {
+	if c.NoWork {
+		return 0
+	}
+	return c.Slots
+}
+
 func (c Config) nodeFile() string { return filepath.Join(c.Dir, "node.json") }

@@ -110,7 +110,7 @@ func (n *Server) describe() description {
 		Node: n.file.Node.String(), Cluster: n.file.Cluster, Name: n.cfg.Name, Version: banyan.Version, Protocol: banyan.ProtocolVersion,
 		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), GoMaxProcs: runtime.GOMAXPROCS(0),
 		PID: os.Getpid(), StartMs: n.start.UnixMilli(), Dir: n.cfg.Dir, Listen: n.file.Listen, Address: n.file.Address,
-		Zone: n.file.Zone, Slots: n.cfg.Slots, Shards: len(n.shards.get().Data()), Replication: n.cfg.Replication, DeadAfterMs: n.cfg.DeadAfter.Milliseconds(),
+		Zone: n.file.Zone, Slots: n.slots(), Shards: len(n.shards.get().Data()), Replication: n.cfg.Replication, DeadAfterMs: n.cfg.DeadAfter.Milliseconds(),
 		Environment: []string{},
 	}
 	for _, name := range []string{"GOMAXPROCS", "GOGC", "GOMEMLIMIT", "GODEBUG"} {

@@ -80,7 +80,7 @@ func Join(ctx context.Context, c Config, addr, token string) error {
 	}
 	id := banyan.NewRequestID()
 	reply, err := askToJoin(ctx, c.Logger, addr, fingerprint, &banyanv1.JoinRequest{
-		Token: token, Csr: csr, Name: c.Name, Address: c.Advertise, Zone: c.Zone, Slots: uint32(c.Slots),
+		Token: token, Csr: csr, Name: c.Name, Address: c.Advertise, Zone: c.Zone, Slots: uint32(c.offered()),
 		Protocol: banyan.ProtocolVersion, ProtocolMin: banyan.ProtocolMin, Version: banyan.Version, RequestId: id[:],
 		Listening: true,
 	})

@@ -47,10 +47,10 @@ func (n *Server) openBlobs() error {
 // where this process may not have so many files or processes.
 func (n *Server) slots() int {
 	most := exec.Capacity()
-	if most < n.cfg.Slots {
+	if most < n.cfg.offered() {
 		n.log.Warn("fewer tasks at once than slots: the limits of files or processes allow no more (ulimit -n, ulimit -u)", "slots", n.cfg.Slots, "at_once", most)
 	}
-	return min(n.cfg.Slots, most)
+	return min(n.cfg.offered(), most)
 }
 
 // private is the directory that is kept from jobs: this node's, unless it is
@@ -87,7 +87,7 @@ func (n *Server) openWork() error {
 		return err
 	}
 	n.worker, err = worker.New(worker.Config{
-		Node: n.file.Node, Slots: n.slots(), Runner: n.runner, Blobs: n.blobs,
+		Node: n.file.Node, Slots: n.slots(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -209,7 +209,7 @@ func (c claims) Alive() []banyan.NodeID { return c.n.alive() }
 
 func (n *Server) openMembers() (err error) {
 	n.members, err = member.New(member.Config{
-		Node: n.file.Node, Name: n.cfg.Name, Addr: n.file.Address, Zone: n.file.Zone, Slots: n.file.Slots,
+		Node: n.file.Node, Name: n.cfg.Name, Addr: n.file.Address, Zone: n.file.Zone, Slots: n.cfg.offered(),
 		Known: n.file.Peers, Network: n.port, Logger: n.log,
 	})
 	return err

@@ -418,7 +418,7 @@ func (n *Server) announce(ctx context.Context) error {
 	return retry(ctx, func() error {
 		_, err := editNode(ctx, n.router, n.file.Node, func(row *nodeRow) bool {
 			want := *row
-			want.Name, want.Address, want.Zone, want.Slots = n.cfg.Name, n.file.Address, n.file.Zone, n.file.Slots
+			want.Name, want.Address, want.Zone, want.Slots = n.cfg.Name, n.file.Address, n.file.Zone, n.cfg.offered()
 			change := want != *row
 			*row = want
 			return change

@@ -171,6 +171,7 @@ func TestANodeKeepsWhatItWasStartedWith(t *testing.T) {
 		{Config{Name: "rack7", Zone: "east", Slots: 3}, Config{Name: "rack7", Zone: "east", Slots: 3}},
 		{Config{}, Config{Name: "rack7", Zone: "east", Slots: 3}},
 		{Config{Name: "rack8", Slots: 5}, Config{Name: "rack8", Zone: "east", Slots: 5}},
+		{Config{NoWork: true}, Config{Name: "rack8", Zone: "east", Slots: 5}}, // for this start only
 		{Config{}, Config{Name: "rack8", Zone: "east", Slots: 5}},
 	} {
 		c.give.Dir, c.give.Listen = dir, "127.0.0.1:0"

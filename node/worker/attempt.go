@@ -58,6 +58,7 @@ func (w *Worker) start(s Start) {
 			if starved {
 				w.core.Scarce(w.now())
 			}
+			w.ledger.end(s.Key)
 			w.core.Finish(w.now(), s.Key, result)
 		})
 	})

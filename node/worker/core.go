@@ -37,6 +37,7 @@ type Start struct {
 type Effects struct {
 	Stop  []Key // kill; the attempt still has to be given to Finish
 	Start []Start
+	Told  []Key // of those given to Lost: need not be kept any more
 }
 
 // Core is the worker without its goroutines: which attempts it holds, which of
@@ -61,6 +62,8 @@ type Core struct {
 	results     []*attempt // finished, oldest first
 	pace        pace
 	scarce      scarce
+	lost        []Lost   // what a controller has yet to record
+	turns       *attempt // the suspect that waits for its controller's word; nil: none
 	draining    bool
 	stopped     bool
 	effects     Effects
@@ -74,7 +77,11 @@ type attempt struct {
 	job   *peerv1.JobHeader
 	since int64 // it has waited or run since
 
-	slot    int           // from 1; 0: it does not run
+	slot    int // from 1; 0: it does not run
+	suspect bool
+	asked   banyan.NodeID // it, to let the suspect begin
+	begun   bool          // it has
+
 	killed  bool          // the driver was told
 	dropped bool          // its result is not wanted
 	unknown banyan.NodeID // by this controller, which knows nothing of it; 0: it is recorded
@@ -104,6 +111,7 @@ const (
 	helloSoon   = 150_000   // µs, between the hellos after a controller's shards have grown
 	helloExtra  = 3         // of those
 	believeFor  = 1_000_000 // µs, that a start counts more than what is said of leaders
+	lostAgain   = 1_000_000 // µs, until a loss is recorded
 	resultAgain = 2_000_000 // µs, until a result is recorded
 	stuckAfter  = 100_000   // µs without any start or end, then what waits is handed back
 	messageMax  = 2 << 20   // bytes of results in one message, about
@@ -190,6 +198,7 @@ func (c *Core) Disconnect(node banyan.NodeID) {
 		}
 	}
 	c.unsent(node)
+	c.unasked(node)
 	c.grant()
 }
 
@@ -213,6 +222,7 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 	if m.GetSayHello() {
 		from.hello = true
 		c.unsent(node) // it may not have led yet when they came
+		c.unasked(node)
 	}
 	for _, k := range m.GetRecorded() {
 		c.unwanted(keyOf(k), 0)
@@ -222,6 +232,9 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 	}
 	for _, k := range m.GetStop() {
 		c.stop(now, keyOf(k))
+	}
+	for _, k := range m.GetBegin() {
+		c.begin(keyOf(k))
 	}
 	if m.GetForgetJobs() {
 		clear(from.jobs) // attempts that are here keep theirs
@@ -260,7 +273,7 @@ func (c *Core) accept(now int64, from *controller, s *peerv1.Attempt) error {
 		from.rejected = append(from.rejected, k)
 		return nil
 	}
-	a := &attempt{key: k, shard: c.shardOf([]byte(k.Job)), from: from.node, msg: s, job: job, since: now}
+	a := &attempt{key: k, shard: c.shardOf([]byte(k.Job)), from: from.node, msg: s, job: job, since: now, suspect: s.GetSuspect()}
 	if c.leaders[a.shard] != from.node {
 		c.leaders[a.shard], c.learned[a.shard] = from.node, now
 		c.greet()
@@ -293,6 +306,7 @@ func (c *Core) stop(now int64, k Key) {
 func (c *Core) unwanted(k Key, unknown banyan.NodeID) {
 	a := c.attempts[k]
 	if a == nil {
+		c.told(k)
 		return
 	}
 	a.dropped, a.unknown = true, unknown
@@ -377,6 +391,9 @@ func (c *Core) Tick(now int64) {
 		}
 	}
 	for _, x := range c.controllers {
+		if len(c.lost) > 0 && now-x.helloAt >= lostAgain && slices.ContainsFunc(c.lost, func(l Lost) bool { return c.leads(x, l) }) {
+			x.hello = true
+		}
 		if x.extra > 0 && len(x.leads) > 0 && now-x.helloAt >= helloSoon {
 			x.hello, x.extra = true, x.extra-1
 		}
@@ -391,28 +408,30 @@ func (c *Core) Tick(now int64) {
 
 // Calm says whether Tick has nothing to look at until something else happens.
 func (c *Core) Calm(now int64) bool {
-	return len(c.attempts) == 0 && len(c.learned) == 0 && c.scarce.most == 0 && c.pace.ahead(now, len(c.slots)) == 0 &&
+	return len(c.attempts) == 0 && len(c.lost) == 0 && len(c.learned) == 0 && c.scarce.most == 0 && c.pace.ahead(now, len(c.slots)) == 0 &&
 		!slices.ContainsFunc(c.controllers, func(x *controller) bool { return x.extra > 0 })
 }
 
 // fill starts what fits into free slots.
 func (c *Core) fill(now int64) {
+	c.turn()
 	for i := 0; i < len(c.waiting) && !c.stopped; {
 		slot := slices.Index(c.slots, nil)
 		if slot < 0 || c.running() >= c.most() {
 			break
 		}
 		a := c.waiting[i]
-		if limit := int(a.job.GetSpec().GetPerNodeMax()); limit > 0 && c.runningOf(a.key.Job) >= limit {
+		if !c.mayStart(a) {
 			i++
 			continue
 		}
-		c.waiting = slices.Delete(c.waiting, i, i+1)
+		c.unqueue(a)
 		c.slots[slot] = a
 		a.slot, a.since = slot+1, now
 		c.pace.moved = now
 		c.effects.Start = append(c.effects.Start, Start{Key: a.key, Slot: a.slot, Attempt: a.msg, Job: a.job})
 	}
+	c.turn()
 	c.pace.now = now
 	c.grant()
 }
@@ -430,8 +449,8 @@ func (c *Core) runningOf(job banyan.JobID) int {
 // rejectWaiting hands back what waits beyond keep, the newest first.
 func (c *Core) rejectWaiting(keep int) {
 	for i := len(c.waiting) - 1; i >= keep; i-- {
-		if a := c.waiting[i]; c.owner(a) != nil {
-			c.waiting = slices.Delete(c.waiting, i, i+1)
+		if a := c.waiting[i]; c.owner(a) != nil && (a != c.turns || c.drains()) {
+			c.unqueue(a)
 			c.reject(a)
 		}
 	}
@@ -460,6 +479,9 @@ func (c *Core) kill(a *attempt) {
 }
 
 func (c *Core) unqueue(a *attempt) {
+	if c.turns == a {
+		c.turns = nil
+	}
 	if i := slices.Index(c.waiting, a); i >= 0 {
 		c.waiting = slices.Delete(c.waiting, i, i+1)
 	}

@@ -20,10 +20,11 @@ import (
 //	new slots=2
 //	lead a=1 b=2           who leads which shard
 //	connect N, disconnect N
-//	recv N [demand=D] [say-hello]  lines: job NAME tasks=T [per-node=P], start K…, stop K…, recorded K…, unknown K…
+//	recv N [demand=D] [say-hello]  lines: job NAME tasks=T [per-node=P], start K… [suspect], begin K…, stop K…, recorded K…, unknown K…
 //	finish K… took=MS      the attempts ended by themselves, one after another
 //	handback K             it was killed because the worker stops
 //	scarce K               it could not begin for want of something
+//	lost K                 it ran when the node before ended
 //	tick MS                time passes
 //	drain, undrain, shutdown, held
 //	quiet                  like the rest of the line, but without the messages
@@ -74,6 +75,8 @@ func (s *script) run(d *datadriven.TestData) string {
 		ms, _ := strconv.Atoi(d.CmdArgs[0].Key)
 		s.now += int64(ms) * 1000
 		s.core.Tick(s.now)
+	case "lost":
+		s.core.Lost([]Lost{{key(d.CmdArgs[0].Key), false}})
 	case "drain", "undrain":
 		s.core.Drain(d.Cmd == "drain")
 	case "shutdown":
@@ -130,8 +133,14 @@ func (s *script) messages(b *strings.Builder) {
 		if m.Hello != nil {
 			fmt.Fprintf(b, " hello%s of shards %d", keys(m.Hello.Running), m.Hello.Leads)
 		}
+		for _, l := range m.GetHello().GetLost() {
+			fmt.Fprintf(b, " lost %s", show(l.Key))
+		}
 		if m.Draining {
 			b.WriteString(" draining")
+		}
+		if len(m.Begins) > 0 {
+			fmt.Fprintf(b, " begins%s", keys(m.Begins))
 		}
 		var finished []*peerv1.AttemptKey
 		for _, f := range m.Finished {
@@ -182,11 +191,17 @@ func parse(d *datadriven.TestData) *peerv1.ControllerMessage {
 			m.Jobs = append(m.Jobs, h)
 			continue
 		}
+		suspects := f[len(f)-1] == "suspect"
+		if suspects {
+			f = f[:len(f)-1]
+		}
 		for _, w := range f[1:] {
 			for _, k := range span(w) {
 				switch f[0] {
 				case "start":
-					m.Start = append(m.Start, &peerv1.Attempt{Key: k.proto(), Try: 1})
+					m.Start = append(m.Start, &peerv1.Attempt{Key: k.proto(), Try: 1, Suspect: suspects})
+				case "begin":
+					m.Begin = append(m.Begin, k.proto())
 				case "stop":
 					m.Stop = append(m.Stop, k.proto())
 				case "recorded":

@@ -13,7 +13,7 @@ func (c *Core) Due(node banyan.NodeID) (due, urgent bool) {
 	if x == nil {
 		return false, false
 	}
-	if x.hello || x.told == nil || len(x.rejected) > 0 || int(x.told.Credit) != x.credit || x.told.Draining != c.drains() {
+	if x.hello || c.asks(x) || x.told == nil || len(x.rejected) > 0 || int(x.told.Credit) != x.credit || x.told.Draining != c.drains() {
 		return true, true
 	}
 	for _, a := range c.results {
@@ -43,6 +43,11 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 				m.Hello.Running = append(m.Hello.Running, a.key.proto())
 			}
 		}
+		c.name(x, m.Hello)
+	}
+	if c.asks(x) {
+		c.turns.asked = x.node
+		m.Begins = []*peerv1.AttemptKey{c.turns.key.proto()}
 	}
 	bytes := 0
 	for _, a := range c.results {

@@ -56,7 +56,7 @@ type Leaders interface {
 // Metrics are required.
 type Config struct {
 	Node    banyan.NodeID
-	Slots   int // attempts at once
+	Slots   int // attempts at once; 0: it takes none
 	Runner  Runner
 	Blobs   blob.Store
 	Leaders Leaders
@@ -65,7 +65,10 @@ type Config struct {
 	Dial func(banyan.NodeID) (peerv1connect.PeerClient, error)
 	// Env is what tasks get of the environment where their job sets nothing,
 	// as KEY=value. Nil: PATH, HOME, LANG and the like of this process.
-	Env     []string
+	Env []string
+	// Ledger is the file that says, after this process has ended without
+	// warning, what ran here; "": none.
+	Ledger  string
 	Logger  *slog.Logger
 	Metrics *metric.Set // nil: none
 }
@@ -91,6 +94,7 @@ type Worker struct {
 
 	mu      sync.Mutex
 	core    *Core
+	ledger  *ledger
 	streams map[banyan.NodeID]*stream
 	running map[Key]*running
 
@@ -103,8 +107,8 @@ type Worker struct {
 
 // New checks the configuration and makes a worker that holds nothing.
 func New(cfg Config) (*Worker, error) {
-	if cfg.Slots < 1 || cfg.Slots > banyan.SlotsMax {
-		return nil, banyan.Errorf(banyan.Invalid, "a worker with %d slots: give 1 to %d (SlotsMax)", cfg.Slots, banyan.SlotsMax)
+	if cfg.Slots < 0 || cfg.Slots > banyan.SlotsMax {
+		return nil, banyan.Errorf(banyan.Invalid, "a worker with %d slots: give 0 to %d (SlotsMax)", cfg.Slots, banyan.SlotsMax)
 	}
 	if cfg.Node == 0 || cfg.Runner == nil || cfg.Blobs == nil || cfg.Leaders == nil || cfg.Dial == nil {
 		return nil, banyan.Errorf(banyan.Internal, "the worker's configuration lacks a part")
@@ -123,6 +127,12 @@ func New(cfg Config) (*Worker, error) {
 		running: map[Key]*running{},
 		lively:  make(chan struct{}, 1),
 		meter:   newMeter(cfg.Metrics),
+	}
+	var lost []Lost
+	w.ledger, lost = openLedger(cfg.Ledger, cfg.Logger)
+	w.core.Lost(lost)
+	for _, l := range lost {
+		cfg.Logger.Warn("this node ended without warning while a task ran here", "job", l.Key.Job, "task", l.Key.Task+1, "suspect", l.Suspect)
 	}
 	cfg.Metrics.Read(w.readMeter)
 	return w, nil
@@ -200,6 +210,10 @@ func (w *Worker) act() {
 			r.cancel(errKilled)
 		}
 	}
+	for _, k := range effects.Told {
+		w.ledger.end(k)
+	}
+	w.ledger.begin(effects.Start)
 	for _, s := range effects.Start {
 		w.start(s)
 	}
@@ -242,6 +256,7 @@ var (
 func (w *Worker) shutdown() {
 	w.do(func() {
 		w.core.Stop()
+		w.ledger.planned(w.core.Unrecorded())
 		for _, r := range w.running {
 			r.cancel(errShutdown)
 		}
@@ -258,4 +273,7 @@ func (w *Worker) shutdown() {
 	for _, s := range streams {
 		<-s.done
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ledger.close()
 }
