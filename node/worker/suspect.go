@@ -105,16 +105,8 @@ func (c *Core) full(a *attempt) bool {
 	return n >= limit
 }
 
-// free counts the slots that nothing runs in.
-func (c *Core) free() int {
-	n := 0
-	for _, a := range c.slots {
-		if a == nil {
-			n++
-		}
-	}
-	return n
-}
+// free counts how many attempts may begin now.
+func (c *Core) free() int { return max(0, c.most()-c.running()) }
 
 // asks says whether a controller has yet to be asked to let a suspect begin.
 func (c *Core) asks(x *controller) bool {
