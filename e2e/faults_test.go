@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"banyan"
 	"banyan/node/pki"
 )
 
@@ -210,26 +211,39 @@ func TestFullDisk(t *testing.T) {
 	value := []byte(strings.Repeat("v", 64<<10))
 	key := func(i int) []byte { return fmt.Appendf(nil, "f/%d", i) }
 	acked := 0
-	for ; acked < 1000; acked++ {
+	var refused error
+	for ; acked < 1000 && refused == nil; acked++ {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		_, err := sdk.KV().Put(ctx, key(acked), value)
+		_, refused = sdk.KV().Put(ctx, key(acked), value)
 		cancel()
-		if err != nil {
-			break
-		}
 	}
-	if acked == 0 || acked == 1000 {
+	acked-- // of the refused one
+	if acked == 0 || refused == nil {
 		t.Fatalf("%d writes of 64 KiB fit on 24 MiB", acked)
 	}
-	<-n.done // the node stops rather than go on with a disk it cannot write
-	n.cmd = nil
-	if text := n.output(); !strings.Contains(text, "free") || !strings.Contains(text, small) {
-		t.Errorf("the log does not say where to free space:\n%s", tail(text, 20))
+	if banyan.IsKind(refused, banyan.Exhausted) { // it noticed in time: what makes room goes on
+		if !strings.Contains(refused.Error(), small) {
+			t.Errorf("the refusal does not say where to free space: %v", refused)
+		}
+		acked--
+		if _, err := sdk.KV().Delete(t.Context(), key(acked)); err != nil {
+			t.Errorf("a delete on a low disk: %v", err)
+		}
+	} else {
+		select {
+		case <-n.done: // the node stops rather than go on with a disk it cannot write
+		case <-time.After(time.Minute):
+			t.Fatalf("a put failed (%v), and the node goes on", refused)
+		}
+		n.cmd = nil
+		if text := n.output(); !strings.Contains(text, "free") || !strings.Contains(text, small) {
+			t.Errorf("the log does not say where to free space:\n%s", tail(text, 20))
+		}
+		if err := mountTmpfs(small, "remount,size=96m"); err != nil {
+			t.Fatal(err)
+		}
+		n.restart()
 	}
-	if err := mountTmpfs(small, "remount,size=96m"); err != nil {
-		t.Fatal(err)
-	}
-	n.restart()
 	for i := range acked {
 		if kv, err := sdk.KV().Get(t.Context(), key(i)); err != nil || !bytes.Equal(kv.Value, value) {
 			t.Fatalf("acknowledged f/%d is lost: %v", i, err)
