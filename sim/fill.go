@@ -25,7 +25,7 @@ type fill struct {
 // what is written at a time.
 const (
 	fillRoom  = 256 << 10
-	fillMark  = 256 << 10
+	fillMark  = 1 << 20 // of several looks, as a real one
 	fillValue = 4 << 10
 	fillEvery = 4 * time.Millisecond
 )
