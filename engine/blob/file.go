@@ -44,7 +44,10 @@ func Write(ctx context.Context, s Store, r io.Reader) (chunks []banyan.Hash, siz
 			rerr = banyan.Errorf(banyan.Exhausted, "a file may have at most %d bytes (BlobBytesMax)", int64(banyan.BlobBytesMax))
 		}
 		if rerr == io.EOF { //nolint:errorlint // a stream that broke may wrap EOF: only the bare one is the end
-			return chunks, size, g.Wait()
+			if err := g.Wait(); err != nil {
+				return nil, 0, err // nobody may refer to a chunk that was not written
+			}
+			return chunks, size, nil
 		}
 		if rerr != nil {
 			return nil, 0, cmp.Or(g.Wait(), rerr)

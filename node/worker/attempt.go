@@ -260,7 +260,8 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 }
 
 // keep puts an output into the result: small ones whole, others as a blob, and
-// no more than the most.
+// no more than the most. If it cannot be stored, the result refers to no chunks
+// and says how much there was.
 func (w *Worker) keep(ctx context.Context, o exec.Output, size, most int64, to *banyanv1.Output) error {
 	if size > most {
 		size, to.Truncated = most, true
@@ -271,13 +272,21 @@ func (w *Worker) keep(ctx context.Context, o exec.Output, size, most int64, to *
 	}
 	r := io.NewSectionReader(o, 0, size)
 	if size <= banyan.OutputInlineMax {
-		to.Inline = make([]byte, size)
-		_, err := io.ReadFull(r, to.Inline)
-		return err
+		inline := make([]byte, size)
+		if _, err := io.ReadFull(r, inline); err != nil {
+			to.Truncated = true
+			return err
+		}
+		to.Inline = inline
+		return nil
 	}
 	chunks, _, err := blob.Write(ctx, w.blobs, r)
+	if err != nil {
+		to.Truncated = true
+		return err
+	}
 	to.Chunks = rawHashes(chunks)
-	return err
+	return nil
 }
 
 // patient tries again while too few nodes answer.

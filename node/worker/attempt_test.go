@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -317,5 +318,43 @@ func TestPatience(t *testing.T) {
 	w.blobs = patient{&flaky{calls: -1000}, 0}
 	if r := try(w, &banyanv1.JobSpec{Command: shell("head -c 5000 /dev/zero")}); r.State != banyanv1.TaskState_TASK_STATE_FAILED || !strings.Contains(r.Error, "could not be stored") {
 		t.Errorf("%v", r)
+	}
+}
+
+// fullStore is a blob store whose disk is full behind the first chunks.
+type fullStore struct {
+	blob.Memory
+	mu   sync.Mutex
+	room int
+}
+
+func (f *fullStore) Put(ctx context.Context, h banyan.Hash, data []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.room--; f.room < 0 {
+		return banyan.Errorf(banyan.Exhausted, "disk full on node n2: free space")
+	}
+	return f.Memory.Put(ctx, h, data)
+}
+
+// TestDiskFullUnderOutputs: what could not be stored is not referred to, be it an
+// output or a returned file, and the result says why.
+func TestDiskFullUnderOutputs(t *testing.T) {
+	for _, c := range []struct {
+		spec *banyanv1.JobSpec
+		room int
+	}{
+		{&banyanv1.JobSpec{Command: shell("head -c 5000 /dev/zero")}, 0},
+		{&banyanv1.JobSpec{Command: shell("head -c 5000000 /dev/zero")}, 1},
+		{&banyanv1.JobSpec{Command: shell("head -c 5000 /dev/zero >f"), Return: []string{"f"}}, 0},
+	} {
+		w := newWorker(t, Config{Blobs: &fullStore{room: c.room}})
+		r := try(w, c.spec)
+		if r.State != banyanv1.TaskState_TASK_STATE_FAILED || !strings.Contains(r.Error, "disk full on node n2") {
+			t.Errorf("%v", r)
+		}
+		if out := r.Stdout; len(out.Chunks) > 0 || len(r.Returned) > 0 || out.Bytes > 0 && !out.Truncated {
+			t.Errorf("the result refers to what was not stored: %v", r)
+		}
 	}
 }
