@@ -63,10 +63,10 @@ func benchSubmit(ctx context.Context, args []string) error {
 
 func submitJob(ctx context.Context, c *client.Client, command []string, n int) (banyan.JobID, error) {
 	id := banyan.NewJobID(time.Now().UnixMilli(), rand.Uint32())
-	spec := &banyanv1.JobSpec{Name: "bench", Command: &banyanv1.Command{Args: command}}
+	spec := &banyanv1.JobSpec{Name: "bench", Command: banyanv1.NewCommand(command...)}
 	_, err := c.Jobs().Submit(ctx, id, spec, func(yield func(*banyanv1.Input) bool) {
 		for i := range n {
-			if !yield(&banyanv1.Input{Columns: []string{fmt.Sprint(i)}}) {
+			if !yield(banyanv1.NewInput(fmt.Sprint(i))) {
 				return
 			}
 		}

@@ -239,7 +239,7 @@ func (a *app) tasks() cobra.CompletionFunc {
 		}
 		results, _ := failuresFirst(ctx, s, id, candidatesMax, false)
 		for _, r := range results {
-			if !c.add(num(uint64(r.Task)+1), taskState(r.State), strings.Join(r.Input.GetColumns(), " ")) {
+			if !c.add(num(uint64(r.Task)+1), taskState(r.State), columns(r.Input)) {
 				return
 			}
 		}

@@ -228,9 +228,9 @@ func (d *demo) render(ctx context.Context) error {
 	frame := append([]string{d.exe, "film", "frame", "--frame", "{}", "--of", strconv.Itoa(d.frames), "--out", "frame-{}.png"}, size...)
 	spec := &banyanv1.JobSpec{
 		Name:        "film",
-		Command:     &banyanv1.Command{Args: frame},
-		Then:        &banyanv1.Command{Args: []string{d.exe, "film", "join", ".", "--out", filepath.Base(d.out)}},
-		Return:      []string{"frame-{}.png"},
+		Command:     banyanv1.NewCommand(frame...),
+		Then:        banyanv1.NewCommand(d.exe, "film", "join", ".", "--out", filepath.Base(d.out)),
+		Return:      banyanv1.Bytes("frame-{}.png"),
 		AttemptsMax: 1,
 	}
 	numbers := &inputs{groups: [][][]string{nil}, count: d.frames, columns: 1}

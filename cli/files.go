@@ -119,7 +119,7 @@ func upload(ctx context.Context, s *session, spec *banyanv1.JobSpec, files []sen
 			if !isTemplate(p) {
 				p = sentName(p)
 			}
-			spec.SendTemplates = append(spec.SendTemplates, p)
+			spec.SendTemplates = append(spec.SendTemplates, []byte(p))
 		}
 	}
 	return nil

@@ -23,7 +23,7 @@ func result(task uint32, code int32, out, errs string) *banyanv1.TaskResult {
 		Task: task, Attempt: 1, State: banyanv1.TaskState_TASK_STATE_SUCCEEDED, ExitCode: code, Node: 1,
 		Stdout: &banyanv1.Output{Bytes: int64(len(out)), Inline: []byte(out)},
 		Stderr: &banyanv1.Output{Bytes: int64(len(errs)), Inline: []byte(errs)},
-		Input:  &banyanv1.Input{Columns: []string{fmt.Sprintf("in%d", task+1)}},
+		Input:  banyanv1.NewInput(fmt.Sprintf("in%d", task+1)),
 	}
 	if code != 0 {
 		r.State = banyanv1.TaskState_TASK_STATE_FAILED
@@ -66,7 +66,7 @@ func TestRunPrintsEachResultOnce(t *testing.T) {
 		if out != c.out || errs != c.errs || code != 0 {
 			t.Errorf("run %s: exit %d\n%q, want\n%q\n%q, want %q", c.flags, code, out, c.out, errs, c.errs)
 		}
-		if len(f.inputs) != 3 || f.inputs[2].Columns[0] != "in3" || len(f.spec.Command.Args) != 1 || f.spec.Command.Shell {
+		if len(f.inputs) != 3 || string(f.inputs[2].Columns[0]) != "in3" || len(f.spec.Command.Args) != 1 || f.spec.Command.Shell {
 			t.Errorf("submitted %v with %v", f.spec, f.inputs)
 		}
 	}
@@ -142,7 +142,7 @@ func TestReturnedFilesComeBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &banyanv1.FileRef{Path: name, Mode: 0o644, Size: size, Chunks: chunks}
+		return &banyanv1.FileRef{Path: []byte(name), Mode: 0o644, Size: size, Chunks: chunks}
 	}
 	r := result(0, 0, "", "")
 	r.Returned = []*banyanv1.FileRef{ref("sub/one.txt", "content")}
@@ -154,14 +154,14 @@ func TestReturnedFilesComeBack(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 
-	r.Returned[0].Path = "../escape.txt"
+	r.Returned[0].Path = []byte("../escape.txt")
 	_, errs, code := do(t, s, "run", "--return", "*.txt", "--outdir", filepath.Join(dir, "sub"), "x", ":::", "1")
 	if _, err := os.Stat(filepath.Join(dir, "escape.txt")); code != 255 || err == nil || !strings.Contains(errs, "leads out of") {
 		t.Errorf("exit %d: a file was written outside: %s", code, errs)
 	}
 
 	// With --then the pieces stay in the cluster and the whole comes back.
-	r.Returned[0].Path = "piece.txt"
+	r.Returned[0].Path = []byte("piece.txt")
 	f.follow[0].ThenResult = &banyanv1.TaskResult{Task: 1, State: banyanv1.TaskState_TASK_STATE_SUCCEEDED, Returned: []*banyanv1.FileRef{ref("whole.txt", "whole")}}
 	if _, errs, code := do(t, s, "run", "--return", "*.txt", "--then", "cat *", "--outdir", dir, "x", ":::", "1"); code != 0 {
 		t.Fatalf("exit %d: %s", code, errs)
@@ -184,7 +184,7 @@ func TestNoReturnedFileOverwritesAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := result(uint32(i), 0, "", "")
-		r.Returned = []*banyanv1.FileRef{{Path: "same", Mode: 0o644, Size: size, Chunks: chunks}}
+		r.Returned = []*banyanv1.FileRef{{Path: []byte("same"), Mode: 0o644, Size: size, Chunks: chunks}}
 		rs = append(rs, r)
 	}
 	f.follow = []*banyanv1.FollowResponse{message(3, 3, 0, succeeded, rs...)}
@@ -210,15 +210,15 @@ func TestSentFilesAreNamedRelatively(t *testing.T) {
 	}
 	var names []string
 	for _, r := range f.spec.Send {
-		names = append(names, r.Path)
+		names = append(names, string(r.Path))
 	}
 	if got := strings.Join(names, " "); got != "a.txt b.txt d/e/f d/g" {
 		t.Errorf("sent %s", got)
 	}
-	if got := strings.Join(f.spec.SendTemplates, " "); got != "{} d" {
+	if got := strings.Join(banyanv1.Strings(f.spec.SendTemplates), " "); got != "{} d" {
 		t.Errorf("templates %s", got)
 	}
-	if f.spec.WorkDir != "" {
+	if len(f.spec.WorkDir) > 0 {
 		t.Errorf("tasks with files of their own run in %s", f.spec.WorkDir)
 	}
 }
@@ -400,7 +400,7 @@ func TestAFileThatWasNotSentIsNoticed(t *testing.T) {
 		{"", nil, []string{"there.log", "dir", full, ""}, ""}, // a full path may be there
 	} {
 		in := &inputs{count: 2, groups: [][][]string{{c.row, {"here.log"}}}}
-		if got := leftHere(&banyanv1.JobSpec{WorkDir: c.workDir}, c.sent, in); got != c.want {
+		if got := leftHere(&banyanv1.JobSpec{WorkDir: []byte(c.workDir)}, c.sent, in); got != c.want {
 			t.Errorf("%+v: %q", c, got)
 		}
 	}

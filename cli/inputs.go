@@ -246,7 +246,7 @@ func (in *inputs) row(i uint32) []string {
 func (in *inputs) messages() iter.Seq[*banyanv1.Input] {
 	return func(yield func(*banyanv1.Input) bool) {
 		for row := range in.all() {
-			if !yield(&banyanv1.Input{Columns: row}) {
+			if !yield(banyanv1.NewInput(row...)) {
 				return
 			}
 		}

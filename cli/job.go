@@ -121,7 +121,7 @@ func (a *app) printJob(j *banyanv1.Job, results []*banyanv1.TaskResult, hint str
 	p := j.GetProgress()
 	w := a.Out
 	fmt.Fprintln(w, strings.TrimSpace("Job        "+j.Id+"  "+j.GetSpec().GetName()))
-	fmt.Fprintf(w, "Command    %s\n", abbreviate(strings.Join(j.GetSpec().GetCommand().GetArgs(), " "), 100))
+	fmt.Fprintf(w, "Command    %s\n", abbreviate(commandText(j), 100))
 	fmt.Fprintf(w, "State      %s\n", jobState(j.State))
 	fmt.Fprintf(w, "Submitted  %s\n", when(j.SubmitMs, a.now()))
 	if j.EndMs > 0 {
@@ -173,7 +173,7 @@ func printTasks(w io.Writer, job string, results []*banyanv1.TaskResult, hint st
 		if rank(r) == 0 && failed == 0 {
 			failed = r.Task + 1
 		}
-		input := abbreviate(strings.Join(r.Input.GetColumns(), " "), 50)
+		input := abbreviate(columns(r.Input), 50)
 		if r.Error != "" {
 			input += "  (" + oneLine(r.Error) + ")"
 		}

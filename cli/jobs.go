@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ type jobNode struct {
 func newJobJSON(j *banyanv1.Job) jobJSON {
 	p := j.GetProgress()
 	out := jobJSON{
-		ID: j.Id, Name: j.GetSpec().GetName(), Command: j.GetSpec().GetCommand().GetArgs(), Shell: j.GetSpec().GetCommand().GetShell(),
+		ID: j.Id, Name: j.GetSpec().GetName(), Command: banyanv1.Strings(j.GetSpec().GetCommand().GetArgs()), Shell: j.GetSpec().GetCommand().GetShell(),
 		State: jobState(j.State), Tasks: j.Tasks, Pending: p.GetPending(), Running: p.GetRunning(), Succeeded: p.GetSucceeded(),
 		Failed: p.GetFailed(), Retried: p.GetRetried(), Repeated: p.GetRepeated(), RatePerS: p.GetRatePerS(),
 		SubmitMs: j.SubmitMs, EndMs: j.EndMs, Shard: j.Shard,
@@ -172,10 +173,15 @@ func (a *app) printJobs(f format, jobs []*banyanv1.Job, more bool) error {
 	return t.print(a.Out)
 }
 
+// commandText is a job's command with its arguments, as bytes.
+func commandText(j *banyanv1.Job) string {
+	return string(bytes.Join(j.GetSpec().GetCommand().GetArgs(), []byte(" ")))
+}
+
 // jobName is a job's name, or else its command.
 func jobName(j *banyanv1.Job) string {
 	if n := j.GetSpec().GetName(); n != "" {
 		return abbreviate(n, 40)
 	}
-	return abbreviate(strings.Join(j.GetSpec().GetCommand().GetArgs(), " "), 40)
+	return abbreviate(commandText(j), 40)
 }

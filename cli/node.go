@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"os"
 
 	"banyan"
 	"banyan/client"
@@ -11,7 +12,7 @@ import (
 
 // startLane runs a node in a locked lane until the session is closed.
 func (a *app) startLane(ctx context.Context, ln *lane, slots int, hint string) (*session, error) {
-	srv, err := server.New(server.Config{Dir: ln.path(ln.n), Embedded: true, Slots: slots, Name: "local"})
+	srv, err := server.New(server.Config{Dir: ln.path(ln.n), Embedded: true, Slots: slots, Name: "local", TaskEnv: os.Environ()})
 	if banyan.IsKind(err, banyan.Corrupt) {
 		err = banyan.Errorf(banyan.Corrupt, "%w; the jobs run without a cluster are kept there: to go on without these, move %s away", err, ln.path(ln.n))
 	}

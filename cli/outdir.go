@@ -29,7 +29,7 @@ type asked struct {
 
 // names gives what is asked of one task, expanded.
 func (a asked) names(t *banyanv1.TaskResult) []string {
-	columns := t.Input.GetColumns()
+	columns := banyanv1.Strings(t.Input.GetColumns())
 	if a.row != nil {
 		columns = a.row(t.Task)
 	}
@@ -66,7 +66,7 @@ func (r *returned) sort(t *banyanv1.TaskResult, names []string) (mine []*banyanv
 		r.seed, r.by = maphash.MakeSeed(), map[uint64]returner{}
 	}
 	for _, ref := range t.Returned {
-		p := ref.GetPath()
+		p := string(ref.GetPath())
 		if why := unsafe(p); why != "" || !job.Returns(names, p) {
 			if why == "" {
 				why = "no --return names it"
@@ -96,12 +96,13 @@ func (r *returned) sort(t *banyanv1.TaskResult, names []string) (mine []*banyanv
 // ones are not written: no user would see that they came.
 func (r *returned) sortThen(t *banyanv1.TaskResult) (mine []*banyanv1.FileRef, refused []refusal) {
 	for _, ref := range t.Returned {
-		why := unsafe(ref.GetPath())
-		if why == "" && slices.ContainsFunc(strings.Split(ref.GetPath(), "/"), func(c string) bool { return strings.HasPrefix(c, ".") }) {
+		p := string(ref.GetPath())
+		why := unsafe(p)
+		if why == "" && slices.ContainsFunc(strings.Split(p, "/"), func(c string) bool { return strings.HasPrefix(c, ".") }) {
 			why = "hidden files of a --then step do not come back"
 		}
 		if why != "" {
-			refused = append(refused, refusal{ref.GetPath(), why + ": it was not written"})
+			refused = append(refused, refusal{p, why + ": it was not written"})
 			r.alien++
 			continue
 		}
@@ -167,7 +168,7 @@ func (d *outDir) fetch(ctx context.Context, read chunkReader, refs []*banyanv1.F
 		return err
 	}
 	for _, ref := range refs {
-		local := filepath.FromSlash(ref.GetPath())
+		local := filepath.FromSlash(string(ref.GetPath()))
 		if st, err := d.root.Stat(local); missing && err == nil && st.Size() == ref.Size {
 			continue
 		}

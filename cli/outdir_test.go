@@ -21,7 +21,7 @@ func liar(t *testing.T) (*fakeJobs, *session, func(name string) *banyanv1.FileRe
 		t.Fatal(err)
 	}
 	return f, s, func(name string) *banyanv1.FileRef {
-		return &banyanv1.FileRef{Path: name, Mode: 0o644, Size: size, Chunks: chunks}
+		return &banyanv1.FileRef{Path: []byte(name), Mode: 0o644, Size: size, Chunks: chunks}
 	}
 }
 

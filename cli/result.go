@@ -38,7 +38,7 @@ type resultJSON struct {
 
 func newResultJSON(r *banyanv1.TaskResult) resultJSON {
 	j := resultJSON{
-		Seq: r.Task + 1, Input: r.Input.GetColumns(), State: taskState(r.State), ExitCode: r.ExitCode,
+		Seq: r.Task + 1, Input: banyanv1.Strings(r.Input.GetColumns()), State: taskState(r.State), ExitCode: r.ExitCode,
 		Signal: r.Signal, Error: r.Error, Attempt: r.Attempt, Slot: r.Slot,
 		StartMs: r.StartMs, DurationUs: r.DurationUs,
 		StdoutBytes: r.Stdout.GetBytes(), StderrBytes: r.Stderr.GetBytes(),
@@ -53,7 +53,7 @@ func newResultJSON(r *banyanv1.TaskResult) resultJSON {
 		j.Input = []string{}
 	}
 	for _, f := range r.Returned {
-		j.Returned = append(j.Returned, f.Path)
+		j.Returned = append(j.Returned, string(f.Path))
 	}
 	return j
 }
@@ -96,7 +96,7 @@ func (p *printer) result(ctx context.Context, r *banyanv1.TaskResult, then bool)
 	}
 	tag := ""
 	if p.tag && !then {
-		tag = strings.Join(r.Input.GetColumns(), " ") + "\t"
+		tag = columns(r.Input) + "\t"
 	}
 	if err := p.output(ctx, p.out, r.Stdout, tag); err != nil {
 		return err
@@ -141,11 +141,16 @@ func leftovers(r *banyanv1.TaskResult) string {
 	return strings.Join(names, ", ")
 }
 
+// columns is an input with blanks between its columns, as bytes.
+func columns(in *banyanv1.Input) string {
+	return string(bytes.Join(in.GetColumns(), []byte(" ")))
+}
+
 func taskName(r *banyanv1.TaskResult, then bool) string {
 	if then {
 		return "the --then step"
 	}
-	return fmt.Sprintf("task %d (%s)", r.Task+1, abbreviate(strings.Join(r.Input.GetColumns(), " "), 40))
+	return fmt.Sprintf("task %d (%s)", r.Task+1, abbreviate(columns(r.Input), 40))
 }
 
 // abbreviate shortens s to at most n characters on one line.

@@ -187,17 +187,17 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 	}
 	spec := &banyanv1.JobSpec{
 		Name:        f.name,
-		Command:     &banyanv1.Command{Args: command, Shell: isShell(command)},
+		Command:     &banyanv1.Command{Args: banyanv1.Bytes(command...), Shell: isShell(command)},
 		Env:         vars,
 		AttemptsMax: uint32(f.retries),
 		TimeoutMs:   timeoutMs,
 
 		OutputBytesMax: outputMax,
-		Return:         f.returns,
-		WorkDir:        f.workdir,
+		Return:         banyanv1.Bytes(f.returns...),
+		WorkDir:        []byte(f.workdir),
 	}
 	if f.then != "" {
-		spec.Then = &banyanv1.Command{Args: []string{f.then}, Shell: true}
+		spec.Then = banyanv1.NewShell(f.then)
 	}
 	return spec, nil
 }
@@ -289,9 +289,6 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if err := setWorkDir(f, spec, s.local); err != nil {
 		return err
 	}
-	if s.local {
-		inherit(spec, os.Environ())
-	}
 	if err := job.Validate(spec); err != nil {
 		return err
 	}
@@ -318,7 +315,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 
 // leftHere names a file of the first input that the cluster's nodes were not given.
 func leftHere(spec *banyanv1.JobSpec, sent []string, in *inputs) string {
-	if spec.WorkDir != "" || len(sent) > 0 {
+	if len(spec.WorkDir) > 0 || len(sent) > 0 {
 		return ""
 	}
 	for row := range in.all() {
@@ -335,14 +332,15 @@ func leftHere(spec *banyanv1.JobSpec, sent []string, in *inputs) string {
 // setWorkDir makes tasks of an embedded node run where the user is, unless
 // files come and go with them.
 func setWorkDir(f *runFlags, spec *banyanv1.JobSpec, local bool) error {
-	var err error
+	dir, err := f.workdir, error(nil)
 	switch {
-	case spec.WorkDir == "" && local && len(f.send) == 0 && len(f.returns) == 0 && f.then == "":
-		spec.WorkDir, err = os.Getwd()
-	case spec.WorkDir != "" && local:
-		spec.WorkDir, err = filepath.Abs(spec.WorkDir)
-	case spec.WorkDir != "" && !filepath.IsAbs(spec.WorkDir) && !strings.HasPrefix(spec.WorkDir, "/"):
-		return usage("bad --workdir %q: on a cluster it is an absolute path, there on every node", spec.WorkDir)
+	case dir == "" && local && len(f.send) == 0 && len(f.returns) == 0 && f.then == "":
+		dir, err = os.Getwd()
+	case dir != "" && local:
+		dir, err = filepath.Abs(dir)
+	case dir != "" && !filepath.IsAbs(dir) && !strings.HasPrefix(dir, "/"):
+		return usage("bad --workdir %q: on a cluster it is an absolute path, there on every node", dir)
 	}
+	spec.WorkDir = []byte(dir)
 	return err
 }

@@ -56,12 +56,9 @@ func parseTimeout(s string) (int64, error) {
 	}
 }
 
-// parseEnv reads NAME=VALUE, or NAME to be passed on. It is nil when empty.
-func parseEnv(list []string, lookup func(string) string) (map[string]string, error) {
-	if len(list) == 0 {
-		return nil, nil
-	}
-	env := make(map[string]string, len(list))
+// parseEnv reads NAME=VALUE, or NAME to be passed on; of two the last counts.
+func parseEnv(list []string, lookup func(string) string) (env [][]byte, err error) {
+	at := make(map[string]int, len(list))
 	bytes := 0
 	for _, s := range list {
 		name, value, given := strings.Cut(s, "=")
@@ -71,34 +68,19 @@ func parseEnv(list []string, lookup func(string) string) (map[string]string, err
 		if !given {
 			value = lookup(name)
 		}
-		env[name] = value
+		if i, ok := at[name]; ok {
+			bytes -= len(env[i]) + 1
+			env[i] = []byte(name + "=" + value)
+		} else {
+			at[name] = len(env)
+			env = append(env, []byte(name+"="+value))
+		}
 		bytes += len(name) + len(value) + 2
 	}
 	if bytes > banyan.EnvBytesMax {
 		return nil, banyan.Errorf(banyan.Exhausted, "--env is %d bytes, a job's environment at most %d: put it into a file and --send it", bytes, banyan.EnvBytesMax)
 	}
 	return env, nil
-}
-
-// inherit gives the tasks of a node inside this command the user's environment,
-// as GNU parallel does, under what --env says. Variables are taken, in their
-// order, as long as there is room for them in a job.
-func inherit(spec *banyanv1.JobSpec, environ []string) {
-	if spec.Env == nil {
-		spec.Env = map[string]string{}
-	}
-	room := banyan.EnvBytesMax
-	for k, v := range spec.Env {
-		room -= len(k) + len(v) + 2
-	}
-	for _, kv := range environ {
-		k, v, _ := strings.Cut(kv, "=")
-		if _, given := spec.Env[k]; given || k == "" || len(k)+len(v)+2 > room {
-			continue
-		}
-		spec.Env[k] = v
-		room -= len(k) + len(v) + 2
-	}
 }
 
 // parallelism is what -j says: a number, or percents of the cores.

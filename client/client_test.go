@@ -409,7 +409,7 @@ func TestFollowGivesEveryResultOnce(t *testing.T) {
 	tasks := 20
 	inputs := func(yield func(*banyanv1.Input) bool) {
 		for i := range tasks {
-			if !yield(&banyanv1.Input{Columns: []string{fmt.Sprint(i)}}) {
+			if !yield(banyanv1.NewInput(fmt.Sprint(i))) {
 				return
 			}
 		}
@@ -453,7 +453,7 @@ func TestSubmitIsRepeatedWhole(t *testing.T) {
 	long := strings.Repeat("x", 100<<10)
 	n, err := cl.Jobs().Submit(t.Context(), banyan.NewJobID(1, 1), &banyanv1.JobSpec{Name: "big"}, func(yield func(*banyanv1.Input) bool) {
 		for range 50 {
-			if !yield(&banyanv1.Input{Columns: []string{long}}) {
+			if !yield(banyanv1.NewInput(long)) {
 				return
 			}
 		}
@@ -468,7 +468,7 @@ func TestSubmitIsRepeatedWhole(t *testing.T) {
 	c.mu.Lock()
 	c.fail = func(string) error { return banyan.Errorf(banyan.Invalid, "bad spec") }
 	c.mu.Unlock()
-	_, err = cl.Jobs().Submit(t.Context(), banyan.NewJobID(1, 2), &banyanv1.JobSpec{}, slices.Values([]*banyanv1.Input{{Columns: []string{long}}}))
+	_, err = cl.Jobs().Submit(t.Context(), banyan.NewJobID(1, 2), &banyanv1.JobSpec{}, slices.Values([]*banyanv1.Input{{Columns: banyanv1.Bytes(long)}}))
 	wantError(t, "refused while sending", err, banyan.Invalid, "bad spec")
 }
 
@@ -664,5 +664,15 @@ func TestWritesSayWhatWasKnown(t *testing.T) {
 	}
 	if _, err := c.open(t).KV().Delete(t.Context(), []byte("b")); err != nil || gets() != 2 {
 		t.Errorf("another client has asked %d times, %v", gets()-1, err)
+	}
+}
+
+// TestAMessageThatCannotBeMadeIsSaid: the error names the job and not the node,
+// and no other node is asked.
+func TestAMessageThatCannotBeMadeIsSaid(t *testing.T) {
+	cl := newCluster(t, 1).open(t)
+	_, err := cl.Jobs().Submit(t.Context(), banyan.NewJobID(1, 2), &banyanv1.JobSpec{Name: "caf\xe9", Command: banyanv1.NewCommand("true")}, slices.Values([]*banyanv1.Input{banyanv1.NewInput("x")}))
+	if !banyan.IsKind(err, banyan.Invalid) || !strings.Contains(err.Error(), "cannot be sent") {
+		t.Errorf("%v", err)
 	}
 }

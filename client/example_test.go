@@ -108,8 +108,8 @@ func ExampleJobs() {
 	ctx := context.Background()
 
 	id := banyan.NewJobID(1700000000000, 1) // time.Now().UnixMilli(), rand.Uint32()
-	spec := &banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"gzip", "-9", "{}"}}}
-	inputs := []*banyanv1.Input{{Columns: []string{"a.log"}}, {Columns: []string{"b.log"}}}
+	spec := &banyanv1.JobSpec{Command: banyanv1.NewCommand("gzip", "-9", "{}")}
+	inputs := []*banyanv1.Input{{Columns: banyanv1.Bytes("a.log")}, {Columns: banyanv1.Bytes("b.log")}}
 
 	tasks, err := c.Jobs().Submit(ctx, id, spec, slices.Values(inputs))
 	fmt.Println(tasks, err)

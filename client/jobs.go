@@ -13,6 +13,7 @@ import (
 	"banyan/obs"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 )
 
 // Jobs submits jobs and follows them.
@@ -36,8 +37,11 @@ func (j Jobs) Submit(ctx context.Context, id banyan.JobID, spec *banyanv1.JobSpe
 	err = j.c.try(ctx, []byte(id), submitPatience, func(ctx context.Context, n *node) error {
 		stream := n.jobs.Submit(ctx)
 		obs.ToHeader(ctx, stream.RequestHeader())
-		sendInputs(stream, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec, Nonce: nonce}, inputs)
+		unmade := sendInputs(stream, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec, Nonce: nonce}, inputs)
 		reply, err := stream.CloseAndReceive()
+		if unmade != nil {
+			return unmade
+		}
 		if err == nil {
 			tasks = reply.Msg.Tasks
 		}
@@ -47,8 +51,18 @@ func (j Jobs) Submit(ctx context.Context, id banyan.JobID, spec *banyanv1.JobSpe
 }
 
 // sendInputs sends a submission in messages of some size. It stops when the
-// stream has ended; the answer says why.
-func sendInputs(stream *connect.ClientStreamForClient[banyanv1.SubmitRequest, banyanv1.SubmitResponse], req *banyanv1.SubmitRequest, inputs iter.Seq[*banyanv1.Input]) {
+// stream has ended, and the answer says why. Its error says that a message could
+// not be made: no node is to blame, and none can help.
+func sendInputs(stream *connect.ClientStreamForClient[banyanv1.SubmitRequest, banyanv1.SubmitResponse], req *banyanv1.SubmitRequest, inputs iter.Seq[*banyanv1.Input]) error {
+	send := func() (ended bool, unmade error) {
+		if err := stream.Send(req); err == nil {
+			return false, nil
+		}
+		if _, err := proto.Marshal(req); err != nil {
+			return true, banyan.Errorf(banyan.Invalid, "the job cannot be sent: %w: what is text, such as its name, must be UTF-8", err)
+		}
+		return true, nil
+	}
 	size := 0
 	for in := range inputs {
 		req.Inputs = append(req.Inputs, in)
@@ -56,15 +70,17 @@ func sendInputs(stream *connect.ClientStreamForClient[banyanv1.SubmitRequest, ba
 			size += len(column) + 8
 		}
 		if size >= submitBytes {
-			if stream.Send(req) != nil {
-				return
+			if ended, err := send(); ended {
+				return err
 			}
 			req, size = &banyanv1.SubmitRequest{}, 0
 		}
 	}
 	if len(req.Inputs) > 0 || req.Spec != nil {
-		_ = stream.Send(req) // the answer says why
+		_, err := send()
+		return err
 	}
+	return nil
 }
 
 // Get describes a job.

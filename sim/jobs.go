@@ -59,7 +59,7 @@ func (w *world) addJob(i int) {
 		}
 		s.shard = w.shardOf([]byte(s.id))
 		spec := &banyanv1.JobSpec{
-			Command:     &banyanv1.Command{Args: []string{"true"}},
+			Command:     banyanv1.NewCommand("true"),
 			AttemptsMax: uint32(d.IntN(4)), PerNodeMax: uint32(d.IntN(3)),
 		}
 		if d.chance(0.3) {

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"banyan"
@@ -100,10 +101,10 @@ func (in *Inputs) Input(i int) *banyanv1.Input {
 	b := in.b[in.at[i]:]
 	columns, n := binary.Uvarint(b)
 	b = b[n:]
-	out := &banyanv1.Input{Columns: make([]string, columns)}
+	out := &banyanv1.Input{Columns: make([][]byte, columns)}
 	for c := range out.Columns {
 		size, n := binary.Uvarint(b)
-		out.Columns[c] = string(b[n : n+int(size)])
+		out.Columns[c] = bytes.Clone(b[n : n+int(size)])
 		b = b[n+int(size):]
 	}
 	return out

@@ -90,7 +90,7 @@ func TestPlusStrings(t *testing.T) {
 // TestWhatIsNotSupportedIsRefused: taken literally, all tasks would write to one name.
 func TestWhatIsNotSupportedIsRefused(t *testing.T) {
 	for _, text := range []string{"log.{= $_++ =}", "{0%}", "${host}{host}", "{hgrp}", "{:}", "{uniq}", "{choose_k}", "{%(}", "{//[/}"} {
-		err := Check(&banyanv1.Command{Args: []string{"mv", "log.{}", text}}, 1)
+		err := Check(banyanv1.NewCommand("mv", "log.{}", text), 1)
 		if !banyan.IsKind(err, banyan.Invalid) || !strings.Contains(err.Error(), ": ") {
 			t.Errorf("%s: %v", text, err)
 		}

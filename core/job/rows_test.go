@@ -72,11 +72,11 @@ func TestInputsComeBackAsTheyWere(t *testing.T) {
 	for range 20_000 {
 		in := &banyanv1.Input{}
 		for range 1 + rng.IntN(3) {
-			in.Columns = append(in.Columns, strings.Repeat("x", rng.IntN(40))+fmt.Sprint(rng.Int()))
+			in.Columns = append(in.Columns, []byte(strings.Repeat("x", rng.IntN(40))+fmt.Sprint(rng.Int())))
 		}
 		want = append(want, in)
 	}
-	want = append(want, &banyanv1.Input{Columns: []string{strings.Repeat("y", banyan.InputBytesMax)}}, &banyanv1.Input{Columns: []string{""}})
+	want = append(want, banyanv1.NewInput(strings.Repeat("y", banyan.InputBytesMax)), banyanv1.NewInput(""))
 	var c Chunker
 	var chunks []Chunk
 	for _, in := range want {
@@ -117,7 +117,7 @@ func TestInputsComeBackAsTheyWere(t *testing.T) {
 func TestResultsComeBackAsTheyWere(t *testing.T) {
 	r := &banyanv1.TaskResult{
 		Task: 5, Attempt: 2, State: banyanv1.TaskState_TASK_STATE_FAILED, ExitCode: 3, Node: 4,
-		Stdout: &banyanv1.Output{Bytes: 2, Inline: []byte("ab")}, Input: &banyanv1.Input{Columns: []string{"in"}}, Revision: 9,
+		Stdout: &banyanv1.Output{Bytes: 2, Inline: []byte("ab")}, Input: banyanv1.NewInput("in"), Revision: 9,
 	}
 	meta := Meta{State: r.State, Node: 4, Repeats: 300}
 	b, err := EncodeResult(meta, r)
@@ -151,7 +151,7 @@ func TestResultsComeBackAsTheyWere(t *testing.T) {
 func TestSentFilesAreCutIntoRows(t *testing.T) {
 	var files []*banyanv1.FileRef
 	for i := range banyan.SendFilesMax {
-		files = append(files, &banyanv1.FileRef{Path: fmt.Sprintf("some/directory/of/things/file-%d", i), Mode: 0o644, Size: 9, Chunks: [][]byte{make([]byte, 32)}})
+		files = append(files, &banyanv1.FileRef{Path: fmt.Appendf(nil, "some/directory/of/things/file-%d", i), Mode: 0o644, Size: 9, Chunks: [][]byte{make([]byte, 32)}})
 	}
 	pieces := EncodeSend(files)
 	if len(pieces) < 2 {
@@ -191,7 +191,7 @@ func FuzzRows(f *testing.F) {
 	f.Add(result)
 	f.Add(EncodeHeader(&banyanv1.Job{Id: string(id), Spec: &banyanv1.JobSpec{}}))
 	var c Chunker
-	c.Add(&banyanv1.Input{Columns: []string{"a", "b"}})
+	c.Add(banyanv1.NewInput("a", "b"))
 	chunk, _ := c.Close()
 	f.Add(chunk.Value)
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})

@@ -1,8 +1,10 @@
 package job
 
 import (
+	"bytes"
 	"path"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -32,11 +34,11 @@ func Validate(spec *banyanv1.JobSpec) error {
 	if spec.TimeoutMs < 0 {
 		return banyan.Errorf(banyan.Invalid, "the timeout is negative (%d ms): give 0 for none", spec.TimeoutMs)
 	}
-	if strings.Contains(spec.WorkDir, "\x00") {
-		return banyan.Errorf(banyan.Invalid, "the working directory %q holds a NUL byte, which no path has", spec.WorkDir)
+	if len(spec.WorkDir) > 0 && !absolute(string(spec.WorkDir)) {
+		return banyan.Errorf(banyan.Invalid, "the working directory %.300q is not absolute: nodes cannot know what it is relative to", spec.WorkDir)
 	}
-	if spec.WorkDir != "" && !absolute(spec.WorkDir) {
-		return banyan.Errorf(banyan.Invalid, "the working directory %q is not absolute: nodes cannot know what it is relative to", spec.WorkDir)
+	if err := validateText(spec); err != nil {
+		return err
 	}
 	if err := validateFiles(spec); err != nil {
 		return err
@@ -44,13 +46,40 @@ func Validate(spec *banyanv1.JobSpec) error {
 	return validateSizes(spec)
 }
 
+// validateText checks what must be text, and that what goes to an operating
+// system holds no NUL: there it would end early.
+func validateText(spec *banyanv1.JobSpec) error {
+	if !utf8.ValidString(spec.Name) {
+		return banyan.Errorf(banyan.Invalid, "the job's name %.100q is not UTF-8: a name is text", spec.Name)
+	}
+	if !utf8.ValidString(spec.Traceparent) {
+		return banyan.Errorf(banyan.Invalid, "the traceparent %.100q is not text", spec.Traceparent)
+	}
+	names := make(map[string]bool, len(spec.Env))
+	for _, kv := range spec.Env {
+		k, _, ok := bytes.Cut(kv, []byte("="))
+		if !ok || len(k) == 0 || bytes.IndexByte(kv, 0) >= 0 {
+			return banyan.Errorf(banyan.Invalid, "bad environment variable %.100q: give NAME=VALUE without NUL", k)
+		}
+		if names[string(k)] {
+			return banyan.Errorf(banyan.Invalid, "the environment variable %.100q is there twice", k)
+		}
+		names[string(k)] = true
+	}
+	for _, list := range [][][]byte{spec.Command.GetArgs(), spec.Then.GetArgs(), spec.Return, spec.SendTemplates, {spec.WorkDir}} {
+		for _, b := range list {
+			if bytes.IndexByte(b, 0) >= 0 {
+				return banyan.Errorf(banyan.Invalid, "%.100q holds a NUL byte, which no argument and no path can", b)
+			}
+		}
+	}
+	return nil
+}
+
 func validateSizes(spec *banyanv1.JobSpec) error {
 	env := 0
-	for k, v := range spec.Env {
-		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
-			return banyan.Errorf(banyan.Invalid, "bad environment variable %q: names are not empty and hold no '='", k)
-		}
-		env += len(k) + len(v) + 2
+	for _, kv := range spec.Env {
+		env += len(kv) + 1
 	}
 	small := TrimSpec(spec)
 	for _, l := range []struct {
@@ -79,8 +108,8 @@ func validateSizes(spec *banyanv1.JobSpec) error {
 
 func validateFiles(spec *banyanv1.JobSpec) error {
 	for _, f := range spec.Send {
-		if !localPath(f.GetPath()) {
-			return banyan.Errorf(banyan.Invalid, "bad path %q of a file to send: it must be relative and stay below the working directory", f.GetPath())
+		if !localPath(string(f.GetPath())) {
+			return banyan.Errorf(banyan.Invalid, "bad path %.300q of a file to send: it must be relative and stay below the working directory", f.GetPath())
 		}
 		for _, c := range f.Chunks {
 			if len(c) != len(banyan.Hash{}) {
@@ -88,13 +117,14 @@ func validateFiles(spec *banyanv1.JobSpec) error {
 			}
 		}
 	}
-	for _, r := range spec.Return {
+	for _, b := range spec.Return {
+		r := string(b)
 		if r == "" || !below(r) {
-			return banyan.Errorf(banyan.Invalid, "bad --return %q: give a name or pattern relative to the working directory", r)
+			return banyan.Errorf(banyan.Invalid, "bad --return %.300q: give a name or pattern relative to the working directory", r)
 		}
 	}
 	for _, s := range spec.SendTemplates {
-		if !below(s) {
+		if !below(string(s)) {
 			return banyan.Errorf(banyan.Invalid, "bad template %q of files to send: it must be relative and stay below the working directory", s)
 		}
 	}
@@ -130,15 +160,20 @@ func ValidateInput(spec *banyanv1.JobSpec, in *banyanv1.Input) error {
 	if columns == 0 {
 		return banyan.Errorf(banyan.Invalid, "an input without columns: every task has at least one")
 	}
+	for _, c := range in.Columns {
+		if bytes.IndexByte(c, 0) >= 0 {
+			return banyan.Errorf(banyan.Invalid, "an input holds a NUL byte, which no argument can")
+		}
+	}
 	if n := InputBytes(in); n > banyan.InputBytesMax {
 		return banyan.Errorf(banyan.Exhausted, "an input has %d bytes, the limit is %d (InputBytesMax): put it into a file and send that", n, banyan.InputBytesMax)
 	}
 	if err := Check(spec.Command, columns); err != nil {
 		return err
 	}
-	for _, list := range [][]string{spec.Return, spec.SendTemplates} {
+	for _, list := range [][][]byte{spec.Return, spec.SendTemplates} {
 		for _, s := range list {
-			if err := CheckString(s, columns); err != nil {
+			if err := CheckString(string(s), columns); err != nil {
 				return err
 			}
 		}

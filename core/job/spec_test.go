@@ -9,7 +9,7 @@ import (
 )
 
 func spec(change func(*banyanv1.JobSpec)) *banyanv1.JobSpec {
-	s := &banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"echo", "{}"}}}
+	s := &banyanv1.JobSpec{Command: banyanv1.NewCommand("echo", "{}")}
 	change(s)
 	return s
 }
@@ -20,18 +20,18 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		"no command":           spec(func(s *banyanv1.JobSpec) { s.Command = nil }),
 		"--then":               spec(func(s *banyanv1.JobSpec) { s.Then = &banyanv1.Command{} }),
 		"negative":             spec(func(s *banyanv1.JobSpec) { s.TimeoutMs = -1 }),
-		"not absolute":         spec(func(s *banyanv1.JobSpec) { s.WorkDir = "here" }),
-		`"../x"`:               spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: "../x"}} }),
-		`"/etc/passwd"`:        spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: "/etc/passwd"}} }),
-		"chunk":                spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: "x", Chunks: [][]byte{{1}}}} }),
-		"--return":             spec(func(s *banyanv1.JobSpec) { s.Return = []string{"/abs"} }),
-		`"A=B"`:                spec(func(s *banyanv1.JobSpec) { s.Env = map[string]string{"A=B": "x"} }),
+		"not absolute":         spec(func(s *banyanv1.JobSpec) { s.WorkDir = []byte("here") }),
+		`"../x"`:               spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: []byte("../x")}} }),
+		`"/etc/passwd"`:        spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: []byte("/etc/passwd")}} }),
+		"chunk":                spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: []byte("x"), Chunks: [][]byte{{1}}}} }),
+		"--return":             spec(func(s *banyanv1.JobSpec) { s.Return = banyanv1.Bytes("/abs") }),
+		`"A"`:                  spec(func(s *banyanv1.JobSpec) { s.Env = banyanv1.Bytes("A") }),
 		"NameBytesMax":         spec(func(s *banyanv1.JobSpec) { s.Name = strings.Repeat("x", 257) }),
-		"CommandArgsMax":       spec(func(s *banyanv1.JobSpec) { s.Command.Args = make([]string, 5000); s.Command.Args[0] = "x" }),
-		"EnvBytesMax":          spec(func(s *banyanv1.JobSpec) { s.Env = map[string]string{"A": strings.Repeat("x", 128<<10)} }),
+		"CommandArgsMax":       spec(func(s *banyanv1.JobSpec) { s.Command.Args = make([][]byte, 5000); s.Command.Args[0] = []byte("x") }),
+		"EnvBytesMax":          spec(func(s *banyanv1.JobSpec) { s.Env = banyanv1.Bytes("A=" + strings.Repeat("x", 128<<10)) }),
 		"RetriesMax":           spec(func(s *banyanv1.JobSpec) { s.AttemptsMax = 1001 }),
-		"SendFilesMax":         spec(func(s *banyanv1.JobSpec) { s.SendTemplates = make([]string, 10001) }),
-		"JobSpecBytesMax":      spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = strings.Repeat("x", 512<<10) }),
+		"SendFilesMax":         spec(func(s *banyanv1.JobSpec) { s.SendTemplates = make([][]byte, 10001) }),
+		"JobSpecBytesMax":      spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = []byte(strings.Repeat("x", 512<<10)) }),
 	} {
 		err := Validate(s)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -41,7 +41,7 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("%v is %v", err, k)
 		}
 	}
-	if err := Validate(spec(func(s *banyanv1.JobSpec) { s.WorkDir = `C:\x`; s.Return = []string{"{.}.png"} })); err != nil {
+	if err := Validate(spec(func(s *banyanv1.JobSpec) { s.WorkDir = []byte(`C:\x`); s.Return = banyanv1.Bytes("{.}.png") })); err != nil {
 		t.Error(err)
 	}
 }
@@ -51,9 +51,9 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 func TestPathsThatLeadOutAreRefused(t *testing.T) {
 	for _, p := range []string{"", "/x", `\x`, `\\host\share`, `C:\x`, "c:x", `..\x`, `a\..\..\x`, "..", "../x", "a/../../x", "a\x00b"} {
 		for what, s := range map[string]*banyanv1.JobSpec{
-			"send":     spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: p}} }),
-			"return":   spec(func(s *banyanv1.JobSpec) { s.Return = []string{p} }),
-			"template": spec(func(s *banyanv1.JobSpec) { s.SendTemplates = []string{p} }),
+			"send":     spec(func(s *banyanv1.JobSpec) { s.Send = []*banyanv1.FileRef{{Path: []byte(p)}} }),
+			"return":   spec(func(s *banyanv1.JobSpec) { s.Return = banyanv1.Bytes(p) }),
+			"template": spec(func(s *banyanv1.JobSpec) { s.SendTemplates = banyanv1.Bytes(p) }),
 		} {
 			if err := Validate(s); (p != "" || what != "template") && !banyan.IsKind(err, banyan.Invalid) {
 				t.Errorf("%s %q: %v", what, p, err)
@@ -61,23 +61,25 @@ func TestPathsThatLeadOutAreRefused(t *testing.T) {
 		}
 	}
 	for _, p := range []string{"x", "a/b", `a\b`, "..x", "a:b c", "x..", "ab:c"} {
-		s := spec(func(s *banyanv1.JobSpec) { s.Send, s.Return = []*banyanv1.FileRef{{Path: p}}, []string{p} })
+		s := spec(func(s *banyanv1.JobSpec) {
+			s.Send, s.Return = []*banyanv1.FileRef{{Path: []byte(p)}}, banyanv1.Bytes(p)
+		})
 		if err := Validate(s); (p == "a:b c") != (err != nil) {
 			t.Errorf("%q: %v", p, err)
 		}
 	}
-	if err := Validate(spec(func(s *banyanv1.JobSpec) { s.WorkDir = "/a\x00" })); !banyan.IsKind(err, banyan.Invalid) {
+	if err := Validate(spec(func(s *banyanv1.JobSpec) { s.WorkDir = []byte("/a\x00") })); !banyan.IsKind(err, banyan.Invalid) {
 		t.Errorf("a working directory with NUL: %v", err)
 	}
 }
 
 func TestValidateInputAsksEveryTemplate(t *testing.T) {
 	for want, s := range map[string]*banyanv1.JobSpec{
-		"{2} names column 2":  spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = "{2}" }),
-		"{3.} names column 3": spec(func(s *banyanv1.JobSpec) { s.Return = []string{"{3.}.x"} }),
-		"{4} names column 4":  spec(func(s *banyanv1.JobSpec) { s.SendTemplates = []string{"{4}"} }),
+		"{2} names column 2":  spec(func(s *banyanv1.JobSpec) { s.Command.Args[1] = []byte("{2}") }),
+		"{3.} names column 3": spec(func(s *banyanv1.JobSpec) { s.Return = banyanv1.Bytes("{3.}.x") }),
+		"{4} names column 4":  spec(func(s *banyanv1.JobSpec) { s.SendTemplates = banyanv1.Bytes("{4}") }),
 	} {
-		err := ValidateInput(s, &banyanv1.Input{Columns: []string{"a"}})
+		err := ValidateInput(s, banyanv1.NewInput("a"))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
@@ -86,7 +88,7 @@ func TestValidateInputAsksEveryTemplate(t *testing.T) {
 	if err := ValidateInput(ok, &banyanv1.Input{}); !banyan.IsKind(err, banyan.Invalid) {
 		t.Error(err)
 	}
-	if err := ValidateInput(ok, &banyanv1.Input{Columns: []string{strings.Repeat("x", banyan.InputBytesMax+1)}}); !banyan.IsKind(err, banyan.Exhausted) {
+	if err := ValidateInput(ok, banyanv1.NewInput(strings.Repeat("x", banyan.InputBytesMax+1))); !banyan.IsKind(err, banyan.Exhausted) {
 		t.Error(err)
 	}
 }

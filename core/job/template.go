@@ -33,10 +33,10 @@ func Expand(cmd *banyanv1.Command, v Vars) ([]string, error) {
 	}
 	found := len(v.Columns) == 0
 	for _, a := range cmd.Args {
-		found = found || hasReplacement(a)
+		found = found || hasReplacement(string(a))
 	}
 	if cmd.Shell {
-		text := cmd.Args[0]
+		text := string(cmd.Args[0])
 		if !found {
 			text += " {}"
 		}
@@ -44,7 +44,7 @@ func Expand(cmd *banyanv1.Command, v Vars) ([]string, error) {
 	}
 	args := make([]string, 0, len(cmd.Args)+1)
 	for _, a := range cmd.Args {
-		args = appendArg(args, a, v)
+		args = appendArg(args, string(a), v)
 	}
 	if !found {
 		args = append(args, v.Columns...)
@@ -67,11 +67,11 @@ func Check(cmd *banyanv1.Command, columns int) error {
 		return banyan.Errorf(banyan.Invalid, "no command: give one, as in 'banyan run -- gzip {} ::: a b'")
 	case cmd.Shell && len(cmd.Args) != 1:
 		return banyan.Errorf(banyan.Invalid, "a shell command is one string, got %d: quote it, or leave out the shell", len(cmd.Args))
-	case cmd.Args[0] == "":
+	case len(cmd.Args[0]) == 0:
 		return banyan.Errorf(banyan.Invalid, "the command is empty: give the program to run")
 	}
 	for _, a := range cmd.Args {
-		if err := CheckString(a, columns); err != nil {
+		if err := CheckString(string(a), columns); err != nil {
 			return err
 		}
 	}

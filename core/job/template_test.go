@@ -56,7 +56,7 @@ var shellCases = []struct {
 
 func TestShellExpansion(t *testing.T) {
 	for _, c := range shellCases {
-		got, err := Expand(&banyanv1.Command{Args: []string{c.text}, Shell: true}, Vars{Columns: c.columns, Seq: 1, Slot: 1})
+		got, err := Expand(banyanv1.NewShell(c.text), Vars{Columns: c.columns, Seq: 1, Slot: 1})
 		if err != nil {
 			t.Errorf("%q with %q: %v", c.text, c.columns, err)
 			continue
@@ -123,7 +123,7 @@ func TestArgumentsAreExact(t *testing.T) {
 		{[]string{"{2}", "{1}"}, []string{"a", "b"}, []string{"b", "a"}},
 		{[]string{"find", "{}", "{3}"}, nil, []string{"find", "{}", "{3}"}},
 	} {
-		got, err := Expand(&banyanv1.Command{Args: c.args}, Vars{Columns: c.columns, Seq: 7, Slot: 3})
+		got, err := Expand(&banyanv1.Command{Args: banyanv1.Bytes(c.args...)}, Vars{Columns: c.columns, Seq: 7, Slot: 3})
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%q with %q: got %q, %v; want %q", c.args, c.columns, got, err, c.want)
 		}
@@ -135,12 +135,12 @@ func TestCheckNamesTheColumn(t *testing.T) {
 		cmd  *banyanv1.Command
 		want string
 	}{
-		{&banyanv1.Command{Args: []string{"cp", "{1}", "{3/.}"}}, "{3/.} names column 3"},
-		{&banyanv1.Command{Args: []string{"cp {-4}"}, Shell: true}, "{-4} names column 4"},
+		{banyanv1.NewCommand("cp", "{1}", "{3/.}"), "{3/.} names column 3"},
+		{banyanv1.NewShell("cp {-4}"), "{-4} names column 4"},
 		{&banyanv1.Command{}, "no command"},
 		{nil, "no command"},
-		{&banyanv1.Command{Args: []string{"a", "b"}, Shell: true}, "one string"},
-		{&banyanv1.Command{Args: []string{""}}, "empty"},
+		{&banyanv1.Command{Args: banyanv1.Bytes("a", "b"), Shell: true}, "one string"},
+		{banyanv1.NewCommand(""), "empty"},
 	} {
 		err := Check(c.cmd, 2)
 		if !banyan.IsKind(err, banyan.Invalid) || !strings.Contains(err.Error(), c.want) {
@@ -150,7 +150,7 @@ func TestCheckNamesTheColumn(t *testing.T) {
 			t.Errorf("Expand %v: got %v", c.cmd, err)
 		}
 	}
-	if err := Check(&banyanv1.Command{Args: []string{"cp", "{1}", "{-2}"}}, 2); err != nil {
+	if err := Check(banyanv1.NewCommand("cp", "{1}", "{-2}"), 2); err != nil {
 		t.Error(err)
 	}
 }
@@ -162,7 +162,7 @@ func FuzzExpand(f *testing.F) {
 	f.Add("{{{}}{", "{}")
 	f.Add("{99999999999999999999}", "x")
 	f.Fuzz(func(t *testing.T, text, in string) {
-		cmd := &banyanv1.Command{Args: []string{text}, Shell: true}
+		cmd := banyanv1.NewShell(text)
 		args, err := Expand(cmd, Vars{Columns: []string{in}, Seq: 1, Slot: 1})
 		if (err == nil) != (Check(cmd, 1) == nil) {
 			t.Fatalf("Check and Expand disagree: %v", err)

@@ -99,7 +99,7 @@ func (f *fakeShards) put(id banyan.ShardID, pairs ...[]byte) banyan.Revision {
 
 // header makes the header of an active job.
 func header(id banyan.JobID, tasks int, change func(*banyanv1.JobSpec)) *banyanv1.Job {
-	spec := &banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"true"}}}
+	spec := &banyanv1.JobSpec{Command: banyanv1.NewCommand("true")}
 	if change != nil {
 		change(spec)
 	}

@@ -199,7 +199,7 @@ func never(*peerv1.Attempt) *banyanv1.TaskResult { return nil }
 func inputsOf(n int) []*banyanv1.Input {
 	out := make([]*banyanv1.Input, n)
 	for i := range out {
-		out[i] = &banyanv1.Input{Columns: []string{fmt.Sprintf("in-%d", i)}}
+		out[i] = banyanv1.NewInput(fmt.Sprintf("in-%d", i))
 	}
 	return out
 }
@@ -266,7 +266,7 @@ func (f *followed) check(t testing.TB, tasks int) {
 			t.Fatalf("revision %d came after %d", r.Revision, last)
 		}
 		last = r.Revision
-		if want := fmt.Sprintf("in-%d", r.Task); r.Input == nil || r.Input.Columns[0] != want {
+		if want := fmt.Sprintf("in-%d", r.Task); r.Input == nil || string(r.Input.Columns[0]) != want {
 			t.Fatalf("task %d has input %v", r.Task, r.Input)
 		}
 	}
@@ -349,17 +349,17 @@ func TestThenGetsEveryReturnedFile(t *testing.T) {
 	b.worker(1, 4, func(a *peerv1.Attempt) *banyanv1.TaskResult {
 		r := succeed(a)
 		if a.Input != nil {
-			r.Returned = []*banyanv1.FileRef{{Path: a.Input.Columns[0] + ".png"}}
+			r.Returned = []*banyanv1.FileRef{{Path: append(a.Input.Columns[0], ".png"...)}}
 			return r
 		}
 		for _, f := range a.InputsFromTasks {
-			got = append(got, f.Path)
+			got = append(got, string(f.Path))
 		}
 		r.ExitCode, r.State = 7, banyanv1.TaskState_TASK_STATE_FAILED
 		return r
 	}).connect(s)
 	b.submit(s, jobID, 9, func(spec *banyanv1.JobSpec) {
-		spec.Then, spec.Return = spec.Command, []string{"{}.png"}
+		spec.Then, spec.Return = spec.Command, banyanv1.Bytes("{}.png")
 	})
 	var f followed
 	if err := f.follow(b.ctx, s, jobID, nil); err != nil {
@@ -595,8 +595,8 @@ func TestSubmitRefusesBeforeAnythingIsKept(t *testing.T) {
 	b.lead(s, 3)
 	spec := header("", 0, nil).Spec
 	three := proto.Clone(spec).(*banyanv1.JobSpec)
-	three.Command.Args = []string{"cp", "{3}"}
-	long := append(inputsOf(200_000), &banyanv1.Input{Columns: []string{strings.Repeat("x", banyan.InputBytesMax+1)}})
+	three.Command.Args = banyanv1.Bytes("cp", "{3}")
+	long := append(inputsOf(200_000), banyanv1.NewInput(strings.Repeat("x", banyan.InputBytesMax+1)))
 	for name, c := range map[string]struct {
 		next func() (*banyanv1.SubmitRequest, error)
 		kind banyan.Kind
@@ -631,7 +631,7 @@ func TestSubmitIsAppliedOnce(t *testing.T) {
 	b.lead(s, 3)
 	spec := header("", 0, func(spec *banyanv1.JobSpec) {
 		for i := range 9000 {
-			spec.Send = append(spec.Send, &banyanv1.FileRef{Path: fmt.Sprintf("directory/of/files/file-%d", i), Chunks: [][]byte{make([]byte, 32)}})
+			spec.Send = append(spec.Send, &banyanv1.FileRef{Path: fmt.Appendf(nil, "directory/of/files/file-%d", i), Chunks: [][]byte{make([]byte, 32)}})
 		}
 	}).Spec
 	for range 2 {
@@ -654,7 +654,7 @@ func TestSubmitIsAppliedOnce(t *testing.T) {
 		t.Error("what was read again is not complete")
 	}
 	in, err := s.inputs.get(b.ctx, 2, jobID, s.record(jobID).chunks, 149_999)
-	if err != nil || in.Columns[0] != "in-149999" {
+	if err != nil || string(in.Columns[0]) != "in-149999" {
 		t.Error(in, err)
 	}
 }

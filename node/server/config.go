@@ -64,6 +64,10 @@ type Config struct {
 	// Embedded runs the node inside another program: no port, no certificates,
 	// one data shard, jobs of earlier runs held until they are resumed.
 	Embedded bool
+	// TaskEnv is what tasks get of the environment where their job sets nothing,
+	// byte for byte, as NAME=VALUE; it is never stored. Nil: PATH, HOME, LANG and
+	// the like of this process.
+	TaskEnv []string
 
 	ConfigDir string // where the operator's context is written; empty: nowhere
 	Logger    *slog.Logger

@@ -51,7 +51,7 @@ func TestALowDiskTakesNothingNew(t *testing.T) {
 	}
 	submit := func(ctx context.Context, script string) (banyan.JobID, error) {
 		id := banyan.NewJobID(time.Now().UnixMilli(), rand.Uint32())
-		_, err := c.Jobs().Submit(ctx, id, &banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"sh", "-c", script}}}, slices.Values([]*banyanv1.Input{{Columns: []string{"x"}}}))
+		_, err := c.Jobs().Submit(ctx, id, &banyanv1.JobSpec{Command: banyanv1.NewCommand("sh", "-c", script)}, slices.Values([]*banyanv1.Input{banyanv1.NewInput("x")}))
 		return id, err
 	}
 	job, err := submit(t.Context(), "echo begun; sleep 1000")

@@ -147,12 +147,12 @@ func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banya
 	if then := s.Key.Task == s.Job.GetTasks(); then {
 		cmd = spec.GetThen()
 	}
-	vars := job.Vars{Columns: s.Attempt.GetInput().GetColumns(), Seq: int(s.Key.Task) + 1, Slot: s.Slot, Tasks: int(s.Job.GetTasks())}
+	vars := job.Vars{Columns: banyanv1.Strings(s.Attempt.GetInput().GetColumns()), Seq: int(s.Key.Task) + 1, Slot: s.Slot, Tasks: int(s.Job.GetTasks())}
 	args, err := job.Expand(cmd, vars)
 	if err != nil {
 		return err
 	}
-	place, err := w.cfg.Runner.Open(spec.GetWorkDir())
+	place, err := w.cfg.Runner.Open(string(spec.GetWorkDir()))
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 	} else {
 		expanded := make([]string, len(patterns))
 		for i, p := range patterns {
-			expanded[i] = job.ExpandString(p, vars)
+			expanded[i] = job.ExpandString(string(p), vars)
 		}
 		names, err = match(root, expanded)
 	}

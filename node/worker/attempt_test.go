@@ -57,14 +57,14 @@ func newWorker(t testing.TB, cfg Config) *Worker {
 }
 
 func shell(script string) *banyanv1.Command {
-	return &banyanv1.Command{Args: []string{"sh", "-c", script, "sh", "{}"}}
+	return banyanv1.NewCommand("sh", "-c", script, "sh", "{}")
 }
 
 // try runs one attempt of task 3 of 8 (the eighth being the then step when its spec has one).
 func try(w *Worker, spec *banyanv1.JobSpec, fromTasks ...*banyanv1.FileRef) *banyanv1.TaskResult {
 	s := Start{
 		Key: Key{testJob, 2, 77}, Slot: 2,
-		Attempt: &peerv1.Attempt{Try: 1, Input: &banyanv1.Input{Columns: []string{"in put"}}, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", InputsFromTasks: fromTasks},
+		Attempt: &peerv1.Attempt{Try: 1, Input: banyanv1.NewInput("in put"), Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", InputsFromTasks: fromTasks},
 		Job:     &peerv1.JobHeader{JobId: testJob, Spec: spec, Tasks: 8},
 	}
 	if spec.Then != nil {
@@ -78,7 +78,7 @@ func put(t testing.TB, w *Worker, name, content string) *banyanv1.FileRef {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &banyanv1.FileRef{Path: name, Mode: 0o640, Size: size, Chunks: rawHashes(chunks)}
+	return &banyanv1.FileRef{Path: []byte(name), Mode: 0o640, Size: size, Chunks: rawHashes(chunks)}
 }
 
 func get(t testing.TB, w *Worker, chunks [][]byte) string {
@@ -109,11 +109,11 @@ func TestAttemptRecordsHowItWent(t *testing.T) {
 	if r := try(w, spec); r.State != banyanv1.TaskState_TASK_STATE_TIMED_OUT {
 		t.Errorf("%v", r)
 	}
-	spec.Command = &banyanv1.Command{Args: []string{"no-such-thing"}}
+	spec.Command = banyanv1.NewCommand("no-such-thing")
 	if r := try(w, spec); r.State != banyanv1.TaskState_TASK_STATE_FAILED || r.ExitCode != 127 || !strings.Contains(r.Error, `"no-such-thing" is not found on node n9`) {
 		t.Errorf("%v", r)
 	}
-	spec.Command, spec.WorkDir = shell("true"), "/no/such/dir"
+	spec.Command, spec.WorkDir = shell("true"), []byte("/no/such/dir")
 	if r := try(w, spec); r.State != banyanv1.TaskState_TASK_STATE_FAILED || r.ExitCode != notRun || !strings.Contains(r.Error, "/no/such/dir") {
 		t.Errorf("%v", r)
 	}
@@ -160,10 +160,10 @@ func TestResultNamesWhatWasLeft(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	w := newWorker(t, Config{Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/node", "LANG=node", "OLDPWD=/x"}})
+	w := newWorker(t, Config{Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/node", "LANG=node", "OLDPWD=/x", "LATIN=caf\xe9"}})
 	r := try(w, &banyanv1.JobSpec{
 		Command: shell("env"),
-		Env:     map[string]string{"HOME": "/job", "MINE": "a b", "BANYAN_NODE": "forged"},
+		Env:     banyanv1.Bytes("HOME=/job", "MINE=a b", "BANYAN_NODE=forged"),
 	})
 	got := strings.Split(strings.TrimSpace(string(r.Stdout.Inline)), "\n")
 	slices.Sort(got)
@@ -172,7 +172,7 @@ func TestEnvironment(t *testing.T) {
 	})
 	want := []string{
 		"BANYAN_ATTEMPT=1", "BANYAN_JOB=" + testJob, "BANYAN_NODE=n9", "BANYAN_SLOT=2", "BANYAN_TASK=3",
-		"HOME=/job", "LANG=node", "MINE=a b", "PARALLEL_JOBSLOT=2", "PARALLEL_SEQ=3", "TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"HOME=/job", "LANG=node", "LATIN=caf\xe9", "MINE=a b", "OLDPWD=/x", "PARALLEL_JOBSLOT=2", "PARALLEL_SEQ=3", "TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("environment\n%q\nwant\n%q", got, want)
@@ -184,7 +184,7 @@ func TestFilesGoInAndOut(t *testing.T) {
 	send := []*banyanv1.FileRef{put(t, w, "a/b.txt", "bee"), put(t, w, "in put", "mine"), put(t, w, "other", "not mine"), put(t, w, "empty", "")}
 	spec := &banyanv1.JobSpec{
 		Command: shell(`cat "$1" a/b.txt >"$1.out"; mkdir -p d/e; echo x >d/e/f; ln -s "$1.out" link; ln -s /etc/passwd d/out; ls -A | tr '\n' ' '; stat -c %a a/b.txt`),
-		Send:    send, Return: []string{"{}.out", "d", "li?k"},
+		Send:    send, Return: banyanv1.Bytes("{}.out", "d", "li?k"),
 	}
 	r := try(w, spec)
 	if r.State != banyanv1.TaskState_TASK_STATE_SUCCEEDED {
@@ -195,16 +195,16 @@ func TestFilesGoInAndOut(t *testing.T) {
 	}
 	got := map[string]string{}
 	for _, f := range r.Returned {
-		got[f.Path] = get(t, w, f.Chunks)
+		got[string(f.Path)] = get(t, w, f.Chunks)
 	}
 	if len(got) != 3 || got["in put.out"] != "minebee" || got["d/e/f"] != "x\n" || got["link"] != "minebee" {
 		t.Errorf("returned %q", got)
 	}
-	spec.SendTemplates = []string{"{}", "a"}
+	spec.SendTemplates = banyanv1.Bytes("{}", "a")
 	if got := string(try(w, spec).Stdout.Inline); got != "a d in put in put.out link 640\n" {
 		t.Errorf("with templates: %q", got)
 	}
-	spec.SendTemplates = []string{"{}.raw"}
+	spec.SendTemplates = banyanv1.Bytes("{}.raw")
 	if r := try(w, spec); !strings.Contains(r.Error, `"in put.raw"`) || r.State != banyanv1.TaskState_TASK_STATE_FAILED {
 		t.Errorf("%v", r)
 	}
@@ -216,13 +216,13 @@ func TestReturnErrorsNameTheFile(t *testing.T) {
 		"{}.out": "in put.out", "*.png": "*.png", "../x": "stay in it", "/etc/passwd": "relative",
 		"out/passwd": "escapes", "fifo": "regular", "[": "bad pattern",
 	} {
-		r := try(w, &banyanv1.JobSpec{Command: shell("ln -s /etc out; mkfifo fifo"), Return: []string{pattern}})
+		r := try(w, &banyanv1.JobSpec{Command: shell("ln -s /etc out; mkfifo fifo"), Return: banyanv1.Bytes(pattern)})
 		if r.State != banyanv1.TaskState_TASK_STATE_FAILED || r.ExitCode != 0 || !strings.Contains(r.Error, say) || len(r.Returned) > 0 {
 			t.Errorf("--return %s: %v", pattern, r)
 		}
 	}
 	// A failed command is reported as it failed.
-	if r := try(w, &banyanv1.JobSpec{Command: shell("exit 7"), Return: []string{"x"}}); r.ExitCode != 7 || r.Error != "" {
+	if r := try(w, &banyanv1.JobSpec{Command: shell("exit 7"), Return: banyanv1.Bytes("x")}); r.ExitCode != 7 || r.Error != "" {
 		t.Errorf("%v", r)
 	}
 }
@@ -240,7 +240,7 @@ func TestPathsStayInside(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	r := try(w, &banyanv1.JobSpec{Command: shell("true"), WorkDir: dir, Send: []*banyanv1.FileRef{put(t, w, "link/x", "x")}})
+	r := try(w, &banyanv1.JobSpec{Command: shell("true"), WorkDir: []byte(dir), Send: []*banyanv1.FileRef{put(t, w, "link/x", "x")}})
 	if left, _ := os.ReadDir(outside); len(left) > 0 || r.State != banyanv1.TaskState_TASK_STATE_FAILED {
 		t.Errorf("%v, %v", left, r)
 	}
@@ -249,14 +249,14 @@ func TestPathsStayInside(t *testing.T) {
 func TestThenGetsEverything(t *testing.T) {
 	w := newWorker(t, Config{})
 	spec := &banyanv1.JobSpec{
-		Command: shell("true"), Return: []string{"{}.png"},
-		Then: &banyanv1.Command{Args: []string{"cat *.png >film; rm 2.png; echo changed >3.png"}, Shell: true},
+		Command: shell("true"), Return: banyanv1.Bytes("{}.png"),
+		Then: banyanv1.NewShell("cat *.png >film; rm 2.png; echo changed >3.png"),
 	}
 	r := try(w, spec, put(t, w, "1.png", "one "), put(t, w, "2.png", "two "), put(t, w, "3.png", "three"), put(t, w, "3.png", "three"))
 	if r.State != banyanv1.TaskState_TASK_STATE_SUCCEEDED || len(r.Returned) != 2 {
 		t.Fatalf("%v", r)
 	}
-	if r.Returned[0].Path != "3.png" || r.Returned[1].Path != "film" || get(t, w, r.Returned[1].Chunks) != "one two three" {
+	if string(r.Returned[0].Path) != "3.png" || string(r.Returned[1].Path) != "film" || get(t, w, r.Returned[1].Chunks) != "one two three" {
 		t.Errorf("%v", r.Returned)
 	}
 	spec.Send = []*banyanv1.FileRef{put(t, w, "1.png", "as it was sent")}
@@ -285,7 +285,7 @@ func TestSharedDirectoryKeepsWhatIsThere(t *testing.T) {
 	}
 	before, _ := os.Stat(same)
 	r := try(w, &banyanv1.JobSpec{
-		Command: shell("cat same stale; touch made"), WorkDir: dir, Return: []string{"made"},
+		Command: shell("cat same stale; touch made"), WorkDir: []byte(dir), Return: banyanv1.Bytes("made"),
 		Send: []*banyanv1.FileRef{put(t, w, "same", "12345"), put(t, w, "stale", "54321")},
 	})
 	after, _ := os.Stat(same)

@@ -54,10 +54,10 @@ func (w *Worker) environment(s Start, spec *banyanv1.JobSpec, dir, traceparent s
 	isOwn := func(k string) bool {
 		for _, kv := range own {
 			if kv[0] == k {
-				return true
+				return kv[1] != ""
 			}
 		}
-		return k == "OLDPWD"
+		return false
 	}
 	env := make([]string, 0, len(own)+len(spec.GetEnv())+len(w.env))
 	for _, kv := range own {
@@ -65,14 +65,16 @@ func (w *Worker) environment(s Start, spec *banyanv1.JobSpec, dir, traceparent s
 			env = append(env, kv[0]+"="+kv[1])
 		}
 	}
-	for k, v := range spec.GetEnv() {
-		if !isOwn(k) {
-			env = append(env, k+"="+v)
+	set := make(map[string]bool, len(spec.GetEnv()))
+	for _, b := range spec.GetEnv() {
+		kv := string(b)
+		if k, _, _ := strings.Cut(kv, "="); !isOwn(k) {
+			set[k] = true
+			env = append(env, kv)
 		}
 	}
 	for _, kv := range w.env {
-		k, _, _ := strings.Cut(kv, "=")
-		if _, set := spec.GetEnv()[k]; !set && !isOwn(k) {
+		if k, _, _ := strings.Cut(kv, "="); !set[k] && !isOwn(k) {
 			env = append(env, kv)
 		}
 	}

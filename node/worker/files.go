@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -33,7 +34,7 @@ func wanted(spec *banyanv1.JobSpec, v job.Vars, fromTasks []*banyanv1.FileRef) (
 	if templates := spec.GetSendTemplates(); len(templates) > 0 {
 		files = nil
 		for _, t := range templates {
-			name := path.Clean(job.ExpandString(t, v))
+			name := path.Clean(job.ExpandString(string(t), v))
 			found := pick(spec.GetSend(), name)
 			if len(found) == 0 && len(v.Columns) > 0 {
 				return nil, banyan.Errorf(banyan.NotFound, "--send %s: no file %q was sent with the job", t, name)
@@ -48,8 +49,9 @@ func wanted(spec *banyanv1.JobSpec, v job.Vars, fromTasks []*banyanv1.FileRef) (
 func pick(files []*banyanv1.FileRef, name string) []*banyanv1.FileRef {
 	var found []*banyanv1.FileRef
 	for _, f := range files {
-		match, _ := path.Match(name, f.GetPath())
-		if match || f.GetPath() == name || name == "." || strings.HasPrefix(f.GetPath(), name+"/") {
+		p := string(f.GetPath())
+		match, _ := path.Match(name, p)
+		if match || p == name || name == "." || strings.HasPrefix(p, name+"/") {
 			found = append(found, f)
 		}
 	}
@@ -62,15 +64,16 @@ func pick(files []*banyanv1.FileRef, name string) []*banyanv1.FileRef {
 func merge(sent, returned []*banyanv1.FileRef) ([]*banyanv1.FileRef, error) {
 	at := map[string]*banyanv1.FileRef{}
 	for _, f := range sent {
-		at[f.GetPath()] = f
+		at[string(f.GetPath())] = f
 	}
 	fresh := map[string]bool{}
 	for _, f := range returned {
-		if old := at[f.GetPath()]; old != nil && fresh[f.GetPath()] && !sameContent(old, f) {
+		p := string(f.GetPath())
+		if old := at[p]; old != nil && fresh[p] && !sameContent(old, f) {
 			return nil, banyan.Errorf(banyan.Conflict, "two tasks returned different files under the name %s (%s and %s): put something of the input into the name, as in --return {/.}.out",
-				f.GetPath(), describe(old), describe(f))
+				p, describe(old), describe(f))
 		}
-		at[f.GetPath()], fresh[f.GetPath()] = f, true
+		at[p], fresh[p] = f, true
 	}
 	files := make([]*banyanv1.FileRef, 0, len(at))
 	for p, f := range at {
@@ -84,7 +87,7 @@ func merge(sent, returned []*banyanv1.FileRef) ([]*banyanv1.FileRef, error) {
 		}
 		files = append(files, f)
 	}
-	slices.SortFunc(files, func(a, b *banyanv1.FileRef) int { return cmp.Compare(a.GetPath(), b.GetPath()) })
+	slices.SortFunc(files, func(a, b *banyanv1.FileRef) int { return bytes.Compare(a.GetPath(), b.GetPath()) })
 	return files, nil
 }
 
@@ -105,7 +108,7 @@ func describe(f *banyanv1.FileRef) string {
 func fetch(ctx context.Context, s blob.Store, root *os.Root, files []*banyanv1.FileRef, shared bool) (map[string]given, error) {
 	had := make(map[string]given, len(files))
 	for _, f := range files {
-		name := filepath.FromSlash(f.GetPath())
+		name := filepath.FromSlash(string(f.GetPath()))
 		if !shared || !holds(root, name, f) {
 			if err := fetchFile(ctx, s, root, name, f); err != nil {
 				return nil, fmt.Errorf("get file %s for the task: %w", f.GetPath(), err)
@@ -115,7 +118,7 @@ func fetch(ctx context.Context, s blob.Store, root *os.Root, files []*banyanv1.F
 		if err != nil {
 			return nil, fmt.Errorf("get file %s for the task: %w", f.GetPath(), err)
 		}
-		had[f.GetPath()] = given{st.Size(), st.ModTime()}
+		had[string(f.GetPath())] = given{st.Size(), st.ModTime()}
 	}
 	return had, nil
 }
@@ -308,7 +311,7 @@ func store(ctx context.Context, s blob.Store, root *os.Root, names []string) ([]
 			var chunks []banyan.Hash
 			var size int64
 			chunks, size, err = blob.Write(ctx, s, f)
-			refs = append(refs, &banyanv1.FileRef{Path: n, Mode: uint32(st.Mode().Perm()), Size: size, Chunks: rawHashes(chunks)})
+			refs = append(refs, &banyanv1.FileRef{Path: []byte(n), Mode: uint32(st.Mode().Perm()), Size: size, Chunks: rawHashes(chunks)})
 		}
 		f.Close()
 		if err != nil {

@@ -223,12 +223,12 @@ func FuzzPaths(f *testing.F) {
 		f.Add(s, "x")
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
-		files, err := merge([]*banyanv1.FileRef{{Path: a}}, []*banyanv1.FileRef{{Path: b}})
+		files, err := merge([]*banyanv1.FileRef{{Path: []byte(a)}}, []*banyanv1.FileRef{{Path: []byte(b)}})
 		if err != nil {
 			return
 		}
 		for _, f := range files {
-			if p := f.Path; !filepath.IsLocal(p) || path.Clean(p) != p || path.IsAbs(p) {
+			if p := string(f.Path); !filepath.IsLocal(p) || path.Clean(p) != p || path.IsAbs(p) {
 				t.Errorf("%q was taken", p)
 			}
 		}

@@ -76,7 +76,7 @@ func (c *boss) Work(ctx context.Context, s *connect.BidiStream[peerv1.WorkerMess
 			c.next++
 			k := Key{testJob, c.pending[0], c.next}
 			c.pending, c.out[k] = c.pending[1:], session
-			out.Start = append(out.Start, &peerv1.Attempt{Key: k.proto(), Try: 1, Input: &banyanv1.Input{Columns: []string{fmt.Sprint(k.Task)}}})
+			out.Start = append(out.Start, &peerv1.Attempt{Key: k.proto(), Try: 1, Input: banyanv1.NewInput(fmt.Sprint(k.Task))})
 		}
 		for _, k := range c.stop {
 			out.Stop = append(out.Stop, k.proto())
@@ -431,7 +431,7 @@ func TestConfig(t *testing.T) {
 
 // The ceiling is exec's BenchmarkBare: go test -bench . -benchtime 2000x
 func BenchmarkTrue(b *testing.B) {
-	c := newBoss(&banyanv1.JobSpec{Command: &banyanv1.Command{Args: []string{"/bin/true"}}}, b.N)
+	c := newBoss(&banyanv1.JobSpec{Command: banyanv1.NewCommand("/bin/true")}, b.N)
 	n := newNetwork(b, map[banyan.NodeID]*boss{1: c})
 	n.lead(1)
 	b.ResetTimer()

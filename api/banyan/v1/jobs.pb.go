@@ -144,7 +144,7 @@ func (TaskState) EnumDescriptor() ([]byte, []int) {
 
 type Input struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Columns       []string               `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"` // {1} {2} …; one column: {}
+	Columns       [][]byte               `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"` // {1} {2} …; one column: {}
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,7 +179,7 @@ func (*Input) Descriptor() ([]byte, []int) {
 	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Input) GetColumns() []string {
+func (x *Input) GetColumns() [][]byte {
 	if x != nil {
 		return x.Columns
 	}
@@ -189,7 +189,7 @@ func (x *Input) GetColumns() []string {
 // Command is a template: replacement strings stand in its arguments.
 type Command struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Args          []string               `protobuf:"bytes,1,rep,name=args,proto3" json:"args,omitempty"` // executed as they are; with shell: one string for sh -c
+	Args          [][]byte               `protobuf:"bytes,1,rep,name=args,proto3" json:"args,omitempty"` // executed as they are; with shell: one string for sh -c
 	Shell         bool                   `protobuf:"varint,2,opt,name=shell,proto3" json:"shell,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -225,7 +225,7 @@ func (*Command) Descriptor() ([]byte, []int) {
 	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *Command) GetArgs() []string {
+func (x *Command) GetArgs() [][]byte {
 	if x != nil {
 		return x.Args
 	}
@@ -242,7 +242,7 @@ func (x *Command) GetShell() bool {
 // FileRef is a file in the blob store.
 type FileRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`  // relative, slash-separated, clean; no ".."
+	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`  // relative, slash-separated, clean; no ".."
 	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits
 	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	Chunks        [][]byte               `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"` // BLAKE3-256 of each chunk, in order
@@ -280,11 +280,11 @@ func (*FileRef) Descriptor() ([]byte, []int) {
 	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *FileRef) GetPath() string {
+func (x *FileRef) GetPath() []byte {
 	if x != nil {
 		return x.Path
 	}
-	return ""
+	return nil
 }
 
 func (x *FileRef) GetMode() uint32 {
@@ -308,20 +308,82 @@ func (x *FileRef) GetChunks() [][]byte {
 	return nil
 }
 
+// FileList is a long list of files, kept in the blob store: each FileRef behind
+// its length as a uvarint.
+type FileList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         uint32                 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // of the list, in bytes
+	Chunks        [][]byte               `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileList) Reset() {
+	*x = FileList{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileList) ProtoMessage() {}
+
+func (x *FileList) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileList.ProtoReflect.Descriptor instead.
+func (*FileList) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FileList) GetFiles() uint32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *FileList) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FileList) GetChunks() [][]byte {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
 type JobSpec struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Command        *Command               `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
-	Then           *Command               `protobuf:"bytes,3,opt,name=then,proto3" json:"then,omitempty"` // runs once after all tasks have succeeded; absent: none
-	Env            map[string]string      `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Then           *Command               `protobuf:"bytes,3,opt,name=then,proto3" json:"then,omitempty"`                                   // runs once after all tasks have succeeded; absent: none
 	AttemptsMax    uint32                 `protobuf:"varint,5,opt,name=attempts_max,json=attemptsMax,proto3" json:"attempts_max,omitempty"` // tries per task; 0 means 1
 	TimeoutMs      int64                  `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`       // per attempt; 0: none
 	PerNodeMax     uint32                 `protobuf:"varint,7,opt,name=per_node_max,json=perNodeMax,proto3" json:"per_node_max,omitempty"`  // attempts at once on one node; 0: as many as it has slots
 	Send           []*FileRef             `protobuf:"bytes,8,rep,name=send,proto3" json:"send,omitempty"`                                   // into every task's working directory
-	Return         []string               `protobuf:"bytes,9,rep,name=return,proto3" json:"return,omitempty"`                               // templates and globs, relative to the working directory
-	WorkDir        string                 `protobuf:"bytes,10,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`             // run here instead of in a directory of its own; absolute
+	Return         [][]byte               `protobuf:"bytes,9,rep,name=return,proto3" json:"return,omitempty"`                               // templates and globs, relative to the working directory
+	WorkDir        []byte                 `protobuf:"bytes,10,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`             // run here instead of in a directory of its own; absolute
 	Traceparent    string                 `protobuf:"bytes,11,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
-	SendTemplates  []string               `protobuf:"bytes,12,rep,name=send_templates,json=sendTemplates,proto3" json:"send_templates,omitempty"`       // templates; each task gets the files of send that match its expansion, instead of all
+	SendTemplates  [][]byte               `protobuf:"bytes,12,rep,name=send_templates,json=sendTemplates,proto3" json:"send_templates,omitempty"`       // templates; each task gets the files of send that match its expansion, instead of all
+	Env            [][]byte               `protobuf:"bytes,13,rep,name=env,proto3" json:"env,omitempty"`                                                // NAME=VALUE, each name once
 	OutputBytesMax int64                  `protobuf:"varint,20,opt,name=output_bytes_max,json=outputBytesMax,proto3" json:"output_bytes_max,omitempty"` // of a task's two outputs together; 0: the default (OutputBytesDefault)
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -329,7 +391,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[3]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +403,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[3]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +416,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{3}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *JobSpec) GetName() string {
@@ -374,13 +436,6 @@ func (x *JobSpec) GetCommand() *Command {
 func (x *JobSpec) GetThen() *Command {
 	if x != nil {
 		return x.Then
-	}
-	return nil
-}
-
-func (x *JobSpec) GetEnv() map[string]string {
-	if x != nil {
-		return x.Env
 	}
 	return nil
 }
@@ -413,18 +468,18 @@ func (x *JobSpec) GetSend() []*FileRef {
 	return nil
 }
 
-func (x *JobSpec) GetReturn() []string {
+func (x *JobSpec) GetReturn() [][]byte {
 	if x != nil {
 		return x.Return
 	}
 	return nil
 }
 
-func (x *JobSpec) GetWorkDir() string {
+func (x *JobSpec) GetWorkDir() []byte {
 	if x != nil {
 		return x.WorkDir
 	}
-	return ""
+	return nil
 }
 
 func (x *JobSpec) GetTraceparent() string {
@@ -434,9 +489,16 @@ func (x *JobSpec) GetTraceparent() string {
 	return ""
 }
 
-func (x *JobSpec) GetSendTemplates() []string {
+func (x *JobSpec) GetSendTemplates() [][]byte {
 	if x != nil {
 		return x.SendTemplates
+	}
+	return nil
+}
+
+func (x *JobSpec) GetEnv() [][]byte {
+	if x != nil {
+		return x.Env
 	}
 	return nil
 }
@@ -460,7 +522,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[4]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +534,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[4]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +547,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{4}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SubmitRequest) GetJobId() string {
@@ -526,7 +588,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +600,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +613,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{5}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SubmitResponse) GetJobId() string {
@@ -586,7 +648,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +660,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +673,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{6}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Progress) GetTasks() uint32 {
@@ -698,7 +760,7 @@ type NodeProgress struct {
 
 func (x *NodeProgress) Reset() {
 	*x = NodeProgress{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +772,7 @@ func (x *NodeProgress) String() string {
 func (*NodeProgress) ProtoMessage() {}
 
 func (x *NodeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +785,7 @@ func (x *NodeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProgress.ProtoReflect.Descriptor instead.
 func (*NodeProgress) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{7}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeProgress) GetNode() uint64 {
@@ -787,7 +849,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +861,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +874,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{8}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Job) GetId() string {
@@ -904,7 +966,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +978,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +991,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{9}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Output) GetBytes() int64 {
@@ -961,24 +1023,25 @@ func (x *Output) GetTruncated() bool {
 }
 
 type TaskResult struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Task       uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`       // index from 0; of the then step: the number of tasks
-	Attempt    uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"` // from 1
-	State      TaskState              `protobuf:"varint,3,opt,name=state,proto3,enum=banyan.v1.TaskState" json:"state,omitempty"`
-	ExitCode   int32                  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	Signal     string                 `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // that ended it, such as "SIGKILL"
-	StartMs    int64                  `protobuf:"varint,6,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
-	DurationUs int64                  `protobuf:"varint,7,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
-	Node       uint64                 `protobuf:"varint,8,opt,name=node,proto3" json:"node,omitempty"`
-	Stdout     *Output                `protobuf:"bytes,9,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr     *Output                `protobuf:"bytes,10,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	Returned   []*FileRef             `protobuf:"bytes,11,rep,name=returned,proto3" json:"returned,omitempty"`
-	Error      string                 `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"` // why it could not be run, in words
-	Input      *Input                 `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
-	Revision   uint64                 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
-	Slot       uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`
-	AttemptId  uint64                 `protobuf:"varint,20,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"` // names the attempt in the cluster
-	Lost       uint32                 `protobuf:"varint,21,opt,name=lost,proto3" json:"lost,omitempty"`                            // attempts before this one that were lost with their node
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Task         uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`       // index from 0; of the then step: the number of tasks
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"` // from 1
+	State        TaskState              `protobuf:"varint,3,opt,name=state,proto3,enum=banyan.v1.TaskState" json:"state,omitempty"`
+	ExitCode     int32                  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal       string                 `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // that ended it, such as "SIGKILL"
+	StartMs      int64                  `protobuf:"varint,6,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	DurationUs   int64                  `protobuf:"varint,7,opt,name=duration_us,json=durationUs,proto3" json:"duration_us,omitempty"`
+	Node         uint64                 `protobuf:"varint,8,opt,name=node,proto3" json:"node,omitempty"`
+	Stdout       *Output                `protobuf:"bytes,9,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr       *Output                `protobuf:"bytes,10,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Returned     []*FileRef             `protobuf:"bytes,11,rep,name=returned,proto3" json:"returned,omitempty"` // when the list is short
+	Error        string                 `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`       // why it could not be run, in words
+	Input        *Input                 `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
+	Revision     uint64                 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
+	Slot         uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`
+	ReturnedList *FileList              `protobuf:"bytes,16,opt,name=returned_list,json=returnedList,proto3" json:"returned_list,omitempty"` // else where the list is
+	AttemptId    uint64                 `protobuf:"varint,20,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`         // names the attempt in the cluster
+	Lost         uint32                 `protobuf:"varint,21,opt,name=lost,proto3" json:"lost,omitempty"`                                    // attempts before this one that were lost with their node
 	// Processes that were still there when the task was over, and were killed:
 	// some by their command lines, and how many in all.
 	Killed        []string `protobuf:"bytes,22,rep,name=killed,proto3" json:"killed,omitempty"`
@@ -989,7 +1052,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1064,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1077,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{10}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskResult) GetTask() uint32 {
@@ -1122,6 +1185,13 @@ func (x *TaskResult) GetSlot() uint32 {
 	return 0
 }
 
+func (x *TaskResult) GetReturnedList() *FileList {
+	if x != nil {
+		return x.ReturnedList
+	}
+	return nil
+}
+
 func (x *TaskResult) GetAttemptId() uint64 {
 	if x != nil {
 		return x.AttemptId
@@ -1159,7 +1229,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1241,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1254,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{11}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -1203,7 +1273,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1285,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1298,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{12}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1247,7 +1317,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1329,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1342,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{13}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListJobsRequest) GetLimit() uint32 {
@@ -1292,7 +1362,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1374,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1387,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{14}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1347,7 +1417,7 @@ type TasksRequest struct {
 
 func (x *TasksRequest) Reset() {
 	*x = TasksRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1429,7 @@ func (x *TasksRequest) String() string {
 func (*TasksRequest) ProtoMessage() {}
 
 func (x *TasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1442,7 @@ func (x *TasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksRequest.ProtoReflect.Descriptor instead.
 func (*TasksRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{15}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TasksRequest) GetJobId() string {
@@ -1421,7 +1491,7 @@ type TasksResponse struct {
 
 func (x *TasksResponse) Reset() {
 	*x = TasksResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1503,7 @@ func (x *TasksResponse) String() string {
 func (*TasksResponse) ProtoMessage() {}
 
 func (x *TasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1516,7 @@ func (x *TasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksResponse.ProtoReflect.Descriptor instead.
 func (*TasksResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{16}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TasksResponse) GetResults() []*TaskResult {
@@ -1480,7 +1550,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1562,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1575,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{17}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FollowRequest) GetJobId() string {
@@ -1535,7 +1605,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1617,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1630,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{18}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FollowResponse) GetResults() []*TaskResult {
@@ -1612,7 +1682,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1694,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1707,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogsRequest) GetJobId() string {
@@ -1697,7 +1767,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1779,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1792,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -1783,7 +1853,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1865,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1878,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HoldRequest) GetJobId() string {
@@ -1827,7 +1897,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1909,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1922,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HoldResponse) GetJob() *Job {
@@ -1872,7 +1942,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +1954,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +1967,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeRequest) GetJobId() string {
@@ -1923,7 +1993,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2005,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2018,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeResponse) GetJob() *Job {
@@ -1967,7 +2037,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2049,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2062,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelRequest) GetJobId() string {
@@ -2011,7 +2081,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2093,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2106,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CancelResponse) GetJob() *Job {
@@ -2052,35 +2122,36 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\n" +
 	"\x14banyan/v1/jobs.proto\x12\tbanyan.v1\"!\n" +
 	"\x05Input\x12\x18\n" +
-	"\acolumns\x18\x01 \x03(\tR\acolumns\"3\n" +
+	"\acolumns\x18\x01 \x03(\fR\acolumns\"3\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04args\x18\x01 \x03(\tR\x04args\x12\x14\n" +
+	"\x04args\x18\x01 \x03(\fR\x04args\x12\x14\n" +
 	"\x05shell\x18\x02 \x01(\bR\x05shell\"]\n" +
 	"\aFileRef\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"\x8c\x04\n" +
+	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"L\n" +
+	"\bFileList\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\rR\x05files\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06chunks\x18\x03 \x03(\fR\x06chunks\"\xbd\x03\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\acommand\x18\x02 \x01(\v2\x12.banyan.v1.CommandR\acommand\x12&\n" +
-	"\x04then\x18\x03 \x01(\v2\x12.banyan.v1.CommandR\x04then\x12-\n" +
-	"\x03env\x18\x04 \x03(\v2\x1b.banyan.v1.JobSpec.EnvEntryR\x03env\x12!\n" +
+	"\x04then\x18\x03 \x01(\v2\x12.banyan.v1.CommandR\x04then\x12!\n" +
 	"\fattempts_max\x18\x05 \x01(\rR\vattemptsMax\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMs\x12 \n" +
 	"\fper_node_max\x18\a \x01(\rR\n" +
 	"perNodeMax\x12&\n" +
 	"\x04send\x18\b \x03(\v2\x12.banyan.v1.FileRefR\x04send\x12\x16\n" +
-	"\x06return\x18\t \x03(\tR\x06return\x12\x19\n" +
+	"\x06return\x18\t \x03(\fR\x06return\x12\x19\n" +
 	"\bwork_dir\x18\n" +
-	" \x01(\tR\aworkDir\x12 \n" +
+	" \x01(\fR\aworkDir\x12 \n" +
 	"\vtraceparent\x18\v \x01(\tR\vtraceparent\x12%\n" +
-	"\x0esend_templates\x18\f \x03(\tR\rsendTemplates\x12(\n" +
-	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMax\x1a6\n" +
-	"\bEnvEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
+	"\x0esend_templates\x18\f \x03(\fR\rsendTemplates\x12\x10\n" +
+	"\x03env\x18\r \x03(\fR\x03env\x12(\n" +
+	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMaxJ\x04\b\x04\x10\x05\"\x8e\x01\n" +
 	"\rSubmitRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12(\n" +
@@ -2127,7 +2198,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06inline\x18\x02 \x01(\fR\x06inline\x12\x16\n" +
 	"\x06chunks\x18\x03 \x03(\fR\x06chunks\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\xcd\x04\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x87\x05\n" +
 	"\n" +
 	"TaskResult\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x18\n" +
@@ -2146,7 +2217,8 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05error\x18\f \x01(\tR\x05error\x12&\n" +
 	"\x05input\x18\r \x01(\v2\x10.banyan.v1.InputR\x05input\x12\x1a\n" +
 	"\brevision\x18\x0e \x01(\x04R\brevision\x12\x12\n" +
-	"\x04slot\x18\x0f \x01(\rR\x04slot\x12\x1d\n" +
+	"\x04slot\x18\x0f \x01(\rR\x04slot\x128\n" +
+	"\rreturned_list\x18\x10 \x01(\v2\x13.banyan.v1.FileListR\freturnedList\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x14 \x01(\x04R\tattemptId\x12\x12\n" +
 	"\x04lost\x18\x15 \x01(\rR\x04lost\x12\x16\n" +
@@ -2258,78 +2330,78 @@ var file_banyan_v1_jobs_proto_goTypes = []any{
 	(*Input)(nil),            // 2: banyan.v1.Input
 	(*Command)(nil),          // 3: banyan.v1.Command
 	(*FileRef)(nil),          // 4: banyan.v1.FileRef
-	(*JobSpec)(nil),          // 5: banyan.v1.JobSpec
-	(*SubmitRequest)(nil),    // 6: banyan.v1.SubmitRequest
-	(*SubmitResponse)(nil),   // 7: banyan.v1.SubmitResponse
-	(*Progress)(nil),         // 8: banyan.v1.Progress
-	(*NodeProgress)(nil),     // 9: banyan.v1.NodeProgress
-	(*Job)(nil),              // 10: banyan.v1.Job
-	(*Output)(nil),           // 11: banyan.v1.Output
-	(*TaskResult)(nil),       // 12: banyan.v1.TaskResult
-	(*GetJobRequest)(nil),    // 13: banyan.v1.GetJobRequest
-	(*GetJobResponse)(nil),   // 14: banyan.v1.GetJobResponse
-	(*ListJobsRequest)(nil),  // 15: banyan.v1.ListJobsRequest
-	(*ListJobsResponse)(nil), // 16: banyan.v1.ListJobsResponse
-	(*TasksRequest)(nil),     // 17: banyan.v1.TasksRequest
-	(*TasksResponse)(nil),    // 18: banyan.v1.TasksResponse
-	(*FollowRequest)(nil),    // 19: banyan.v1.FollowRequest
-	(*FollowResponse)(nil),   // 20: banyan.v1.FollowResponse
-	(*LogsRequest)(nil),      // 21: banyan.v1.LogsRequest
-	(*LogsResponse)(nil),     // 22: banyan.v1.LogsResponse
-	(*HoldRequest)(nil),      // 23: banyan.v1.HoldRequest
-	(*HoldResponse)(nil),     // 24: banyan.v1.HoldResponse
-	(*ResumeRequest)(nil),    // 25: banyan.v1.ResumeRequest
-	(*ResumeResponse)(nil),   // 26: banyan.v1.ResumeResponse
-	(*CancelRequest)(nil),    // 27: banyan.v1.CancelRequest
-	(*CancelResponse)(nil),   // 28: banyan.v1.CancelResponse
-	nil,                      // 29: banyan.v1.JobSpec.EnvEntry
+	(*FileList)(nil),         // 5: banyan.v1.FileList
+	(*JobSpec)(nil),          // 6: banyan.v1.JobSpec
+	(*SubmitRequest)(nil),    // 7: banyan.v1.SubmitRequest
+	(*SubmitResponse)(nil),   // 8: banyan.v1.SubmitResponse
+	(*Progress)(nil),         // 9: banyan.v1.Progress
+	(*NodeProgress)(nil),     // 10: banyan.v1.NodeProgress
+	(*Job)(nil),              // 11: banyan.v1.Job
+	(*Output)(nil),           // 12: banyan.v1.Output
+	(*TaskResult)(nil),       // 13: banyan.v1.TaskResult
+	(*GetJobRequest)(nil),    // 14: banyan.v1.GetJobRequest
+	(*GetJobResponse)(nil),   // 15: banyan.v1.GetJobResponse
+	(*ListJobsRequest)(nil),  // 16: banyan.v1.ListJobsRequest
+	(*ListJobsResponse)(nil), // 17: banyan.v1.ListJobsResponse
+	(*TasksRequest)(nil),     // 18: banyan.v1.TasksRequest
+	(*TasksResponse)(nil),    // 19: banyan.v1.TasksResponse
+	(*FollowRequest)(nil),    // 20: banyan.v1.FollowRequest
+	(*FollowResponse)(nil),   // 21: banyan.v1.FollowResponse
+	(*LogsRequest)(nil),      // 22: banyan.v1.LogsRequest
+	(*LogsResponse)(nil),     // 23: banyan.v1.LogsResponse
+	(*HoldRequest)(nil),      // 24: banyan.v1.HoldRequest
+	(*HoldResponse)(nil),     // 25: banyan.v1.HoldResponse
+	(*ResumeRequest)(nil),    // 26: banyan.v1.ResumeRequest
+	(*ResumeResponse)(nil),   // 27: banyan.v1.ResumeResponse
+	(*CancelRequest)(nil),    // 28: banyan.v1.CancelRequest
+	(*CancelResponse)(nil),   // 29: banyan.v1.CancelResponse
 }
 var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	3,  // 0: banyan.v1.JobSpec.command:type_name -> banyan.v1.Command
 	3,  // 1: banyan.v1.JobSpec.then:type_name -> banyan.v1.Command
-	29, // 2: banyan.v1.JobSpec.env:type_name -> banyan.v1.JobSpec.EnvEntry
-	4,  // 3: banyan.v1.JobSpec.send:type_name -> banyan.v1.FileRef
-	5,  // 4: banyan.v1.SubmitRequest.spec:type_name -> banyan.v1.JobSpec
-	2,  // 5: banyan.v1.SubmitRequest.inputs:type_name -> banyan.v1.Input
-	9,  // 6: banyan.v1.Progress.nodes:type_name -> banyan.v1.NodeProgress
-	5,  // 7: banyan.v1.Job.spec:type_name -> banyan.v1.JobSpec
-	0,  // 8: banyan.v1.Job.state:type_name -> banyan.v1.JobState
-	8,  // 9: banyan.v1.Job.progress:type_name -> banyan.v1.Progress
-	12, // 10: banyan.v1.Job.then_result:type_name -> banyan.v1.TaskResult
-	1,  // 11: banyan.v1.TaskResult.state:type_name -> banyan.v1.TaskState
-	11, // 12: banyan.v1.TaskResult.stdout:type_name -> banyan.v1.Output
-	11, // 13: banyan.v1.TaskResult.stderr:type_name -> banyan.v1.Output
-	4,  // 14: banyan.v1.TaskResult.returned:type_name -> banyan.v1.FileRef
-	2,  // 15: banyan.v1.TaskResult.input:type_name -> banyan.v1.Input
-	10, // 16: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
-	10, // 17: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
-	12, // 18: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
-	12, // 19: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
-	8,  // 20: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
+	4,  // 2: banyan.v1.JobSpec.send:type_name -> banyan.v1.FileRef
+	6,  // 3: banyan.v1.SubmitRequest.spec:type_name -> banyan.v1.JobSpec
+	2,  // 4: banyan.v1.SubmitRequest.inputs:type_name -> banyan.v1.Input
+	10, // 5: banyan.v1.Progress.nodes:type_name -> banyan.v1.NodeProgress
+	6,  // 6: banyan.v1.Job.spec:type_name -> banyan.v1.JobSpec
+	0,  // 7: banyan.v1.Job.state:type_name -> banyan.v1.JobState
+	9,  // 8: banyan.v1.Job.progress:type_name -> banyan.v1.Progress
+	13, // 9: banyan.v1.Job.then_result:type_name -> banyan.v1.TaskResult
+	1,  // 10: banyan.v1.TaskResult.state:type_name -> banyan.v1.TaskState
+	12, // 11: banyan.v1.TaskResult.stdout:type_name -> banyan.v1.Output
+	12, // 12: banyan.v1.TaskResult.stderr:type_name -> banyan.v1.Output
+	4,  // 13: banyan.v1.TaskResult.returned:type_name -> banyan.v1.FileRef
+	2,  // 14: banyan.v1.TaskResult.input:type_name -> banyan.v1.Input
+	5,  // 15: banyan.v1.TaskResult.returned_list:type_name -> banyan.v1.FileList
+	11, // 16: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
+	11, // 17: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
+	13, // 18: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
+	13, // 19: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
+	9,  // 20: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
 	0,  // 21: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
-	12, // 22: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
-	12, // 23: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
-	10, // 24: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
-	10, // 25: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
-	10, // 26: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
-	6,  // 27: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
-	13, // 28: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
-	15, // 29: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
-	17, // 30: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
-	19, // 31: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
-	21, // 32: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
-	23, // 33: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
-	25, // 34: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
-	27, // 35: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
-	7,  // 36: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
-	14, // 37: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
-	16, // 38: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
-	18, // 39: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
-	20, // 40: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
-	22, // 41: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
-	24, // 42: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
-	26, // 43: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
-	28, // 44: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
+	13, // 22: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
+	13, // 23: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
+	11, // 24: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
+	11, // 25: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
+	11, // 26: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
+	7,  // 27: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
+	14, // 28: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
+	16, // 29: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
+	18, // 30: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
+	20, // 31: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
+	22, // 32: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
+	24, // 33: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
+	26, // 34: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
+	28, // 35: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
+	8,  // 36: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
+	15, // 37: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
+	17, // 38: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
+	19, // 39: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
+	21, // 40: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
+	23, // 41: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
+	25, // 42: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
+	27, // 43: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
+	29, // 44: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
 	36, // [36:45] is the sub-list for method output_type
 	27, // [27:36] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name

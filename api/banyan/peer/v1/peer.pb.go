@@ -1668,7 +1668,8 @@ type Attempt struct {
 	Try             uint32                 `protobuf:"varint,2,opt,name=try,proto3" json:"try,omitempty"` // from 1, as people count
 	Input           *v1.Input              `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
 	Traceparent     string                 `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
-	InputsFromTasks []*v1.FileRef          `protobuf:"bytes,5,rep,name=inputs_from_tasks,json=inputsFromTasks,proto3" json:"inputs_from_tasks,omitempty"` // the then step: every returned file
+	InputsFromTasks []*v1.FileRef          `protobuf:"bytes,5,rep,name=inputs_from_tasks,json=inputsFromTasks,proto3" json:"inputs_from_tasks,omitempty"` // the then step: every returned file; the last ones, where others came ahead in ThenFiles
+	ListsFromTasks  []*v1.FileList         `protobuf:"bytes,6,rep,name=lists_from_tasks,json=listsFromTasks,proto3" json:"lists_from_tasks,omitempty"`    // the same of tasks whose list is long
 	Suspect         bool                   `protobuf:"varint,16,opt,name=suspect,proto3" json:"suspect,omitempty"`                                        // an attempt at the task was lost with its node: one such runs on a node at once, and waits for ControllerMessage.begin
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1735,6 +1736,13 @@ func (x *Attempt) GetTraceparent() string {
 func (x *Attempt) GetInputsFromTasks() []*v1.FileRef {
 	if x != nil {
 		return x.InputsFromTasks
+	}
+	return nil
+}
+
+func (x *Attempt) GetListsFromTasks() []*v1.FileList {
+	if x != nil {
+		return x.ListsFromTasks
 	}
 	return nil
 }
@@ -1977,6 +1985,7 @@ type ControllerMessage struct {
 	SayHello      bool                   `protobuf:"varint,7,opt,name=say_hello,json=sayHello,proto3" json:"say_hello,omitempty"`        // this node has taken shards over: send a Hello again, now
 	Begin         []*AttemptKey          `protobuf:"bytes,16,rep,name=begin,proto3" json:"begin,omitempty"`                              // suspects that may begin: it is durable that they do
 	ForgetJobs    bool                   `protobuf:"varint,17,opt,name=forget_jobs,json=forgetJobs,proto3" json:"forget_jobs,omitempty"` // what was sent in jobs before this message is forgotten: what is meant is sent again
+	ThenFiles     []*ThenFiles           `protobuf:"bytes,8,rep,name=then_files,json=thenFiles,proto3" json:"then_files,omitempty"`      // ahead of the start they belong to, as many messages as they need
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2074,6 +2083,13 @@ func (x *ControllerMessage) GetForgetJobs() bool {
 	return false
 }
 
+func (x *ControllerMessage) GetThenFiles() []*ThenFiles {
+	if x != nil {
+		return x.ThenFiles
+	}
+	return nil
+}
+
 type JobHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -2134,6 +2150,67 @@ func (x *JobHeader) GetTasks() uint32 {
 	return 0
 }
 
+// ThenFiles is a part of what the tasks of a job have returned to its then step.
+type ThenFiles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *AttemptKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Files         []*v1.FileRef          `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	Lists         []*v1.FileList         `protobuf:"bytes,3,rep,name=lists,proto3" json:"lists,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThenFiles) Reset() {
+	*x = ThenFiles{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThenFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThenFiles) ProtoMessage() {}
+
+func (x *ThenFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThenFiles.ProtoReflect.Descriptor instead.
+func (*ThenFiles) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ThenFiles) GetKey() *AttemptKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ThenFiles) GetFiles() []*v1.FileRef {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ThenFiles) GetLists() []*v1.FileList {
+	if x != nil {
+		return x.Lists
+	}
+	return nil
+}
+
 type TailRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *AttemptKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // attempt 0: whichever runs here
@@ -2146,7 +2223,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2235,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2248,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TailRequest) GetKey() *AttemptKey {
@@ -2213,7 +2290,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2302,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2315,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TailResponse) GetData() []byte {
@@ -2272,7 +2349,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2361,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2374,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Lost) GetKey() *AttemptKey {
@@ -2447,13 +2524,14 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"AttemptKey\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\rR\x04task\x12\x18\n" +
-	"\aattempt\x18\x03 \x01(\x04R\aattempt\"\xed\x01\n" +
+	"\aattempt\x18\x03 \x01(\x04R\aattempt\"\xac\x02\n" +
 	"\aAttempt\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\rR\x03try\x12&\n" +
 	"\x05input\x18\x03 \x01(\v2\x10.banyan.v1.InputR\x05input\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12>\n" +
-	"\x11inputs_from_tasks\x18\x05 \x03(\v2\x12.banyan.v1.FileRefR\x0finputsFromTasks\x12\x18\n" +
+	"\x11inputs_from_tasks\x18\x05 \x03(\v2\x12.banyan.v1.FileRefR\x0finputsFromTasks\x12=\n" +
+	"\x10lists_from_tasks\x18\x06 \x03(\v2\x13.banyan.v1.FileListR\x0elistsFromTasks\x12\x18\n" +
 	"\asuspect\x18\x10 \x01(\bR\asuspect\"\x92\x02\n" +
 	"\rWorkerMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.banyan.peer.v1.HelloR\x05hello\x12\x16\n" +
@@ -2471,7 +2549,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x04lost\x18\x10 \x03(\v2\x14.banyan.peer.v1.LostR\x04lost\"g\n" +
 	"\bFinished\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12-\n" +
-	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\x97\x03\n" +
+	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xd1\x03\n" +
 	"\x11ControllerMessage\x12-\n" +
 	"\x05start\x18\x01 \x03(\v2\x17.banyan.peer.v1.AttemptR\x05start\x12.\n" +
 	"\x04stop\x18\x02 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x04stop\x126\n" +
@@ -2482,11 +2560,17 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\tsay_hello\x18\a \x01(\bR\bsayHello\x120\n" +
 	"\x05begin\x18\x10 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x05begin\x12\x1f\n" +
 	"\vforget_jobs\x18\x11 \x01(\bR\n" +
-	"forgetJobs\"`\n" +
+	"forgetJobs\x128\n" +
+	"\n" +
+	"then_files\x18\b \x03(\v2\x19.banyan.peer.v1.ThenFilesR\tthenFiles\"`\n" +
 	"\tJobHeader\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12\x14\n" +
-	"\x05tasks\x18\x03 \x01(\rR\x05tasks\"\x95\x01\n" +
+	"\x05tasks\x18\x03 \x01(\rR\x05tasks\"\x8e\x01\n" +
+	"\tThenFiles\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12(\n" +
+	"\x05files\x18\x02 \x03(\v2\x12.banyan.v1.FileRefR\x05files\x12)\n" +
+	"\x05lists\x18\x03 \x03(\v2\x13.banyan.v1.FileListR\x05lists\"\x95\x01\n" +
 	"\vTailRequest\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x1f\n" +
@@ -2527,7 +2611,7 @@ func file_banyan_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_banyan_peer_v1_peer_proto_rawDescData
 }
 
-var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*CommitRequest)(nil),          // 0: banyan.peer.v1.CommitRequest
 	(*CommitResponse)(nil),         // 1: banyan.peer.v1.CommitResponse
@@ -2560,70 +2644,77 @@ var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*Finished)(nil),               // 28: banyan.peer.v1.Finished
 	(*ControllerMessage)(nil),      // 29: banyan.peer.v1.ControllerMessage
 	(*JobHeader)(nil),              // 30: banyan.peer.v1.JobHeader
-	(*TailRequest)(nil),            // 31: banyan.peer.v1.TailRequest
-	(*TailResponse)(nil),           // 32: banyan.peer.v1.TailResponse
-	(*Lost)(nil),                   // 33: banyan.peer.v1.Lost
-	nil,                            // 34: banyan.peer.v1.ShardInfo.BehindEntry
-	(*v1.Input)(nil),               // 35: banyan.v1.Input
-	(*v1.FileRef)(nil),             // 36: banyan.v1.FileRef
-	(*v1.TaskResult)(nil),          // 37: banyan.v1.TaskResult
-	(*v1.JobSpec)(nil),             // 38: banyan.v1.JobSpec
+	(*ThenFiles)(nil),              // 31: banyan.peer.v1.ThenFiles
+	(*TailRequest)(nil),            // 32: banyan.peer.v1.TailRequest
+	(*TailResponse)(nil),           // 33: banyan.peer.v1.TailResponse
+	(*Lost)(nil),                   // 34: banyan.peer.v1.Lost
+	nil,                            // 35: banyan.peer.v1.ShardInfo.BehindEntry
+	(*v1.Input)(nil),               // 36: banyan.v1.Input
+	(*v1.FileRef)(nil),             // 37: banyan.v1.FileRef
+	(*v1.FileList)(nil),            // 38: banyan.v1.FileList
+	(*v1.TaskResult)(nil),          // 39: banyan.v1.TaskResult
+	(*v1.JobSpec)(nil),             // 40: banyan.v1.JobSpec
 }
 var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: banyan.peer.v1.ReadResponse.rows:type_name -> banyan.peer.v1.Row
 	3,  // 1: banyan.peer.v1.RowEvent.row:type_name -> banyan.peer.v1.Row
 	6,  // 2: banyan.peer.v1.WatchRowsResponse.events:type_name -> banyan.peer.v1.RowEvent
 	17, // 3: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
-	34, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
+	35, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
 	24, // 5: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
-	35, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
-	36, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
-	27, // 8: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
-	28, // 9: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
-	24, // 10: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
-	24, // 11: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
-	24, // 12: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
-	33, // 13: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
-	24, // 14: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
-	37, // 15: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
-	25, // 16: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
-	24, // 17: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
-	24, // 18: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
-	30, // 19: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
-	24, // 20: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
-	24, // 21: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
-	38, // 22: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
-	24, // 23: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
-	24, // 24: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
-	0,  // 25: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
-	2,  // 26: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
-	5,  // 27: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
-	9,  // 28: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
-	11, // 29: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
-	13, // 30: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
-	15, // 31: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
-	18, // 32: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
-	20, // 33: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
-	22, // 34: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
-	26, // 35: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
-	31, // 36: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
-	1,  // 37: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
-	4,  // 38: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
-	7,  // 39: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
-	10, // 40: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
-	12, // 41: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
-	14, // 42: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
-	16, // 43: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
-	19, // 44: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
-	21, // 45: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
-	23, // 46: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
-	29, // 47: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
-	32, // 48: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
-	37, // [37:49] is the sub-list for method output_type
-	25, // [25:37] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	36, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
+	37, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
+	38, // 8: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
+	27, // 9: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
+	28, // 10: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
+	24, // 11: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
+	24, // 12: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
+	24, // 13: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
+	34, // 14: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
+	24, // 15: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
+	39, // 16: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
+	25, // 17: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
+	24, // 18: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
+	24, // 19: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
+	30, // 20: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
+	24, // 21: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
+	24, // 22: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
+	31, // 23: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
+	40, // 24: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
+	24, // 25: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
+	37, // 26: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
+	38, // 27: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
+	24, // 28: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
+	24, // 29: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
+	0,  // 30: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
+	2,  // 31: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
+	5,  // 32: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
+	9,  // 33: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
+	11, // 34: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
+	13, // 35: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
+	15, // 36: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
+	18, // 37: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
+	20, // 38: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
+	22, // 39: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
+	26, // 40: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
+	32, // 41: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
+	1,  // 42: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
+	4,  // 43: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
+	7,  // 44: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
+	10, // 45: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
+	12, // 46: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
+	14, // 47: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
+	16, // 48: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
+	19, // 49: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
+	21, // 50: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
+	23, // 51: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
+	29, // 52: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
+	33, // 53: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
+	42, // [42:54] is the sub-list for method output_type
+	30, // [30:42] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_banyan_peer_v1_peer_proto_init() }
@@ -2637,7 +2728,7 @@ func file_banyan_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_peer_v1_peer_proto_rawDesc), len(file_banyan_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
