@@ -55,6 +55,10 @@ const (
 	EnvBytesMax           = 128 << 10
 	SendFilesMax          = 10_000
 	ReturnFilesMax        = 10_000
+	ReturnInlineMax       = 16 << 10
+	ReturnListBytesMax    = 64 << 20
+	ResultBytesMax        = 512 << 10
+	ErrorBytesMax         = 4 << 10
 	RetriesMax            = 1000
 	SlotsMax              = 4096
 	WorkerBacklogMax      = 256
@@ -155,6 +159,10 @@ var Limits = []Limit{
 	{"EnvBytesMax", EnvBytesMax, "bytes", "of a job's environment"},
 	{"SendFilesMax", SendFilesMax, "files", "sent with one job"},
 	{"ReturnFilesMax", ReturnFilesMax, "files", "returned by one task"},
+	{"ReturnInlineMax", ReturnInlineMax, "bytes", "of the list of returned files kept in a task's result; a longer list is a blob"},
+	{"ReturnListBytesMax", ReturnListBytesMax, "bytes", "of the list of files returned by one task; with a longer one the task fails"},
+	{"ResultBytesMax", ResultBytesMax, "bytes", "of one task's result; with a longer one the task fails"},
+	{"ErrorBytesMax", ErrorBytesMax, "bytes", "of the words that say why a task could not be run; the rest is cut off"},
 	{"RetriesMax", RetriesMax, "attempts", "of one task"},
 	{"SlotsMax", SlotsMax, "slots", "offered by one node"},
 	{"WorkerBacklogMax", WorkerBacklogMax, "attempts", "waiting on one worker beyond its slots"},

@@ -113,8 +113,9 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 	return code
 }
 
+// oneLine is an error's text from anywhere, fit for a terminal, on one line.
 func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(strings.TrimSpace(s), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	return inLine(strings.Join(strings.FieldsFunc(strings.TrimSpace(s), func(r rune) bool { return r == '\n' || r == '\r' }), "; "))
 }
 
 // root builds the tree of commands.

@@ -59,7 +59,7 @@ majority without the node. With --undo the node takes leaders and work again.`,
 				if undo {
 					what = "takes leaders and work again"
 				}
-				_, err = fmt.Fprintf(a.Out, "%v (%s) %s\n", id, n.GetName(), what)
+				_, err = fmt.Fprintf(a.Out, "%v (%s) %s\n", id, inLine(n.GetName()), what)
 				return err
 			})
 		},

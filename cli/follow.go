@@ -119,7 +119,7 @@ func (a *app) newFollower(s *session, f follow) *follower {
 	fw := &follower{follow: f, app: a, s: s, bar: a.newProgress(f.show.progress), nodes: map[uint64]string{}, outDir: outDir{name: f.show.outDir}}
 	fw.out = bufio.NewWriterSize(fw.bar.through(a.Out), 64<<10)
 	fw.errs = bufio.NewWriterSize(fw.bar.through(a.Err), 16<<10)
-	fw.p = &printer{out: fw.out, err: fw.errs, tag: f.show.tag, json: f.show.format.json(), chunks: s.Blobs().Download}
+	fw.p = &printer{out: fw.out, err: fw.errs, tag: f.show.tag, json: f.show.format.json(), chunks: s.Blobs().Download, files: s.Jobs().Returned}
 	if f.show.keep {
 		fw.keep = &order{quiet: f.seen, emit: fw.emit, reread: fw.reread}
 	}
@@ -186,7 +186,11 @@ func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {
 		return nil
 	}
 	if !f.then {
-		mine, refused := f.returned.sort(r, f.back.names(r))
+		files, err := f.s.Jobs().Returned(ctx, r)
+		if err != nil {
+			return err
+		}
+		mine, refused := f.returned.sort(r.Task, files, f.back.names(r))
 		f.refused(fmt.Sprintf("task %d", r.Task+1), refused)
 		if err := f.outDir.fetch(ctx, f.p.chunks, mine, f.seen.has(r.Task)); err != nil {
 			return err
@@ -208,7 +212,7 @@ func (f *follower) refused(who string, list []refusal) {
 			fmt.Fprintf(f.errs, "banyan: %s returned %d more files that were not written\n", who, len(list)-i)
 			return
 		}
-		fmt.Fprintf(f.errs, "banyan: %s returned %q: %s\n", who, abbreviate(r.path, 200), r.why)
+		fmt.Fprintf(f.errs, "banyan: %s returned %.200q: %s\n", who, r.path, r.why)
 	}
 }
 
@@ -239,7 +243,7 @@ func (f *follower) notice(nodes []*banyanv1.NodeProgress) {
 		if n.State == "dead" {
 			what = ": its tasks go to others"
 		}
-		fmt.Fprintf(f.errs, "banyan: node %v (%s) is %s%s\n", banyan.NodeID(n.Node), n.Name, n.State, what)
+		fmt.Fprintf(f.errs, "banyan: node %v (%s) is %s%s\n", banyan.NodeID(n.Node), inLine(n.Name), inLine(n.State), what)
 	}
 }
 
@@ -295,7 +299,11 @@ func (f *follower) finish(ctx context.Context) error {
 		if err := f.p.result(ctx, r, true); err != nil {
 			return err
 		}
-		mine, refused := f.returned.sortThen(r)
+		files, err := f.s.Jobs().Returned(ctx, r)
+		if err != nil {
+			return err
+		}
+		mine, refused := f.returned.sortThen(files)
 		f.refused("the --then step", refused)
 		defer f.outDir.close()
 		if err := f.outDir.fetch(ctx, f.p.chunks, mine, false); err != nil {

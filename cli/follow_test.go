@@ -328,7 +328,7 @@ func TestLogsOfAllTasks(t *testing.T) {
 		{"--stderr", "", "e1\n"},
 		{"--stderr --stdout --tag", "in1\tone\nin2\ttwo\nin2\t\xff", "in1\te1\n"},
 		{"-o json --tag", `{"seq":1,"stream":"stdout","data":"one\n"}` + "\n" + `{"seq":1,"stream":"stderr","data":"e1\n"}` + "\n" +
-			`{"seq":2,"stream":"stdout","data":"","data_base64":"dHdvCv8="}` + "\n", ""},
+			`{"seq":2,"stream":"stdout","data":"two\n\ufffd","data_base64":"dHdvCv8="}` + "\n", ""},
 	} {
 		out, errs, code := do(t, f.session(t), append(append([]string{"logs"}, strings.Fields(c.flags)...), testJob)...)
 		if out != c.out || errs != c.errs || code != 0 {

@@ -120,7 +120,7 @@ func rank(r *banyanv1.TaskResult) int {
 func (a *app) printJob(j *banyanv1.Job, results []*banyanv1.TaskResult, hint string) error {
 	p := j.GetProgress()
 	w := a.Out
-	fmt.Fprintln(w, strings.TrimSpace("Job        "+j.Id+"  "+j.GetSpec().GetName()))
+	fmt.Fprintln(w, inLine(strings.TrimSpace("Job        "+j.Id+"  "+j.GetSpec().GetName())))
 	fmt.Fprintf(w, "Command    %s\n", abbreviate(commandText(j), 100))
 	fmt.Fprintf(w, "State      %s\n", jobState(j.State))
 	fmt.Fprintf(w, "Submitted  %s\n", when(j.SubmitMs, a.now()))

@@ -19,6 +19,7 @@ type jobJSON struct {
 	ID        string      `json:"id"`
 	Name      string      `json:"name"`
 	Command   []string    `json:"command"`
+	Base64    []string    `json:"command_base64,omitempty"` // the same, when an argument is not UTF-8
 	Shell     bool        `json:"shell"`
 	State     string      `json:"state"`
 	Tasks     uint32      `json:"tasks"`
@@ -55,6 +56,7 @@ func newJobJSON(j *banyanv1.Job) jobJSON {
 		Failed: p.GetFailed(), Retried: p.GetRetried(), Repeated: p.GetRepeated(), RatePerS: p.GetRatePerS(),
 		SubmitMs: j.SubmitMs, EndMs: j.EndMs, Shard: j.Shard,
 	}
+	out.Base64 = base64All(out.Command)
 	if j.Leader != 0 {
 		out.Leader = banyan.NodeID(j.Leader).String()
 	}

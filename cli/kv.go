@@ -2,13 +2,11 @@ package cli
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +18,9 @@ import (
 // kvJSON is a key as -o json prints it.
 type kvJSON struct {
 	Key            string `json:"key"`
+	KeyBase64      string `json:"key_base64,omitempty"` // the same, when it is not UTF-8
 	Value          string `json:"value"`
-	ValueBase64    string `json:"value_base64,omitempty"` // instead of value, when it is not text
+	ValueBase64    string `json:"value_base64,omitempty"` // the same, when it is not UTF-8
 	CreateRevision uint64 `json:"create_revision"`
 	ModRevision    uint64 `json:"mod_revision"`
 	Version        uint64 `json:"version"`
@@ -39,13 +38,10 @@ type delJSON struct {
 }
 
 func newKVJSON(kv *banyanv1.KeyValue) kvJSON {
-	j := kvJSON{Key: string(kv.Key), CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version}
-	if utf8.Valid(kv.Value) {
-		j.Value = string(kv.Value)
-	} else {
-		j.ValueBase64 = base64.StdEncoding.EncodeToString(kv.Value)
+	return kvJSON{
+		Key: string(kv.Key), KeyBase64: base64Of(string(kv.Key)), Value: string(kv.Value), ValueBase64: base64Of(string(kv.Value)),
+		CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version,
 	}
-	return j
 }
 
 func (a *app) kvCommand() *cobra.Command {
@@ -89,6 +85,10 @@ func (a *app) kvGetCommand() *cobra.Command {
 				}
 				if f.json() {
 					return writeJSON(a.Out, newKVJSON(r.Kv))
+				}
+				if !raw && isTerminal(a.Out) {
+					_, err = fmt.Fprintln(a.Out, shown(string(r.Kv.Value)))
+					return err
 				}
 				end := "\n"
 				if raw {

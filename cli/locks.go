@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +32,7 @@ type claimJSON struct {
 	TTLMs   int64  `json:"ttl_ms"`
 	Lease   string `json:"lease"`
 	Value   string `json:"value,omitempty"`
+	Base64  string `json:"value_base64,omitempty"` // the same, when it is not UTF-8
 }
 
 func newLockJSON(l *banyanv1.LockState) lockJSON {
@@ -54,9 +54,7 @@ func newLockJSON(l *banyanv1.LockState) lockJSON {
 func newClaimJSON(c *banyanv1.Claim) claimJSON {
 	j := claimJSON{
 		Owner: c.Owner, Token: c.Token, Permit: c.Permit, Shared: c.Shared, SinceMs: c.SinceMs, TTLMs: c.TtlMs, Lease: fmt.Sprintf("%x", c.Lease),
-	}
-	if utf8.Valid(c.Value) {
-		j.Value = string(c.Value)
+		Value: string(c.Value), Base64: base64Of(string(c.Value)),
 	}
 	return j
 }
@@ -164,7 +162,7 @@ func (a *app) unlock(ctx context.Context, s *session, name string, token uint64)
 			}
 			if done {
 				n++
-				fmt.Fprintf(a.Out, "taken from %s, token %d\n", dash(c.Owner), c.Token)
+				fmt.Fprintf(a.Out, "taken from %s, token %d\n", inLine(dash(c.Owner)), c.Token)
 			}
 		}
 	}

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/base64"
 	"io"
 	"strconv"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -64,7 +62,7 @@ type logJSON struct {
 	Seq        uint32 `json:"seq"`    // of the task, from 1
 	Stream     string `json:"stream"` // stdout or stderr
 	Data       string `json:"data"`
-	DataBase64 string `json:"data_base64,omitempty"` // instead of data, when it is not text
+	DataBase64 string `json:"data_base64,omitempty"` // the same, when it is not UTF-8
 }
 
 // logWriter writes every piece of one stream of a task as a line of JSON.
@@ -75,12 +73,7 @@ type logWriter struct {
 }
 
 func (l logWriter) Write(b []byte) (int, error) {
-	j := logJSON{Seq: l.seq, Stream: l.stream}
-	if utf8.Valid(b) {
-		j.Data = string(b)
-	} else {
-		j.DataBase64 = base64.StdEncoding.EncodeToString(b)
-	}
+	j := logJSON{Seq: l.seq, Stream: l.stream, Data: string(b), DataBase64: base64Of(string(b))}
 	return len(b), writeJSON(l.w, j)
 }
 

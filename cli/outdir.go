@@ -61,11 +61,11 @@ type refusal struct{ path, why string }
 // sort tells apart the files that a task may bring back and those that are not
 // written: nobody asked for them, or another task has used the name for other
 // bytes.
-func (r *returned) sort(t *banyanv1.TaskResult, names []string) (mine []*banyanv1.FileRef, refused []refusal) {
+func (r *returned) sort(task uint32, files []*banyanv1.FileRef, names []string) (mine []*banyanv1.FileRef, refused []refusal) {
 	if r.by == nil {
 		r.seed, r.by = maphash.MakeSeed(), map[uint64]returner{}
 	}
-	for _, ref := range t.Returned {
+	for _, ref := range files {
 		p := string(ref.GetPath())
 		if why := unsafe(p); why != "" || !job.Returns(names, p) {
 			if why == "" {
@@ -80,9 +80,9 @@ func (r *returned) sort(t *banyanv1.TaskResult, names []string) (mine []*banyanv
 		first, ok := r.by[name]
 		switch {
 		case !ok:
-			r.by[name] = returner{t.Task, content}
+			r.by[name] = returner{task, content}
 			mine = append(mine, ref)
-		case first.task == t.Task || first.content == content:
+		case first.task == task || first.content == content:
 			mine = append(mine, ref)
 		default:
 			refused = append(refused, refusal{p, fmt.Sprintf("as task %d did with other bytes: the first one stays: put something of the input into the name, as in --return {/.}.out", first.task+1)})
@@ -94,8 +94,8 @@ func (r *returned) sort(t *banyanv1.TaskResult, names []string) (mine []*banyanv
 
 // sortThen is sort for the then step, which may leave files of any name. Hidden
 // ones are not written: no user would see that they came.
-func (r *returned) sortThen(t *banyanv1.TaskResult) (mine []*banyanv1.FileRef, refused []refusal) {
-	for _, ref := range t.Returned {
+func (r *returned) sortThen(files []*banyanv1.FileRef) (mine []*banyanv1.FileRef, refused []refusal) {
+	for _, ref := range files {
 		p := string(ref.GetPath())
 		why := unsafe(p)
 		if why == "" && slices.ContainsFunc(strings.Split(p, "/"), func(c string) bool { return strings.HasPrefix(c, ".") }) {

@@ -57,7 +57,7 @@ func TestANodeCannotWriteWhatNobodyAskedFor(t *testing.T) {
 		dir := t.TempDir()
 		f, s, ref := liar(t)
 		r := result(0, 0, "", "")
-		r.Input.Columns[0], r.Slot = "hers", 1 // the node says so; the input was "1"
+		r.Input.Columns[0], r.Slot = []byte("hers"), 1 // the node says so; the input was "1"
 		good := strings.NewReplacer("{}", "1", "{%}", "1", "*", "all").Replace(c.pattern)
 		for _, name := range append(c.lies, good) {
 			r.Returned = append(r.Returned, ref(name))

@@ -56,7 +56,9 @@ func outputHelp() string {
 	}
 	var b strings.Builder
 	b.WriteString("The fields of -o json. Names and meanings stay; new fields may be added. A field\n" +
-		"with ? is left out when it is empty. Times end in _ms (since 1970) or _us.\n")
+		"with ? is left out when it is empty. Times end in _ms (since 1970) or _us. What\n" +
+		"may be no text (inputs, paths, output, keys, values) shows with \\ufffd where it\n" +
+		"is not UTF-8, and then has a twin with all bytes, whose name ends in _base64.\n")
 	for _, s := range shapes {
 		fmt.Fprintf(&b, "\n%s\n", s.commands)
 		describe(&b, reflect.TypeOf(s.value), "  ")

@@ -17,6 +17,7 @@ type resultJSON struct {
 	Seq         uint32   `json:"seq"` // from 1; of the then step: the number of tasks and one
 	Then        bool     `json:"then,omitempty"`
 	Input       []string `json:"input"`
+	InputBase64 []string `json:"input_base64,omitempty"` // the same, when one is not UTF-8
 	State       string   `json:"state"`
 	ExitCode    int32    `json:"exit_code"`
 	Signal      string   `json:"signal,omitempty"`
@@ -30,10 +31,15 @@ type resultJSON struct {
 	StderrBytes int64    `json:"stderr_bytes"`
 	Stdout      *string  `json:"stdout,omitempty"` // absent when it is large: 'banyan logs'
 	Stderr      *string  `json:"stderr,omitempty"`
-	Returned    []string `json:"returned,omitempty"`
-	Truncated   bool     `json:"truncated,omitempty"` // an output was cut off
-	Killed      []string `json:"killed,omitempty"`    // processes that it left behind, some by name
-	KilledCount uint32   `json:"killed_count,omitempty"`
+
+	StdoutBase64   string   `json:"stdout_base64,omitempty"` // the same, when it is not UTF-8
+	StderrBase64   string   `json:"stderr_base64,omitempty"`
+	Returned       []string `json:"returned,omitempty"`
+	ReturnedBase64 []string `json:"returned_base64,omitempty"` // the same, when one is not UTF-8
+	ReturnedFiles  uint32   `json:"returned_files,omitempty"`  // how many; of a long list 'job show' tells no more
+	Truncated      bool     `json:"truncated,omitempty"`       // an output was cut off
+	Killed         []string `json:"killed,omitempty"`          // processes that it left behind, some by name
+	KilledCount    uint32   `json:"killed_count,omitempty"`
 }
 
 func newResultJSON(r *banyanv1.TaskResult) resultJSON {
@@ -52,10 +58,21 @@ func newResultJSON(r *banyanv1.TaskResult) resultJSON {
 	if j.Input == nil {
 		j.Input = []string{}
 	}
-	for _, f := range r.Returned {
+	j.InputBase64 = base64All(j.Input)
+	j.StdoutBase64, j.StderrBase64 = base64Of(string(r.Stdout.GetInline())), base64Of(string(r.Stderr.GetInline()))
+	j.ReturnedFiles = r.ReturnedList.GetFiles()
+	j.files(r.Returned)
+	return j
+}
+
+// files names the returned files.
+func (j *resultJSON) files(refs []*banyanv1.FileRef) {
+	j.Returned = nil
+	for _, f := range refs {
 		j.Returned = append(j.Returned, string(f.Path))
 	}
-	return j
+	j.ReturnedBase64 = base64All(j.Returned)
+	j.ReturnedFiles = max(j.ReturnedFiles, uint32(len(refs)))
 }
 
 func inlineText(o *banyanv1.Output) *string {
@@ -82,6 +99,7 @@ type printer struct {
 	tag      bool
 	json     bool
 	chunks   chunkReader
+	files    func(context.Context, *banyanv1.TaskResult) ([]*banyanv1.FileRef, error) // of a long list
 }
 
 // chunkReader writes the content of a blob to w.
@@ -92,6 +110,13 @@ func (p *printer) result(ctx context.Context, r *banyanv1.TaskResult, then bool)
 	if p.json {
 		j := newResultJSON(r)
 		j.Then = then
+		if r.ReturnedList != nil && p.files != nil {
+			refs, err := p.files(ctx, r)
+			if err != nil {
+				return err
+			}
+			j.files(refs)
+		}
 		return writeJSON(p.out, j)
 	}
 	tag := ""
@@ -155,12 +180,10 @@ func taskName(r *banyanv1.TaskResult, then bool) string {
 
 // abbreviate shortens s to at most n characters on one line.
 func abbreviate(s string, n int) string {
-	r := []rune(strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f {
-			return ' '
-		}
-		return c
-	}, s))
+	if len(s) > 4*n+8 {
+		s = s[:4*n+8] // no more can show
+	}
+	r := []rune(inLine(s))
 	if len(r) <= n {
 		return string(r)
 	}

@@ -62,7 +62,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 		return err
 	}
 	cancel()
-	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, back: asked{j.GetSpec().GetReturn(), int(j.GetTasks()), nil}, then: j.GetSpec().GetThen() != nil})
+	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, back: asked{banyanv1.Strings(j.GetSpec().GetReturn()), int(j.GetTasks()), nil}, then: j.GetSpec().GetThen() != nil})
 }
 
 // recorded gives the tasks that have a result, without those that are to be

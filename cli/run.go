@@ -304,7 +304,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 		return f.show.printID(a.Out, id)
 	}
 	cancel()
-	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, back: asked{spec.Return, in.count, in.row}, then: spec.Then != nil})
+	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, back: asked{banyanv1.Strings(spec.Return), in.count, in.row}, then: spec.Then != nil})
 	if failed := (*exit)(nil); errors.As(err, &failed) && failed.code <= exitFailedMore && !s.local {
 		if name := leftHere(spec, f.send, in); name != "" {
 			fmt.Fprintf(a.Err, "banyan: %s is here, tasks run in directories of their own on the nodes: send files with --send {}, or name a directory that every node has with --workdir\n", name)

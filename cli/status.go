@@ -131,7 +131,7 @@ func (a *app) printStatus(m *banyanv1.StatusResponse) error {
 	fmt.Fprintf(a.Out, "Cluster %s, answered by %v, version %s\n", m.ClusterId, banyan.NodeID(m.Node), m.Version)
 	fmt.Fprintf(a.Out, "%d of %s alive, %d of %s led, %s a shard, %s active\n", alive, count(len(m.Nodes), "node"), led, count(len(m.Shards), "shard"), count(m.Replication, "voter"), count(m.JobsActive, "job"))
 	for _, n := range m.Notices {
-		fmt.Fprintf(a.Out, "remember: %s on %v: %s\n", time.UnixMilli(n.TimeMs).UTC().Format(time.RFC3339), banyan.NodeID(n.Node), n.Text)
+		fmt.Fprintf(a.Out, "remember: %s on %v: %s\n", time.UnixMilli(n.TimeMs).UTC().Format(time.RFC3339), banyan.NodeID(n.Node), inLine(n.Text))
 	}
 	if len(m.Problems) == 0 {
 		_, err := fmt.Fprintln(a.Out, "All is well.")
@@ -142,7 +142,7 @@ func (a *app) printStatus(m *banyanv1.StatusResponse) error {
 		if p.Critical {
 			mark = "CRITICAL"
 		}
-		if _, err := fmt.Fprintf(a.Out, "%s: %s: %s\n", mark, p.What, p.Remedy); err != nil {
+		if _, err := fmt.Fprintf(a.Out, "%s: %s: %s\n", mark, inLine(p.What), inLine(p.Remedy)); err != nil {
 			return err
 		}
 	}

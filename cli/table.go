@@ -25,7 +25,13 @@ func (t *table) numbers(columns ...int) *table {
 	return t
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+// add adds a row; its cells may be text from outside.
+func (t *table) add(cells ...string) {
+	for i, c := range cells {
+		cells[i] = inLine(c)
+	}
+	t.rows = append(t.rows, cells)
+}
 
 // print writes the table, the header alone when there are no rows.
 func (t *table) print(w io.Writer) error {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -204,6 +205,27 @@ func (j Jobs) Output(ctx context.Context, o *banyanv1.Output, w io.Writer) error
 		return err
 	}
 	return j.c.Blobs().Download(ctx, o.GetChunks(), w)
+}
+
+// Returned gives the files that a task returned, also where their list is long
+// and kept beside the result.
+func (j Jobs) Returned(ctx context.Context, r *banyanv1.TaskResult) ([]*banyanv1.FileRef, error) {
+	l := r.GetReturnedList()
+	if l == nil {
+		return r.GetReturned(), nil
+	}
+	if l.Size > banyan.ReturnListBytesMax {
+		return nil, banyan.Errorf(banyan.Corrupt, "task %d says that the list of its files has %d bytes, the most is %d (ReturnListBytesMax)", r.Task+1, l.Size, banyan.ReturnListBytesMax)
+	}
+	var b bytes.Buffer
+	if err := j.c.Blobs().Download(ctx, l.Chunks, &b); err != nil {
+		return nil, err
+	}
+	files, err := banyanv1.DecodeFiles(b.Bytes())
+	if err != nil {
+		return nil, banyan.Errorf(banyan.Corrupt, "the files of task %d: %w", r.Task+1, err)
+	}
+	return files, nil
 }
 
 func jobsMethod[Req, Res any](m func(banyanv1connect.JobsClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)) func(*node, context.Context, *connect.Request[Req]) (*connect.Response[Res], error) {

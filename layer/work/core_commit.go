@@ -49,6 +49,7 @@ func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult)
 	result.Task, result.Node = a.key.Task, uint64(a.node)
 	result.Input, result.Revision = nil, 0
 	result.Attempt, result.AttemptId, result.Lost = a.number, a.key.Attempt, r.losses[a.key.Task].Count
+	job.Fit(result) // as the worker has, which may be another release
 	rep := &report{run: r, at: a, result: result, final: true}
 	switch result.State {
 	case banyanv1.TaskState_TASK_STATE_SUCCEEDED:
@@ -71,24 +72,12 @@ func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult)
 	c.commits(s)
 }
 
-// encode makes the row of a result. One that is too large for a row becomes a
-// failure that says so.
+// encode makes the row of a result that fits into one (job.Fit).
 func encode(r *Run, a *attempt, result *banyanv1.TaskResult) []byte {
 	meta := job.Meta{State: result.State, Node: a.node, Repeats: r.lost[a.key.Task]}
 	row, err := job.EncodeResult(meta, result)
-	switch {
-	case err != nil:
-		result.Error = "the result cannot be stored: " + err.Error()
-	case len(row) > banyan.ValueBytesMax:
-		result.Error = "the result has more than 1 MiB (ValueBytesMax), most likely because so many files are returned: return an archive of them"
-	default:
-		return row
-	}
-	result.Signal, result.Returned, result.Stdout, result.Stderr = "", nil, nil, nil
-	result.State, meta.State = banyanv1.TaskState_TASK_STATE_FAILED, banyanv1.TaskState_TASK_STATE_FAILED
-	row, err = job.EncodeResult(meta, result)
 	if err != nil {
-		panic("work: " + err.Error()) // nothing but numbers and our own words is left
+		panic("work: " + err.Error()) // job.Fit has made every text UTF-8
 	}
 	return row
 }

@@ -1,6 +1,7 @@
 package work
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -750,14 +751,15 @@ func TestTheWallClockJumpsDuringATakeover(t *testing.T) {
 // is bounded, and the stream goes on.
 func TestAWorkerHearsOfManyJobsOverOneStream(t *testing.T) {
 	s := New(Config{ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
-	x := &session{ctx: t.Context(), jobs: map[banyan.JobID]struct{}{}}
+	sent := &sentStream{}
+	x := &session{ctx: t.Context(), stream: sent, jobs: map[banyan.JobID]struct{}{}}
 	known := map[string]bool{}
 	for i := range 3 * banyan.WorkerJobsMax {
 		id := banyan.NewJobID(int64(i), 0)
 		rec := &record{id: id, spec: header("", 0, nil).Spec} // its only task is the then step, which has no input
 		msg := &peerv1.ControllerMessage{}
-		if failed := s.prepare(x, msg, []start{{Start{Key: Key{id, 0, 1}, Try: 1}, rec}}); len(failed) > 0 {
-			t.Fatal(i, failed)
+		if failed, err := s.start(x, msg, []start{{Start{Key: Key{id, 0, 1}, Try: 1}, rec}}); len(failed) > 0 || err != nil {
+			t.Fatal(i, failed, err)
 		}
 		if msg.ForgetJobs {
 			clear(known)
@@ -768,6 +770,55 @@ func TestAWorkerHearsOfManyJobsOverOneStream(t *testing.T) {
 		if !known[string(id)] || len(known) > banyan.WorkerJobsMax || len(x.jobs) != len(known) {
 			t.Fatalf("after %d jobs the worker knows %d, its controller believes %d", i, len(known), len(x.jobs))
 		}
+	}
+}
+
+// sentStream keeps what is sent to a worker.
+type sentStream struct {
+	Stream
+	all []*peerv1.ControllerMessage
+}
+
+func (s *sentStream) Send(m *peerv1.ControllerMessage) error {
+	s.all = append(s.all, m)
+	return nil
+}
+
+// TestMessagesOfStartsAreBounded: many long inputs and a long list of files for a
+// then step go out in messages that the worker's node takes.
+func TestMessagesOfStartsAreBounded(t *testing.T) {
+	s := New(Config{ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
+	sent := &sentStream{}
+	o := &outgoing{x: &session{stream: sent}, msg: &peerv1.ControllerMessage{Demand: 7}}
+	const tasks, files = 100, 20_000
+	for i := range tasks {
+		a := &peerv1.Attempt{Key: &peerv1.AttemptKey{JobId: "j", Task: uint32(i)}, Input: banyanv1.NewInput(strings.Repeat("x", banyan.InputBytesMax))}
+		if err := o.add(s, nil, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	then := &peerv1.Attempt{Key: &peerv1.AttemptKey{JobId: "j", Task: tasks}}
+	for range files {
+		then.InputsFromTasks = append(then.InputsFromTasks, &banyanv1.FileRef{Path: make([]byte, 930)})
+	}
+	if err := cmp.Or(o.add(s, nil, then), o.flush(s)); err != nil {
+		t.Fatal(err)
+	}
+	starts, came := 0, 0
+	for _, m := range sent.all {
+		if n := proto.Size(m); n > 2*outgoingBytes || m.Demand != 7 {
+			t.Errorf("a message of %d bytes with demand %d", n, m.Demand)
+		}
+		for _, f := range m.ThenFiles {
+			came += len(f.Files)
+		}
+		for _, a := range m.Start {
+			came += len(a.InputsFromTasks)
+			starts++
+		}
+	}
+	if starts != tasks+1 || came != files {
+		t.Errorf("%d starts and %d files went out", starts, came)
 	}
 }
 

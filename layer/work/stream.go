@@ -162,8 +162,8 @@ func (s *Service) send(x *session) error {
 			Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown),
 			Demand: uint32(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
 		}
-		failed := s.prepare(x, msg, starts)
-		if err := x.stream.Send(msg); err != nil {
+		failed, err := s.start(x, msg, starts)
+		if err != nil {
 			return err
 		}
 		if len(failed) > 0 {
@@ -179,13 +179,14 @@ type start struct {
 	rec *record
 }
 
-// prepare completes the attempts of a message with what the rows say. Those it
-// cannot complete are given back.
-func (s *Service) prepare(x *session, msg *peerv1.ControllerMessage, starts []start) (failed []Key) {
+// start completes the attempts with what the rows say and sends them, msg first,
+// in as many messages as their size takes. Those it cannot complete are given back.
+func (s *Service) start(x *session, msg *peerv1.ControllerMessage, starts []start) (failed []Key, err error) {
 	if len(x.jobs)+len(starts) > banyan.WorkerJobsMax && len(x.jobs) > 0 {
 		clear(x.jobs)
 		msg.ForgetJobs = true
 	}
+	out := &outgoing{x: x, msg: msg}
 	for _, st := range starts {
 		a, err := s.attempt(x.ctx, st)
 		if err != nil {
@@ -198,17 +199,20 @@ func (s *Service) prepare(x *session, msg *peerv1.ControllerMessage, starts []st
 		if a == nil {
 			continue
 		}
+		var header *peerv1.JobHeader
 		if _, known := x.jobs[st.Key.Job]; !known {
 			if len(x.jobs) >= banyan.WorkerJobsMax {
 				failed = append(failed, st.Key) // next time
 				continue
 			}
 			x.jobs[st.Key.Job] = struct{}{}
-			msg.Jobs = append(msg.Jobs, &peerv1.JobHeader{JobId: string(st.Key.Job), Spec: st.rec.spec, Tasks: st.rec.tasks})
+			header = &peerv1.JobHeader{JobId: string(st.Key.Job), Spec: st.rec.spec, Tasks: st.rec.tasks}
 		}
-		msg.Start = append(msg.Start, a)
+		if err := out.add(s, header, a); err != nil {
+			return nil, err
+		}
 	}
-	return failed
+	return failed, out.flush(s)
 }
 
 // attempt makes the message that starts an attempt; nil if it was answered
@@ -231,17 +235,18 @@ func (s *Service) attempt(ctx context.Context, st start) (*peerv1.Attempt, error
 		return a, err
 	}
 	var tooMany bool
-	if a.InputsFromTasks, tooMany, err = s.returned(ctx, rec); tooMany {
+	if a.InputsFromTasks, a.ListsFromTasks, tooMany, err = s.returned(ctx, rec); tooMany {
 		s.failThen(st.Key)
 		return nil, nil
 	}
 	return a, err
 }
 
-// returned lists every file that the tasks of a job returned, by task.
-func (s *Service) returned(ctx context.Context, rec *record) (files []*banyanv1.FileRef, tooMany bool, err error) {
+// returned lists every file that the tasks of a job returned, by task, and where
+// the lists of those are that returned many.
+func (s *Service) returned(ctx context.Context, rec *record) (files []*banyanv1.FileRef, lists []*banyanv1.FileList, tooMany bool, err error) {
 	if len(rec.spec.Return) == 0 {
-		return nil, false, nil
+		return nil, nil, false, nil
 	}
 	bytes := 0
 	lo, _ := job.ResultRange(rec.id, 0)
@@ -258,9 +263,16 @@ func (s *Service) returned(ctx context.Context, rec *record) (files []*banyanv1.
 			}
 			files = append(files, f)
 		}
+		if l := r.ReturnedList; l != nil {
+			if bytes += int(min(l.Size, banyan.ThenFilesBytesMax)) + proto.Size(l); bytes > banyan.ThenFilesBytesMax {
+				tooMany = true
+				return banyan.Errorf(banyan.Exhausted, "too many files")
+			}
+			lists = append(lists, l)
+		}
 		return nil
 	})
-	return files, tooMany, err
+	return files, lists, tooMany, err
 }
 
 // failThen ends a then step that cannot be given its files.

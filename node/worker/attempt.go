@@ -194,7 +194,11 @@ func stateOf(res exec.Result) banyanv1.TaskState {
 
 // prepare puts the files the attempt needs into its working directory.
 func (w *Worker) prepare(ctx context.Context, s Start, vars job.Vars, place *exec.Place) (map[string]given, error) {
-	files, err := wanted(s.Job.GetSpec(), vars, s.Attempt.GetInputsFromTasks())
+	fromTasks, err := w.fromTasks(ctx, s.Attempt)
+	if err != nil {
+		return nil, err
+	}
+	files, err := wanted(s.Job.GetSpec(), vars, fromTasks)
 	if err != nil || len(files) == 0 {
 		return nil, err
 	}
@@ -255,8 +259,11 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 	if err != nil {
 		return err
 	}
-	result.Returned, err = store(ctx, w.blobs, root, names)
-	return err
+	refs, err := store(ctx, w.blobs, root, names)
+	if err != nil {
+		return err
+	}
+	return w.list(ctx, refs, result)
 }
 
 // keep puts an output into the result: small ones whole, others as a blob, and

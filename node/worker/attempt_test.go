@@ -346,7 +346,7 @@ func TestDiskFullUnderOutputs(t *testing.T) {
 	}{
 		{&banyanv1.JobSpec{Command: shell("head -c 5000 /dev/zero")}, 0},
 		{&banyanv1.JobSpec{Command: shell("head -c 5000000 /dev/zero")}, 1},
-		{&banyanv1.JobSpec{Command: shell("head -c 5000 /dev/zero >f"), Return: []string{"f"}}, 0},
+		{&banyanv1.JobSpec{Command: shell("head -c 5000 /dev/zero >f"), Return: banyanv1.Bytes("f")}, 0},
 	} {
 		w := newWorker(t, Config{Blobs: &fullStore{room: c.room}})
 		r := try(w, c.spec)

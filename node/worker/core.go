@@ -6,8 +6,11 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	jobs "banyan/core/job"
 
 	peerv1 "banyan/api/banyan/peer/v1"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // Key names one attempt in the cluster.
@@ -104,6 +107,9 @@ type controller struct {
 	rejected []Key
 	credit   int
 	told     *peerv1.WorkerMessage // the last message's credit and draining; nil: none yet
+
+	ahead      *peerv1.ThenFiles // came ahead of the start they belong to
+	aheadBytes int
 }
 
 const (
@@ -240,6 +246,11 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 		clear(from.jobs) // attempts that are here keep theirs
 	}
 	err := from.learn(m.GetJobs())
+	for _, f := range m.GetThenFiles() {
+		if err == nil {
+			err = from.keepFiles(f)
+		}
+	}
 	for _, s := range m.GetStart() {
 		if err == nil {
 			err = c.accept(now, from, s)
@@ -260,8 +271,33 @@ func (x *controller) learn(jobs []*peerv1.JobHeader) error {
 	return nil
 }
 
+// keepFiles keeps a part of the files of a then step until its start comes, which
+// is next: a controller sends the parts of one after those of the other.
+func (x *controller) keepFiles(f *peerv1.ThenFiles) error {
+	if a := x.ahead; a == nil || keyOf(a.GetKey()) != keyOf(f.GetKey()) {
+		x.ahead, x.aheadBytes = &peerv1.ThenFiles{Key: f.GetKey()}, 0
+	}
+	if x.aheadBytes += proto.Size(f); x.aheadBytes > 2*banyan.ThenFilesBytesMax {
+		x.ahead = nil
+		return banyan.Errorf(banyan.Exhausted, "%s has sent a list of files of more than %d bytes for one task: opening a new stream", x.node, 2*banyan.ThenFilesBytesMax)
+	}
+	x.ahead.Files = append(x.ahead.Files, f.GetFiles()...)
+	x.ahead.Lists = append(x.ahead.Lists, f.GetLists()...)
+	return nil
+}
+
+// takeFiles completes a start with the files that came ahead of it.
+func (x *controller) takeFiles(s *peerv1.Attempt) {
+	if a := x.ahead; a != nil && keyOf(a.GetKey()) == keyOf(s.GetKey()) {
+		s.InputsFromTasks = append(a.Files, s.InputsFromTasks...)
+		s.ListsFromTasks = append(a.Lists, s.ListsFromTasks...)
+	}
+	x.ahead = nil
+}
+
 func (c *Core) accept(now int64, from *controller, s *peerv1.Attempt) error {
 	k := keyOf(s.GetKey())
+	from.takeFiles(s)
 	if c.attempts[k] != nil {
 		return nil
 	}
@@ -495,12 +531,8 @@ func (c *Core) forget(a *attempt) {
 }
 
 func (a *attempt) finish(r *banyanv1.TaskResult) {
-	a.result = r
-	a.bytes = 256 + len(r.GetStdout().GetInline()) + len(r.GetStderr().GetInline()) + len(r.GetError()) +
-		32*(len(r.GetStdout().GetChunks())+len(r.GetStderr().GetChunks()))
-	for _, f := range r.GetReturned() {
-		a.bytes += 32 + len(f.GetPath()) + 34*len(f.GetChunks())
-	}
+	jobs.Fit(r)
+	a.result, a.bytes = r, proto.Size(r)
 	a.msg, a.job = nil, nil
 }
 

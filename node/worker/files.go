@@ -212,7 +212,7 @@ func match(root *os.Root, patterns []string) ([]string, error) {
 			if !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("--return %s: %w", p, err)
 			}
-			if names, err = fs.Glob(root.FS(), clean); err != nil {
+			if names, err = fs.Glob(anyNames{root}, clean); err != nil {
 				return nil, banyan.Errorf(banyan.Invalid, "--return %s: bad pattern", p)
 			}
 			names = slices.DeleteFunc(names, func(n string) bool { return !job.Glob(clean, n) })
@@ -246,7 +246,7 @@ func isDir(root *os.Root, names []string) bool {
 // below adds the regular files at and below a name; links are followed where
 // they stay within the working directory.
 func below(root *os.Root, name string, found map[string]bool) error {
-	return fs.WalkDir(root.FS(), name, func(p string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(anyNames{root}, name, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

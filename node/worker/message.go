@@ -1,8 +1,11 @@
 package worker
 
 import (
+	"google.golang.org/protobuf/proto"
+
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
+	banyanv1 "banyan/api/banyan/v1"
 )
 
 // Due says whether there is something to tell a controller. It is not urgent
@@ -52,7 +55,7 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 	bytes := 0
 	for _, a := range c.results {
 		if len(m.Finished) >= banyan.ResultBatchMax || bytes >= messageMax {
-			break
+			break // what is left makes the next message: it stays due
 		}
 		if c.owes(x, a) {
 			a.sentTo, a.sentAt = x.node, now
@@ -60,12 +63,45 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 			m.Finished = append(m.Finished, &peerv1.Finished{Key: a.key.proto(), Result: a.result})
 		}
 	}
-	for _, k := range x.rejected {
+	n := min(len(x.rejected), rejectedMax)
+	for _, k := range x.rejected[:n] {
 		m.Rejected = append(m.Rejected, k.proto())
 	}
-	x.rejected = nil
+	x.rejected = x.rejected[n:]
 	x.told = &peerv1.WorkerMessage{Credit: m.Credit, Draining: m.Draining}
 	return m
+}
+
+// rejectedMax bounds the attempts handed back in one message.
+const rejectedMax = 4096
+
+// Unmade takes it that a message could not be made: nothing of it went out, and
+// the stream is not to blame. Results that cannot be carried become failures
+// that say so; all that the message told is due again.
+func (c *Core) Unmade(node banyan.NodeID, m *peerv1.WorkerMessage, why error) {
+	for _, f := range m.GetFinished() {
+		a := c.attempts[keyOf(f.GetKey())]
+		if a == nil || a.result != f.GetResult() {
+			continue
+		}
+		a.sentTo = 0
+		if _, err := proto.Marshal(f); err != nil {
+			r := a.result
+			a.finish(&banyanv1.TaskResult{
+				Task: r.GetTask(), Attempt: r.GetAttempt(), Node: r.GetNode(), Slot: r.GetSlot(), ExitCode: r.GetExitCode(),
+				StartMs: r.GetStartMs(), DurationUs: r.GetDurationUs(), State: banyanv1.TaskState_TASK_STATE_FAILED,
+				Error: "the result cannot be sent: " + why.Error(),
+			})
+		}
+	}
+	x := c.controller(node)
+	if x == nil {
+		return
+	}
+	x.hello, x.told = x.hello || m.GetHello() != nil, nil
+	for _, k := range m.GetRejected() {
+		x.rejected = append(x.rejected, keyOf(k))
+	}
 }
 
 // owes says whether a result has yet to be sent to x.

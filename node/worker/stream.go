@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 )
@@ -129,7 +131,12 @@ func (s *stream) send(ctx context.Context, put func(*peerv1.WorkerMessage) error
 		m := s.w.core.Message(s.w.now(), s.node)
 		s.w.mu.Unlock()
 		if m != nil && put(m) != nil {
-			return // Receive says why
+			_, unmade := proto.Marshal(m)
+			if unmade == nil {
+				return // Receive says why
+			}
+			s.w.cfg.Logger.Error("a message to a controller cannot be made", "controller", s.node, "error", unmade)
+			s.w.do(func() { s.w.core.Unmade(s.node, m, unmade) })
 		}
 	}
 }
