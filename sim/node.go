@@ -167,6 +167,7 @@ func (n *node) start(st *store.Store) {
 		began: n.w.now, views: map[banyan.ShardID]replica.View{}, receiving: map[banyan.ShardID]bool{},
 		tallies: map[banyan.ShardID]*tally{}, proposals: map[banyan.ShardID]int{}, reads: map[banyan.ShardID]int{},
 		kept: map[banyan.ShardID]kept{}, snapshotTo: map[banyan.NodeID]time.Duration{},
+		rates: placement.NewRates(loadOver.Milliseconds()), since: map[banyan.ShardID]leadSince{},
 	}
 	if err := p.applier.Load(); err != nil {
 		n.refuse("load", err)

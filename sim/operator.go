@@ -65,6 +65,7 @@ func (o *operator) place() {
 	if o.w.over {
 		return
 	}
+	o.w.heat.grow()
 	var nodes []placement.Node
 	for _, n := range o.w.nodes {
 		if n.gone && n.leaving {
@@ -73,6 +74,7 @@ func (o *operator) place() {
 		since, down := o.downSince[n.id]
 		switch {
 		case o.reached(n):
+			o.w.heat.measure(n.proc, o.statuses(n.proc))
 			delete(o.downSince, n.id)
 			down = false
 		case !down:
@@ -94,11 +96,13 @@ func (o *operator) place() {
 		for id, match := range st.Match {
 			s.Behind[id] = st.Last - min(match, st.Last)
 		}
+		s.Load, s.LedMs = p.sayLead(st)
 		shards = append(shards, s)
 	}
-	for _, step := range placement.Plan(nodes, shards, placement.Policy{Voters: o.w.plan.voters, DeadAfterMs: deadAfter.Milliseconds()}) {
+	for _, step := range placement.Plan(nodes, shards, placement.Policy{Voters: o.w.plan.voters, DeadAfterMs: deadAfter.Milliseconds(), LeadRestMs: leadRest.Milliseconds()}) {
 		p, _ := o.leader(step.Shard)
 		if step.Transfer != 0 {
+			o.w.heat.ordered(step)
 			o.transfer(p, step.Shard, step.Transfer)
 		} else {
 			o.reconfigure(p, step.Shard, step.Voters, step.Learners)

@@ -35,7 +35,7 @@ const (
 // Points are what a good set of seeds comes through sometimes: one that never
 // happens is a part of the simulation that tests nothing.
 var Points = append([]string{
-	"1 voters", "3 voters", "5 voters", "change of voters unknown", "voters shrink to one while a read proof is under way", "leader transferred", "replica removed", "replica taken back", "node left",
+	"1 voters", "3 voters", "5 voters", "change of voters unknown", "voters shrink to one while a read proof is under way", "leader transferred", "leader moved to make things even", "replica removed", "replica taken back", "node left",
 	"snapshot installed", "snapshot broken off", "compacted", "watch moved", "watch compacted away", "watch begun anew",
 	"client gave up", "client timed out", "outcome unknown", "retry deduplicated",
 	"controller does not know", "controller refused by its term",

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
+	"banyan/core/placement"
 	"banyan/engine/replica"
 	"banyan/engine/store"
 )
@@ -46,6 +47,9 @@ type process struct {
 	proposals, reads map[banyan.ShardID]int // waiting for their answer
 	kept             map[banyan.ShardID]kept
 	snapshotTo       map[banyan.NodeID]time.Duration // when the latest was sent or ended
+
+	rates *placement.Rates
+	since map[banyan.ShardID]leadSince
 
 	taps    []*listener
 	tallies map[banyan.ShardID]*tally
@@ -176,6 +180,7 @@ func (p *process) carryOut() {
 		p.w.note("leads", uint64(p.n.id), uint64(l.Shard), l.Term, bit(l.Leading))
 		p.w.truth[l.Shard].leads(p.n.id, l)
 		p.lead(l)
+		p.heardLead(l)
 		p.w.jobs.announce(p.n.id, l)
 		p.office.hear(l)
 		p.desk.hear(l)

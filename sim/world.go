@@ -27,6 +27,7 @@ type world struct {
 	watchers  []*watcher
 	lockers   []*locker
 	operator  operator
+	heat      *heat
 	truth     map[banyan.ShardID]*truth
 	history   history
 	jobs      jobs
@@ -85,6 +86,7 @@ func (w *world) begin() {
 		w.truth[s] = newTruth(w, s)
 	}
 	w.beginReleases()
+	w.beginHeat()
 	w.beginNodes()
 	for i := range w.plan.clients {
 		w.addClient(i)

@@ -43,16 +43,21 @@ type Shard struct {
 	Behind   map[banyan.NodeID]uint64 // log entries a replica has yet to store
 	Joint    bool                     // a change is under way: plan nothing
 	Load     uint64                   // changes a second: what leading it costs
+	LedMs    int64                    // how long its leader has led it
 }
 
 // Policy is what an operator may choose.
 type Policy struct {
 	Voters      int   // wanted per shard when there are enough nodes: odd
 	DeadAfterMs int64 // a node silent for longer has its replicas replaced
+	LeadRestMs  int64 // a leader is not moved before it has led for so long, if nothing is wrong
 }
 
-// DefaultPolicy keeps three voters and replaces a dead node's after five minutes.
-func DefaultPolicy() Policy { return Policy{Voters: 3, DeadAfterMs: 5 * 60 * 1000} }
+// DefaultPolicy keeps three voters, replaces a dead node's after five minutes and
+// lets a leader stay for half a minute.
+func DefaultPolicy() Policy {
+	return Policy{Voters: 3, DeadAfterMs: 5 * 60 * 1000, LeadRestMs: 30 * 1000}
+}
 
 // CaughtUp is how many entries a learner may be behind when it becomes a voter.
 const CaughtUp = 64
@@ -440,8 +445,13 @@ func (p *planner) successor(s Shard) banyan.NodeID {
 }
 
 // balanceLeaders moves a leader when its node would still lead no less than the
-// successor then: the move makes things strictly more even.
+// successor then: the move makes things strictly more even. A leader that has just
+// come stays: how long it leads is what its node says, so that this holds whoever
+// plans next, as when the root shard itself moved.
 func (p *planner) balanceLeaders(s Shard) (Step, bool) {
+	if s.LedMs < p.policy.LeadRestMs {
+		return Step{}, false
+	}
 	to, w := p.successor(s), p.weight(s)
 	if to == 0 || s.Behind[to] > CaughtUp {
 		return Step{}, false

@@ -56,6 +56,9 @@ func carryOut(t *testing.T, s *Shard, step Step) {
 func settle(t *testing.T, ns []Node, shards []Shard, policy Policy) {
 	t.Helper()
 	for range 200 {
+		for i := range shards {
+			shards[i].LedMs = policy.LeadRestMs
+		}
 		steps := Plan(ns, shards, policy)
 		if len(steps) == 0 {
 			return

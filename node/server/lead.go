@@ -118,6 +118,7 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 			} else {
 				delete(led, l.Shard)
 			}
+			n.leads.hear(l, time.Now())
 			n.tellController(ctx, l)
 		}
 		if n.members != nil {

@@ -91,6 +91,7 @@ func (n *Server) info() *peerv1.InfoResponse {
 			Revision: uint64(st.Revision), AppliedIndex: st.Applied, Behind: map[uint64]uint64{},
 			DiffersFrom: uint64(st.DiffersFrom),
 		}
+		sh.Load, sh.LedMs = n.leads.say(&st, time.Now())
 		for _, v := range st.Voters {
 			sh.Voters = append(sh.Voters, uint64(v))
 		}

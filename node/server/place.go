@@ -3,10 +3,12 @@ package server
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"banyan"
 	"banyan/core/placement"
+	"banyan/engine/replica"
 )
 
 // The pace of placement: quick while there is something to do.
@@ -23,7 +25,9 @@ func (n *Server) place(ctx context.Context) error {
 	defer stop()
 	for ctx.Err() == nil {
 		wait := placeIdle
-		if leader, _ := n.host.Leader(banyan.RootShard); leader == n.file.Node && n.placeOnce(ctx) {
+		if leader, _ := n.host.Leader(banyan.RootShard); leader != n.file.Node {
+			n.uneven.forget()
+		} else if n.placeOnce(ctx) {
 			wait = placeBusy
 		}
 		t := time.NewTimer(wait)
@@ -45,7 +49,8 @@ func (n *Server) placeOnce(ctx context.Context) bool {
 	infos := n.gather(ctx)
 	n.raiseProtocol(ctx, infos)
 	nodes, shards := n.placementState(infos)
-	policy := placement.Policy{Voters: n.voters(), DeadAfterMs: n.deadAfter().Milliseconds()}
+	policy := placement.DefaultPolicy()
+	policy.Voters, policy.DeadAfterMs = n.voters(), n.deadAfter().Milliseconds()
 	steps := n.uneven.filter(placement.Plan(nodes, shards, policy))
 	for _, s := range steps {
 		switch err := n.carryOut(ctx, s); {
@@ -60,11 +65,12 @@ func (n *Server) placeOnce(ctx context.Context) bool {
 	return len(steps) > 0 || catchingUp(nodes, shards)
 }
 
-// balanceAfter is how long leaders must have been uneven before they are
-// moved: after a restart they settle by themselves, and moves cost a pause.
+// balanceAfter is how long replicas and leaders must have been uneven before they
+// are moved: after a restart they settle by themselves, and moves cost a pause.
 const balanceAfter = 10 * time.Second
 
-// patience holds balancing back until it has been wanted for balanceAfter.
+// patience holds balancing back until it has been wanted for balanceAfter, all the
+// while by this node.
 type patience struct{ since time.Time }
 
 func (p *patience) filter(steps []placement.Step) []placement.Step {
@@ -80,6 +86,10 @@ func (p *patience) filter(steps []placement.Step) []placement.Step {
 	}
 	return steps
 }
+
+// forget is for a node that does not plan: what it wanted when it did says nothing
+// of now.
+func (p *patience) forget() { p.since = time.Time{} }
 
 // catchingUp says whether there is a learner whose node is there and that has yet
 // to catch up. One that has, and is still a learner, is to stay one.
@@ -135,7 +145,7 @@ func (n *Server) placementState(infos map[banyan.NodeID]*nodeInfo) ([]placement.
 				continue
 			}
 			s := placement.Shard{ID: banyan.ShardID(sh.Id), Leader: node, Joint: sh.Joint, Behind: map[banyan.NodeID]uint64{}}
-			s.Load = n.loads.note(s.ID, banyan.Revision(sh.Revision), time.Now())
+			s.Load, s.LedMs = sh.Load, int64(sh.LedMs)
 			for _, v := range sh.Voters {
 				s.Voters = append(s.Voters, banyan.NodeID(v))
 			}
@@ -166,39 +176,50 @@ func (s silences) since(id banyan.NodeID) time.Duration {
 	return time.Since(at)
 }
 
-// loads remembers how fast each shard's revision grows.
-type loads map[banyan.ShardID]load
-
-type load struct {
-	revision banyan.Revision
-	at       time.Time
-	rate     float64 // changes a second, over the last few loadWindows
+// leads is what this node can say of its shards beside what raft does: how fast
+// they grow, which it measures of all that it holds, and since when it leads those
+// that it leads. Whoever plans hears it from here, so that a new leader of the root
+// shard knows as much as the one before.
+type leads struct {
+	mu    sync.Mutex
+	begun time.Time
+	rates *placement.Rates
+	since map[banyan.ShardID]lead
 }
 
-// loadWindow is the least time over which a rate is measured; loadNoise is how
-// many changes a second are as good as none.
-const (
-	loadWindow = 2 * time.Second
-	loadNoise  = 20
-)
+type lead struct {
+	term uint64
+	at   time.Time
+}
 
-// note takes in a shard's revision and gives its rate so far.
-func (l loads) note(shard banyan.ShardID, rev banyan.Revision, now time.Time) uint64 {
-	have, ok := l[shard]
-	passed := now.Sub(have.at)
-	switch {
-	case !ok || rev < have.revision:
-		l[shard] = load{revision: rev, at: now}
-		return 0
-	case passed >= loadWindow:
-		rate := float64(rev-have.revision) / passed.Seconds()
-		have = load{revision: rev, at: now, rate: have.rate + (rate-have.rate)/4}
-		l[shard] = have
+// loadOver is the time over which a shard's load is the mean.
+const loadOver = 30 * time.Second
+
+func newLeads() *leads {
+	return &leads{begun: time.Now(), rates: placement.NewRates(loadOver.Milliseconds()), since: map[banyan.ShardID]lead{}}
+}
+
+// hear takes in that this node has come to lead a shard, or leads it no more.
+func (l *leads) hear(c replica.Leadership, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !c.Leading {
+		delete(l.since, c.Shard)
+	} else if l.since[c.Shard].term != c.Term {
+		l.since[c.Shard] = lead{c.Term, now}
 	}
-	if have.rate < loadNoise {
-		return 0
+}
+
+// say gives a shard's changes a second, and how long this node has led it in this
+// term, 0 if it does not.
+func (l *leads) say(st *replica.Status, now time.Time) (load, ledMs uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	load = l.rates.Note(st.Shard, st.Revision, now.Sub(l.begun).Milliseconds()) // no jump of the wall clock counts
+	if s, ok := l.since[st.Shard]; ok && st.Leading && s.term == st.Term {
+		ledMs = uint64(now.Sub(s.at).Milliseconds())
 	}
-	return uint64(have.rate)
+	return load, ledMs
 }
 
 // tidyRounds is how many rounds of readmit one of tidy takes: who waits for a

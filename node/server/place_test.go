@@ -1,11 +1,14 @@
 package server
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/core/placement"
+	"banyan/engine/replica"
 )
 
 func TestPlacementWaitsForLearnersThatComeNearer(t *testing.T) {
@@ -46,5 +49,48 @@ func TestOnlyALeaderSaysWhoHasAReplica(t *testing.T) {
 		if named, sure := names(c.info, 1, 3, 2, 7); named != c.named || sure != c.sure {
 			t.Errorf("%s: named %v, sure %v", what, named, sure)
 		}
+	}
+}
+
+// TestLeadsAreToldByWhoLeads: a term that is over, and one that has not been heard of
+// yet, count for nothing; load is known of a shard that somebody else leads.
+func TestLeadsAreToldByWhoLeads(t *testing.T) {
+	l := newLeads()
+	at := func(s int) time.Time { return l.begun.Add(time.Duration(s) * time.Second) }
+	said := func(s int, st replica.Status) string {
+		load, led := l.say(&st, at(s))
+		return fmt.Sprint(load > 0, led)
+	}
+	l.hear(replica.Leadership{Shard: 1, Term: 3, Leading: true}, at(0))
+	l.hear(replica.Leadership{Shard: 1, Term: 3, Leading: true}, at(5)) // said twice
+	st := replica.Status{Shard: 1, Term: 3, Leading: true, Revision: 1}
+	if got := said(10, st); got != "false 10000" {
+		t.Error(got)
+	}
+	st.Revision = 100_000
+	if got := said(20, st); got != "true 20000" {
+		t.Error(got)
+	}
+	st.Term = 5 // it lost and won it since
+	if got := said(20, st); got != "true 0" {
+		t.Error(got)
+	}
+	l.hear(replica.Leadership{Shard: 1, Term: 3}, at(21))
+	st.Term, st.Leading = 3, false
+	if got := said(22, st); got != "true 0" {
+		t.Error(got)
+	}
+}
+
+// TestPatienceIsNotKept: who plans again begins to wait again.
+func TestPatienceIsNotKept(t *testing.T) {
+	p := patience{since: time.Now().Add(-time.Hour)}
+	uneven := func() []placement.Step { return []placement.Step{{Shard: 1, Transfer: 2, Balance: true}} }
+	if got := p.filter(uneven()); len(got) != 1 {
+		t.Errorf("held back after an hour: %v", got)
+	}
+	p.forget()
+	if got := p.filter(uneven()); len(got) != 0 {
+		t.Errorf("moved at once: %v", got)
 	}
 }

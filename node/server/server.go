@@ -84,7 +84,7 @@ type Server struct {
 	claimed atomic.Pointer[map[banyan.ShardID]claim] // by gossip
 
 	silent silences
-	loads  loads
+	leads  *leads
 	uneven patience
 	ready  chan struct{}
 	led    chan struct{} // closed once this node has led every shard at once
@@ -120,7 +120,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Server{cfg: cfg, file: f, asked: asked, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), expelled: make(chan error, 1), silent: silences{}, loads: loads{}}
+	n := &Server{cfg: cfg, file: f, asked: asked, start: time.Now(), metrics: metric.NewSet(), ready: make(chan struct{}), led: make(chan struct{}), expelled: make(chan error, 1), silent: silences{}, leads: newLeads()}
 	n.log, n.lines = obs.KeepLines(cfg.Logger)
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.Close())

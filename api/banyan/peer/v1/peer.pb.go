@@ -1226,6 +1226,8 @@ type ShardInfo struct {
 	// The leader, or for the leader a replica, that has committed something else:
 	// one of the two nodes has lost acknowledged writes. 0: none.
 	DiffersFrom   uint64 `protobuf:"varint,11,opt,name=differs_from,json=differsFrom,proto3" json:"differs_from,omitempty"`
+	Load          uint64 `protobuf:"varint,12,opt,name=load,proto3" json:"load,omitempty"`                // changes a second, as this node measures them, lately
+	LedMs         uint64 `protobuf:"varint,13,opt,name=led_ms,json=ledMs,proto3" json:"led_ms,omitempty"` // how long this node has led the shard in this term; 0: it does not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1333,6 +1335,20 @@ func (x *ShardInfo) GetBehind() map[uint64]uint64 {
 func (x *ShardInfo) GetDiffersFrom() uint64 {
 	if x != nil {
 		return x.DiffersFrom
+	}
+	return 0
+}
+
+func (x *ShardInfo) GetLoad() uint64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+func (x *ShardInfo) GetLedMs() uint64 {
+	if x != nil {
+		return x.LedMs
 	}
 	return 0
 }
@@ -2491,7 +2507,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x0fconnections_max\x18\x15 \x01(\rR\x0econnectionsMax\x12\x1b\n" +
 	"\tfiles_max\x18\x16 \x01(\rR\bfilesMax\x12\x1d\n" +
 	"\n" +
-	"crowded_ms\x18\x17 \x01(\x03R\tcrowdedMs\"\x8d\x03\n" +
+	"crowded_ms\x18\x17 \x01(\x03R\tcrowdedMs\"\xb8\x03\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2504,7 +2520,9 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\tunsettled\x18\n" +
 	" \x01(\bR\tunsettled\x12=\n" +
 	"\x06behind\x18\b \x03(\v2%.banyan.peer.v1.ShardInfo.BehindEntryR\x06behind\x12!\n" +
-	"\fdiffers_from\x18\v \x01(\x04R\vdiffersFrom\x1a9\n" +
+	"\fdiffers_from\x18\v \x01(\x04R\vdiffersFrom\x12\x12\n" +
+	"\x04load\x18\f \x01(\x04R\x04load\x12\x15\n" +
+	"\x06led_ms\x18\r \x01(\x04R\x05ledMs\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"9\n" +
