@@ -89,6 +89,7 @@ var breaks = []struct {
 		{"engine/replica/core.go", "			_ = g.rn.Propose(nil) // if it is not taken now, settle tries again\n", ""}}},
 	{"acknowledge before the entry is applied", 2000, []edit{{"engine/replica/apply.go", "	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n",
 		"	for _, o := range outcomes {\n		o.p.Done(o.res, nil)\n	}\n	outcomes = nil\n	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n"}}},
+	{"move a leader that has just moved", 200, []edit{{"core/placement/plan.go", "	if s.LedMs < p.policy.LeadRestMs {", "	if s.LedMs < p.policy.LeadRestMs/10 {"}}},
 	{"take writes while all disks are low", 200, []edit{{"core/placement/disk.go", "return n > len(voters)/2", "return true"}}},
 }
 
