@@ -35,10 +35,10 @@ func shown(s string) string {
 
 // acts says whether a terminal may do something at a character, besides showing it.
 func acts(r rune) bool {
-	switch {
-	case r == '\t' || r == '\n':
+	switch r {
+	case '\t', '\n':
 		return false
-	case r == '\u2028' || r == '\u2029':
+	case '\u2028', '\u2029':
 		return true
 	}
 	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)

@@ -51,30 +51,30 @@ const (
 	Exists  Test = 1
 	Missing Test = 2
 
-	ValueEquals  = ofValue | equals
-	ValueDiffers = ofValue | differs
-	ValueLess    = ofValue | less
-	ValueGreater = ofValue | greater
+	ValueEquals  = ofValue + equals
+	ValueDiffers = ofValue + differs
+	ValueLess    = ofValue + less
+	ValueGreater = ofValue + greater
 
-	ModEquals  = ofMod | equals // Number 0: it does not exist
-	ModDiffers = ofMod | differs
-	ModLess    = ofMod | less // over a range: nothing has changed since
-	ModGreater = ofMod | greater
+	ModEquals  = ofMod + equals // Number 0: it does not exist
+	ModDiffers = ofMod + differs
+	ModLess    = ofMod + less // over a range: nothing has changed since
+	ModGreater = ofMod + greater
 
-	CreateEquals  = ofCreate | equals
-	CreateDiffers = ofCreate | differs
-	CreateLess    = ofCreate | less
-	CreateGreater = ofCreate | greater
+	CreateEquals  = ofCreate + equals
+	CreateDiffers = ofCreate + differs
+	CreateLess    = ofCreate + less
+	CreateGreater = ofCreate + greater
 
-	VersionEquals  = ofVersion | equals
-	VersionDiffers = ofVersion | differs
-	VersionLess    = ofVersion | less
-	VersionGreater = ofVersion | greater
+	VersionEquals  = ofVersion + equals
+	VersionDiffers = ofVersion + differs
+	VersionLess    = ofVersion + less
+	VersionGreater = ofVersion + greater
 
-	LeaseEquals  = ofLease | equals
-	LeaseDiffers = ofLease | differs
-	LeaseLess    = ofLease | less
-	LeaseGreater = ofLease | greater
+	LeaseEquals  = ofLease + equals
+	LeaseDiffers = ofLease + differs
+	LeaseLess    = ofLease + less
+	LeaseGreater = ofLease + greater
 )
 
 const (

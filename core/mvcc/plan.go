@@ -198,26 +198,26 @@ func classOf(key []byte) byte {
 }
 
 // holds says whether a row passes the test.
-func (c *Cond) holds(row *Row, exists bool) bool {
+func (q *Cond) holds(row *Row, exists bool) bool {
 	order := 0
-	switch c.Test &^ 15 {
+	switch q.Test &^ 15 {
 	case 0:
-		return exists == (c.Test == Exists)
+		return exists == (q.Test == Exists)
 	case ofValue:
 		if !exists {
 			return false
 		}
-		order = bytes.Compare(row.Value, c.Value)
+		order = bytes.Compare(row.Value, q.Value)
 	case ofMod:
-		order = cmp.Compare(uint64(row.Mod), c.Number)
+		order = cmp.Compare(uint64(row.Mod), q.Number)
 	case ofCreate:
-		order = cmp.Compare(uint64(row.Create), c.Number)
+		order = cmp.Compare(uint64(row.Create), q.Number)
 	case ofVersion:
-		order = cmp.Compare(row.Version, c.Number)
+		order = cmp.Compare(row.Version, q.Number)
 	case ofLease:
-		order = cmp.Compare(row.Lease, c.Number)
+		order = cmp.Compare(row.Lease, q.Number)
 	}
-	switch c.Test & 15 {
+	switch q.Test & 15 {
 	case equals:
 		return order == 0
 	case differs:

@@ -82,7 +82,7 @@ func (st *splitTorture) run(seed uint64) {
 		case st.rng.IntN(150) == 0:
 			st.split()
 		case st.rng.IntN(100) == 0 && p.core != nil:
-			st.reconfigure(p)
+			st.reconfigure()
 		case st.rng.IntN(200) == 0:
 			st.tick()
 		default:
@@ -213,9 +213,10 @@ func (st *splitTorture) split() {
 }
 
 // reconfigure moves replicas of some shard, or its leader.
-func (st *splitTorture) reconfigure(p *peer) {
+func (st *splitTorture) reconfigure() {
 	shard := 1 + banyan.ShardID(st.rng.IntN(int(st.shards)))
-	if p = st.leader(shard); p == nil {
+	p := st.leader(shard)
+	if p == nil {
 		return
 	}
 	to := st.any().id

@@ -14,5 +14,5 @@ func openFiles() int {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
 		return 0
 	}
-	return int(min(uint64(l.Cur), math.MaxInt32))
+	return int(min(l.Cur, math.MaxInt32))
 }
