@@ -141,6 +141,9 @@ func (r *Report) Add(o *Report) {
 func (r *Report) Missing() []string {
 	var out []string
 	for _, kind := range Kinds {
+		if older := kind == olderRelease || kind == putBack; older && !mixes {
+			continue // there is no older release to be of one cluster with
+		}
 		if r.Faults[kind] == 0 {
 			out = append(out, "never injected: "+kind)
 		}
