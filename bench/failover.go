@@ -212,7 +212,7 @@ func shardKeys() [][]byte {
 	keys := make([][]byte, dataShards)
 	for i, left := 0, dataShards; left > 0; i++ {
 		key := []byte(fmt.Sprintf("probe%d", i))
-		if shard := banyan.SlotOf(key) % dataShards; keys[shard] == nil {
+		if shard := banyan.SlotOf(key) * dataShards / banyan.Slots; keys[shard] == nil {
 			keys[shard] = key
 			left--
 		}

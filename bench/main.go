@@ -13,6 +13,7 @@
 //	cd bench && go run . keys       # memory, start and catching up with 10 million keys
 //	cd bench && go run . catchup    # a copy of a shard of gigabytes, under writes
 //	cd bench && go run . growth     # 1 → 3 → 5 nodes and a replacement under load
+//	cd bench && go run . beside -old WORKTREE   # an older commit: is anything slower?
 //
 // With BANYAN_BENCH_PROFILE=DIR in the environment every banyan process that is
 // not killed leaves a CPU profile in DIR, and so does bench itself, the client:
@@ -43,6 +44,8 @@ var commands = map[string]func(context.Context, []string) error{
 	"gets":     benchGets,
 	"failover": benchFailover,
 	"growth":   benchGrowth,
+	"beside":   benchBeside,
+	"serve":    benchServe,
 	"catchup":  benchCatchUp,
 	"keys":     benchMany,
 	"locks":    benchLocks,
@@ -52,7 +55,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|catchup|keys|locks [flags]; see the package comment")
+		fmt.Fprintln(os.Stderr, "usage: bench tasks|cold|submit|puts|gets|failover|growth|catchup|keys|locks|beside [flags]; see the package comment")
 		os.Exit(2)
 	}
 	if err := profiled(func() error { return commands[os.Args[1]](ctx, os.Args[2:]) }); err != nil {
@@ -106,6 +109,14 @@ func build(ctx context.Context) (dir, bin string, err error) {
 		return "", "", err
 	}
 	return dir, bin, nil
+}
+
+// buildOf builds another tree's product, as it is shipped.
+func buildOf(ctx context.Context, tree, bin string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./cmd/banyan")
+	cmd.Dir, cmd.Stderr = tree, os.Stderr
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return cmd.Run()
 }
 
 func buildBanyan(ctx context.Context, dir, bin string) error {
