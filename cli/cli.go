@@ -65,6 +65,7 @@ type app struct {
 
 	command  func(ctx context.Context, name string, args ...string) (string, error) // of the machine: runProgram, or a test's
 	unitRoot string                                                                 // before the system's paths, for tests
+	binary   string                                                                 // that 'add' copies: "" for this one, or a test's
 
 	signaled atomic.Bool // a signal has come
 	toldHome bool        // where things are kept without HOME
@@ -164,7 +165,7 @@ A command that needs a cluster finds it by --context, BANYAN_CONTEXT, or the one
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")
 	a.add(root, "work", a.runCommand(), a.resumeCommand(), a.jobsCommand(), a.jobCommand(), a.logsCommand(), a.waitCommand(), a.cancelCommand(), a.kvCommand(), a.lockCommand(), a.electCommand(), a.locksCommand(), a.unlockCommand())
-	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.serviceCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.recoverCommand(), a.contextCommand())
+	a.add(root, "cluster", a.upCommand(), a.joinCommand(), a.addCommand(), a.upgradeCommand(), a.serviceCommand(), a.tokenCommand(), a.statusCommand(), a.nodesCommand(), a.drainCommand(), a.nodeCommand(), a.clusterCommand(), a.recoverCommand(), a.contextCommand())
 	a.add(root, "cluster", a.metricsCommand(), a.debugCommand())
 	a.add(root, "more", a.demoCommand(), a.versionCommand())
 	root.AddCommand(a.filmCommand(), exitCodesTopic(), outputTopic())

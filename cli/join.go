@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -14,6 +15,7 @@ import (
 func (a *app) joinCommand() *cobra.Command {
 	f := &nodeFlags{}
 	var token string
+	var noStart bool
 	cmd := &cobra.Command{
 		Use:   "join HOST:PORT --token TOKEN",
 		Short: "Let this machine join a cluster, and start its node",
@@ -37,12 +39,24 @@ the node starts. Later 'banyan up' with the same --dir starts the node again.`,
 			if err := server.Join(ctx, c, args[0], token); err != nil {
 				return err
 			}
+			if noStart {
+				return a.tellJoined(c)
+			}
 			return a.serve(ctx, c)
 		},
 	}
 	f.add(cmd.Flags())
+	cmd.Flags().BoolVar(&noStart, "no-start", false, "join only: 'banyan up' or 'banyan service install' with the same --dir starts the node")
 	cmd.Flags().StringVar(&token, "token", "", "the `TOKEN` that lets this machine in; @FILE: read it from there, -: from the standard input")
 	return cmd
+}
+
+func (a *app) tellJoined(c server.Config) error {
+	node, cluster, address, err := server.Holds(c)
+	if err == nil {
+		_, err = fmt.Fprintf(a.Out, "node %v of cluster %s has joined, at %s; it is not started\n", node, cluster, address)
+	}
+	return err
 }
 
 // tokenBytesMax is more than any token has, with the lines around it.

@@ -35,6 +35,7 @@ func outputHelp() string {
 		{"node remove", removeJSON{}},
 		{"cluster show, cluster set", clusterJSON{}},
 		{"status", statusJSON{}},
+		{"add, upgrade (one line per host)", addJSON{}},
 		{"token", tokenJSON{}},
 		{"token list (one line per token), token revoke", validTokenJSON{}},
 		{"context list (one line per context)", contextJSON{}},

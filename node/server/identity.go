@@ -70,6 +70,18 @@ func readNodeFile(c Config) (*nodeFile, error) {
 	return &f, nil
 }
 
+// Holds says which node a directory holds, and where others reach it.
+func Holds(c Config) (node banyan.NodeID, cluster, address string, err error) {
+	f, err := readNodeFile(c)
+	if err == nil && f == nil {
+		err = banyan.Errorf(banyan.NotFound, "%s holds no node", c.Dir)
+	}
+	if err != nil {
+		return 0, "", "", err
+	}
+	return f.Node, f.Cluster, f.Address, nil
+}
+
 // checkEmpty refuses a directory with files in it but no node.json.
 func checkEmpty(dir string) error {
 	entries, err := os.ReadDir(dir)
