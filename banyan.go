@@ -112,6 +112,15 @@ func ParseJobID(s string) (JobID, error) {
 	return JobID(s), nil
 }
 
+// TimeMs is when the id was drawn, in milliseconds since 1970.
+func (id JobID) TimeMs() int64 {
+	var v uint64
+	for i := 1; i < len(id); i++ {
+		v = v<<5 | uint64(strings.IndexByte(crockford, id[i]))
+	}
+	return int64(v >> 20)
+}
+
 // TaskIndex counts the tasks of a job from 0. What people see ({#}, logs, -o
 // json "seq") counts from 1, as GNU parallel does.
 type TaskIndex uint32

@@ -214,7 +214,7 @@ func TestOneBadThingDoesNotHideTheOthers(t *testing.T) {
 		return o.String(), e.String(), code
 	}
 	write("banyan/local/lane-0/node.json", `{"version": 1, "clu`)
-	if out, errs, code := run("jobs"); code != 0 || !strings.HasPrefix(out, "JOB") || !strings.Contains(errs, "lane-0 are not listed") {
+	if out, errs, code := run("jobs"); code != 0 || !strings.HasPrefix(out, "JOB") || !strings.Contains(errs, "lane-0 are left out") {
 		t.Errorf("jobs: exit %d, %q, %s", code, out, errs)
 	}
 	if _, errs, code := run("run", "true", ":::", "1"); code != 255 || !strings.Contains(errs, "to go on without these, move ") {

@@ -32,6 +32,7 @@ type fakeJobs struct {
 	held    bool
 	resumed bool
 	reads   int // of Tasks
+	removed []string
 	blobs   map[string][]byte
 }
 
@@ -245,6 +246,20 @@ func (f *fakeJobs) Resume(context.Context, *connect.Request[banyanv1.ResumeReque
 	defer f.mu.Unlock()
 	f.resumed = true
 	return connect.NewResponse(&banyanv1.ResumeResponse{Job: f.job}), nil
+}
+
+func (f *fakeJobs) Remove(_ context.Context, req *connect.Request[banyanv1.RemoveJobRequest]) (*connect.Response[banyanv1.RemoveJobResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, j := range f.list {
+		if j.Id == req.Msg.JobId && (ended(j.State) || req.Msg.Force) {
+			f.removed = append(f.removed, j.Id)
+			return connect.NewResponse(&banyanv1.RemoveJobResponse{Job: j}), nil
+		} else if j.Id == req.Msg.JobId {
+			return nil, banyan.Errorf(banyan.Conflict, "job %s is %s", j.Id, jobState(j.State))
+		}
+	}
+	return nil, banyan.Errorf(banyan.NotFound, "there is no job %s", req.Msg.JobId)
 }
 
 // fakeBlobs are the chunks of a fakeJobs.

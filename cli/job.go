@@ -24,11 +24,11 @@ type jobShowJSON struct {
 func (a *app) jobCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "job",
-		Short: "Look at one job",
+		Short: "Look at one job, or remove it",
 		Args:  exactly(),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.jobShowCommand())
+	cmd.AddCommand(a.jobShowCommand(), a.jobRemoveCommand())
 	return cmd
 }
 

@@ -107,44 +107,51 @@ func (a *app) listJobs(ctx context.Context, limit int) (jobs []*banyanv1.Job, mo
 		jobs, more = append(jobs, js...), more || m
 		return err
 	}
-	local, err := a.meansLocal()
-	if err != nil {
+	if err := a.everywhere(ctx, list); err != nil {
 		return nil, false, err
-	}
-	if !local {
-		err := a.with(ctx, need{}, list)
-		return jobs, more, err
-	}
-	l, err := a.lanes()
-	if err != nil {
-		return nil, false, err
-	}
-	for _, n := range l.used() {
-		ln, err := l.take(n)
-		if errors.Is(err, errBusy) {
-			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: another banyan command is using it\n", l.path(n))
-			continue
-		}
-		if err != nil {
-			return nil, false, err
-		}
-		s, err := a.startLane(ctx, ln, 1, "")
-		if banyan.IsKind(err, banyan.Corrupt) || banyan.IsKind(err, banyan.TooNew) {
-			fmt.Fprintf(a.Err, "banyan: the jobs in %s are not listed: %v\n", l.path(n), err)
-			continue
-		}
-		if err != nil {
-			return nil, false, err
-		}
-		if err := errors.Join(list(ctx, s), s.close()); err != nil {
-			return nil, false, err
-		}
 	}
 	slices.SortFunc(jobs, func(a, b *banyanv1.Job) int { return strings.Compare(b.Id, a.Id) })
 	if limit > 0 && len(jobs) > limit {
 		jobs, more = jobs[:limit], true
 	}
 	return jobs, more, nil
+}
+
+// everywhere calls fn with the cluster, or with each lane in turn.
+func (a *app) everywhere(ctx context.Context, fn func(ctx context.Context, s *session) error) error {
+	local, err := a.meansLocal()
+	if err != nil {
+		return err
+	}
+	if !local {
+		return a.with(ctx, need{}, fn)
+	}
+	l, err := a.lanes()
+	if err != nil {
+		return err
+	}
+	for _, n := range l.used() {
+		ln, err := l.take(n)
+		if errors.Is(err, errBusy) {
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are left out: another banyan command is using it\n", l.path(n))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s, err := a.startLane(ctx, ln, 1, "")
+		if banyan.IsKind(err, banyan.Corrupt) || banyan.IsKind(err, banyan.TooNew) {
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are left out: %v\n", l.path(n), err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(fn(ctx, s), s.close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // idle says of a job on a node of this command's own what is so in a moment:

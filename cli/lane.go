@@ -111,6 +111,10 @@ func (l *lane) remember(id banyan.JobID) error {
 	return nil
 }
 
+// forget takes back what remember noted of a job that is gone. What it cannot
+// remove only has a later command say that there is no such job.
+func (l *lane) forget(id banyan.JobID) { _ = os.Remove(l.marker(id)) }
+
 func (l *lane) release() error { return l.lock.Close() }
 
 // openLocal starts a node inside this command.

@@ -369,6 +369,11 @@ func (j *fakeJobs) Cancel(ctx context.Context, req *banyanv1.CancelRequest) (*ba
 	return &banyanv1.CancelResponse{Job: got.GetJob()}, err
 }
 
+func (j *fakeJobs) Remove(ctx context.Context, req *banyanv1.RemoveJobRequest) (*banyanv1.RemoveJobResponse, error) {
+	got, err := j.Get(ctx, &banyanv1.GetJobRequest{JobId: req.JobId})
+	return &banyanv1.RemoveJobResponse{Job: got.GetJob()}, err
+}
+
 // fakeBlobs counts what is stored.
 type fakeBlobs fake
 

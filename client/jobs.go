@@ -93,7 +93,13 @@ func (j Jobs) Get(ctx context.Context, id banyan.JobID) (*banyanv1.Job, error) {
 // List gives the newest jobs, and whether there are more. limit 0 leaves the
 // number to the cluster.
 func (j Jobs) List(ctx context.Context, limit int) (jobs []*banyanv1.Job, more bool, err error) {
-	res, err := unary(ctx, j.c, nil, &banyanv1.ListJobsRequest{Limit: uint32(limit)}, jobsMethod(banyanv1connect.JobsClient.List))
+	return j.ListBefore(ctx, "", limit)
+}
+
+// ListBefore gives the newest of the jobs whose ids are below one, so that all
+// can be listed in pages.
+func (j Jobs) ListBefore(ctx context.Context, before banyan.JobID, limit int) (jobs []*banyanv1.Job, more bool, err error) {
+	res, err := unary(ctx, j.c, nil, &banyanv1.ListJobsRequest{Limit: uint32(limit), Before: string(before)}, jobsMethod(banyanv1connect.JobsClient.List))
 	return res.GetJobs(), res.GetMore(), err
 }
 
@@ -117,6 +123,13 @@ func (j Jobs) Resume(ctx context.Context, id banyan.JobID, retryFailed bool) (*b
 // Cancel ends a job for good.
 func (j Jobs) Cancel(ctx context.Context, id banyan.JobID) (*banyanv1.Job, error) {
 	res, err := unary(ctx, j.c, []byte(id), &banyanv1.CancelRequest{JobId: string(id)}, jobsMethod(banyanv1connect.JobsClient.Cancel))
+	return res.GetJob(), err
+}
+
+// Remove forgets a job that has ended, with its results and outputs, and gives
+// it as it was. One that has not ended is refused, or canceled first with force.
+func (j Jobs) Remove(ctx context.Context, id banyan.JobID, force bool) (*banyanv1.Job, error) {
+	res, err := unary(ctx, j.c, []byte(id), &banyanv1.RemoveJobRequest{JobId: string(id), Force: force}, jobsMethod(banyanv1connect.JobsClient.Remove))
 	return res.GetJob(), err
 }
 

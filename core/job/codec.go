@@ -2,6 +2,7 @@ package job
 
 import (
 	"encoding/binary"
+	"math"
 
 	"google.golang.org/protobuf/proto"
 
@@ -94,6 +95,7 @@ type Meta struct {
 	State   banyanv1.TaskState
 	Node    banyan.NodeID
 	Repeats uint32 // attempts of the task that were lost with their node
+	Bytes   int64  // of its outputs and files
 }
 
 // EncodeResult encodes a recorded result. The input and the revision are left
@@ -102,6 +104,7 @@ func EncodeResult(m Meta, r *banyanv1.TaskResult) ([]byte, error) {
 	b := []byte{version, byte(m.State)}
 	b = binary.AppendUvarint(b, uint64(m.Node))
 	b = binary.AppendUvarint(b, uint64(m.Repeats))
+	b = binary.AppendUvarint(b, uint64(m.Bytes))
 	input, revision := r.Input, r.Revision
 	r.Input, r.Revision = nil, 0
 	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, r)
@@ -128,8 +131,33 @@ func DecodeMeta(b []byte) (m Meta, rest []byte, err error) {
 	if n <= 0 || repeats > 1<<32-1 {
 		return m, nil, bad
 	}
-	m.Node, m.Repeats = banyan.NodeID(node), uint32(repeats)
+	b = b[n:]
+	bytes, n := binary.Uvarint(b)
+	if n <= 0 || bytes > math.MaxInt64 {
+		return m, nil, bad
+	}
+	m.Node, m.Repeats, m.Bytes = banyan.NodeID(node), uint32(repeats), int64(bytes)
 	return m, b[n:], nil
+}
+
+// StoredBytes is how much of outputs and files a result refers to.
+func StoredBytes(r *banyanv1.TaskResult) int64 {
+	n := FilesBytes(r.Returned) + r.GetReturnedList().GetSize()
+	for _, o := range [...]*banyanv1.Output{r.Stdout, r.Stderr} {
+		if len(o.GetChunks()) > 0 || len(o.GetInline()) > 0 {
+			n += max(o.Bytes, 0)
+		}
+	}
+	return n
+}
+
+// FilesBytes is how much files hold.
+func FilesBytes(files []*banyanv1.FileRef) int64 {
+	var n int64
+	for _, f := range files {
+		n += max(f.GetSize(), 0)
+	}
+	return n
 }
 
 // DecodeResult reads a recorded result.

@@ -10,6 +10,8 @@ import (
 //
 //	h<id>              header: state, specification, counts at the end
 //	a<id>              the job has not ended
+//	e<id>              the job has ended: what its removal is decided by
+//	x<id>              the job is being removed: its header is gone, the rest goes
 //	d<id>/s<n>         the list of sent files, encoded and cut into pieces
 //	d<id>/i<first>     a chunk of inputs, from task number first on
 //	d<id>/f<task>      how often a task failed; only for tasks that did
@@ -26,6 +28,8 @@ import (
 const (
 	headers = 'h'
 	active  = 'a'
+	ended   = 'e'
+	removed = 'x'
 	details = 'd'
 )
 
@@ -60,6 +64,21 @@ func ActiveKey(id banyan.JobID) []byte { return named(active, id) }
 
 // ActiveRange is where those rows are, behind the slot.
 func ActiveRange() (lo, hi []byte) { return eachSlot(active) }
+
+// EndedKey is the row that a job has once it has ended.
+func EndedKey(id banyan.JobID) []byte { return named(ended, id) }
+
+// EndedRange is where those rows are, behind the slot.
+func EndedRange() (lo, hi []byte) { return eachSlot(ended) }
+
+// RemovedKey is the row that a job has while it is being removed.
+func RemovedKey(id banyan.JobID) []byte { return named(removed, id) }
+
+// RemovedRange is where those rows are, behind the slot.
+func RemovedRange() (lo, hi []byte) { return eachSlot(removed) }
+
+// RemovedOf tells which job it is that is being removed.
+func RemovedOf(key []byte) (banyan.JobID, error) { return nameIn(key, removed) }
 
 // AfterSlot is what follows the slot in a row's key.
 func AfterSlot(key []byte) []byte { return key[min(slotBytes, len(key)):] }

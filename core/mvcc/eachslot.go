@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"slices"
 
 	"banyan"
 )
@@ -77,15 +76,19 @@ func (p *page) mergeSlot(o *page) {
 	if len(o.rows) == 0 {
 		return
 	}
-	rows := append(p.rows, o.rows...)
-	slices.SortFunc(rows, func(a, b Row) int {
-		return cmp.Or(bytes.Compare(a.Key[slotBytes:], b.Key[slotBytes:]), bytes.Compare(a.Key, b.Key))
-	})
-	cut := page{q: p.q, more: p.more || o.more}
-	for i := range rows {
-		if !cut.add(rows[i]) {
+	before := func(a, b *Row) bool {
+		return cmp.Or(bytes.Compare(a.Key[slotBytes:], b.Key[slotBytes:]), bytes.Compare(a.Key, b.Key)) < 0
+	}
+	cut := page{q: p.q, more: p.more || o.more, rows: make([]Row, 0, min(len(p.rows)+len(o.rows), p.q.Limit))}
+	for i, j := 0, 0; i < len(p.rows) || j < len(o.rows); {
+		from, at := p.rows, &i
+		if i == len(p.rows) || j < len(o.rows) && before(&o.rows[j], &p.rows[i]) {
+			from, at = o.rows, &j
+		}
+		if !cut.add(from[*at]) {
 			break
 		}
+		*at++
 	}
 	*p = cut
 }

@@ -164,6 +164,10 @@ func (d jobsDoor) Cancel(ctx context.Context, req *connect.Request[banyanv1.Canc
 	return answer(ctx, req, d.jobs.Cancel)
 }
 
+func (d jobsDoor) Remove(ctx context.Context, req *connect.Request[banyanv1.RemoveJobRequest]) (*connect.Response[banyanv1.RemoveJobResponse], error) {
+	return answer(ctx, req, d.jobs.Remove)
+}
+
 func (d jobsDoor) Follow(ctx context.Context, req *connect.Request[banyanv1.FollowRequest], s *connect.ServerStream[banyanv1.FollowResponse]) error {
 	return d.jobs.Follow(ctx, req.Msg, s.Send)
 }

@@ -230,6 +230,11 @@ func (f *fakeJobs) Cancel(_ context.Context, req *banyanv1.CancelRequest) (*bany
 	return &banyanv1.CancelResponse{Job: job}, err
 }
 
+func (f *fakeJobs) Remove(_ context.Context, req *banyanv1.RemoveJobRequest) (*banyanv1.RemoveJobResponse, error) {
+	job, err := f.find(req.JobId)
+	return &banyanv1.RemoveJobResponse{Job: job}, err
+}
+
 // fakeTail is the output of attempts that run on one node.
 type fakeTail struct {
 	mu   sync.Mutex

@@ -32,6 +32,7 @@ type Jobs interface {
 	Hold(context.Context, *banyanv1.HoldRequest) (*banyanv1.HoldResponse, error)
 	Resume(context.Context, *banyanv1.ResumeRequest) (*banyanv1.ResumeResponse, error)
 	Cancel(context.Context, *banyanv1.CancelRequest) (*banyanv1.CancelResponse, error)
+	Remove(context.Context, *banyanv1.RemoveJobRequest) (*banyanv1.RemoveJobResponse, error)
 }
 
 // Leaders says which node leads what; *route.Router does.
@@ -99,6 +100,11 @@ func (a *anywhere) Resume(ctx context.Context, req *banyanv1.ResumeRequest) (*ba
 // Cancel answers at the job's leader.
 func (a *anywhere) Cancel(ctx context.Context, req *banyanv1.CancelRequest) (*banyanv1.CancelResponse, error) {
 	return unary(ctx, a, req.JobId, req, Jobs.Cancel, banyanv1connect.JobsClient.Cancel)
+}
+
+// Remove answers at the job's leader.
+func (a *anywhere) Remove(ctx context.Context, req *banyanv1.RemoveJobRequest) (*banyanv1.RemoveJobResponse, error) {
+	return unary(ctx, a, req.JobId, req, Jobs.Remove, banyanv1connect.JobsClient.Remove)
 }
 
 // Submit goes to the job's leader. It is not repeated once the first message
@@ -207,7 +213,7 @@ func (a *anywhere) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ba
 	if limit <= 0 {
 		limit = listDefault
 	}
-	req = &banyanv1.ListJobsRequest{Limit: uint32(min(limit, listMax))}
+	req = &banyanv1.ListJobsRequest{Limit: uint32(min(limit, listMax)), Before: req.Before}
 	if hopped(ctx) || a.at == nil {
 		return a.here.List(ctx, req)
 	}

@@ -70,6 +70,9 @@ func TestAnyNodeAnswers(t *testing.T) {
 			if _, err = c.Cancel(ctx, connect.NewRequest(&banyanv1.CancelRequest{JobId: id})); err != nil {
 				t.Errorf("cancel at %v: %v", asked, err)
 			}
+			if res, err := c.Remove(ctx, connect.NewRequest(&banyanv1.RemoveJobRequest{JobId: id})); err != nil || res.Msg.Job.Id != id {
+				t.Errorf("remove at %v: %v", asked, err)
+			}
 		}
 	}
 	list, err := banyanv1connect.NewJobsClient(n.user(t), n.nodes[2].url, decoded).List(ctx, connect.NewRequest(&banyanv1.ListJobsRequest{}))

@@ -74,7 +74,7 @@ func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult)
 
 // encode makes the row of a result that fits into one (job.Fit).
 func encode(r *Run, a *attempt, result *banyanv1.TaskResult) []byte {
-	meta := job.Meta{State: result.State, Node: a.node, Repeats: r.lost[a.key.Task]}
+	meta := job.Meta{State: result.State, Node: a.node, Repeats: r.lost[a.key.Task], Bytes: job.StoredBytes(result)}
 	row, err := job.EncodeResult(meta, result)
 	if err != nil {
 		panic("work: " + err.Error()) // job.Fit has made every text UTF-8
@@ -150,10 +150,12 @@ func (c *Core) gather(s *shard, b *Batch) {
 type tally struct {
 	succeeded, failed uint32
 	then              banyanv1.TaskState
+	bytes             int64 // of their outputs and files
 	done              map[banyan.NodeID]uint32
 }
 
 func (t *tally) add(r *Run, rep *report) {
+	t.bytes += job.StoredBytes(rep.result)
 	if rep.at.key.Task == r.tasks {
 		t.then = rep.result.State
 		return
@@ -198,6 +200,7 @@ func (c *Core) putEnd(b *Batch, r *Run, state banyanv1.JobState, t *tally) int {
 		n.Running = 0
 	}
 	header := r.with(state, c.wall, p)
+	header.StoredBytes += t.bytes
 	b.ends = append(b.ends, ending{r, header})
 	return putHeader(b.Cmd, r, header)
 }
@@ -210,15 +213,17 @@ func putHeader(cmd *mvcc.Command, r *Run, header *banyanv1.Job) int {
 	return len(muts[0].Value) + 128
 }
 
-// Header gives what puts a job's header, and keeps the row that a job has until
-// it ends.
+// Header gives what puts a job's header, with the row that a job has until it
+// ends and the one that it has from then on.
 func Header(header *banyanv1.Job) []mvcc.Mutation {
 	id := banyan.JobID(header.Id)
 	unended := mvcc.Mutation{Op: mvcc.Put, Key: job.ActiveKey(id)}
+	ended := mvcc.Mutation{Op: mvcc.Delete, Key: job.EndedKey(id)}
 	if job.Ended(header.State) {
 		unended.Op = mvcc.Delete
+		ended.Op, ended.Value = mvcc.Put, job.NewPast(header).Encode()
 	}
-	return []mvcc.Mutation{{Op: mvcc.Put, Key: job.HeaderKey(id), Value: job.EncodeHeader(header)}, unended}
+	return []mvcc.Mutation{{Op: mvcc.Put, Key: job.HeaderKey(id), Value: job.EncodeHeader(header)}, unended, ended}
 }
 
 // Committed takes the outcome of a batch. ok is false if a condition did not
@@ -287,6 +292,7 @@ func (c *Core) apply(b *Batch, rev banyan.Revision) {
 			continue
 		}
 		rep.result.Revision = uint64(rev)
+		r.stored += job.StoredBytes(rep.result)
 		r.recordOpen(a, rep.result.State)
 		if results[r] == nil {
 			runs = append(runs, r)

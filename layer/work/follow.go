@@ -124,7 +124,10 @@ func (s *Service) follow(ctx context.Context, shard banyan.ShardID, id banyan.Jo
 	if rec.journal, err = readJournal(ctx, s.cfg.Reader, shard, header); err != nil {
 		return nil, err
 	}
-	if rec.chunks, err = readChunkList(ctx, s.cfg.Reader, shard, id); err != nil {
+	if rec.chunks, err = readChunkList(ctx, s.cfg.Reader, shard, id); err == nil {
+		err = s.whole(ctx, shard, id)
+	}
+	if err != nil {
 		return nil, err
 	}
 	f.rec, f.at = rec, rec.journal.after(after)
@@ -195,7 +198,13 @@ func (s *Service) followed(ctx context.Context, f *follower, due bool) (m *banya
 	}
 	if len(unread) > 0 {
 		read := 0
-		if results, read, err = s.readResults(ctx, rec, unread); err != nil {
+		results, read, err = s.readResults(ctx, rec, unread)
+		if ended != nil {
+			if gone := s.whole(ctx, rec.shard, rec.id); gone != nil { // what was read may lack what is removed
+				return nil, false, gone
+			}
+		}
+		if err != nil {
 			return nil, false, err
 		}
 		s.mu.Lock()

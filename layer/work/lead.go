@@ -32,6 +32,7 @@ type lead struct {
 	cancel context.CancelFunc
 	wake   chan struct{}
 	loaded chan struct{} // closed once the core has the shard's jobs
+	remove chan struct{} // a job is to be removed
 	ready  bool          // loaded is closed
 }
 
@@ -45,7 +46,7 @@ func (s *Service) Lead(ctx context.Context, shard banyan.ShardID, term uint64) {
 	if s.closed {
 		return
 	}
-	l := &lead{shard: shard, term: term, since: s.now() - HelloGraceMs, wake: make(chan struct{}, 1), loaded: make(chan struct{})}
+	l := &lead{shard: shard, term: term, since: s.now() - HelloGraceMs, wake: make(chan struct{}, 1), loaded: make(chan struct{}), remove: make(chan struct{}, 1)}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ctx, l.cancel)
 	s.leads[shard] = l
@@ -53,6 +54,7 @@ func (s *Service) Lead(ctx context.Context, shard banyan.ShardID, term uint64) {
 		defer stop()
 		s.control(l)
 	})
+	s.wg.Go(func() { s.removals(l) })
 }
 
 // Unlead ends the controller of a shard. It does not block.

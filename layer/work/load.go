@@ -91,6 +91,7 @@ func load(ctx context.Context, r Reader, shard banyan.ShardID, header *banyanv1.
 		l.Run.Loss(uint32(task), loss)
 		return err
 	})
+	l.Run.rebuilt()
 	return l, err
 }
 
@@ -142,10 +143,14 @@ func readHeader(ctx context.Context, r Reader, shard banyan.ShardID, id banyan.J
 		return nil, 0, err
 	}
 	if row == nil {
-		return nil, 0, banyan.Errorf(banyan.NotFound, "there is no job %s: 'banyan jobs' lists those there are", id)
+		return nil, 0, noJob(id)
 	}
 	header, err := job.DecodeHeader(row.Value)
 	return header, row.Mod, err
+}
+
+func noJob(id banyan.JobID) error {
+	return banyan.Errorf(banyan.NotFound, "there is no job %s: 'banyan jobs' lists those there are", id)
 }
 
 // get reads one row, nil if there is none.

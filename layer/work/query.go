@@ -37,7 +37,9 @@ func (s *Service) describe(ctx context.Context, shard banyan.ShardID, id banyan.
 	}
 	var err error
 	if j.Spec.Then != nil {
-		j.ThenResult, err = s.result(ctx, shard, id, banyan.TaskIndex(j.Tasks))
+		if j.ThenResult, err = s.result(ctx, shard, id, banyan.TaskIndex(j.Tasks)); err == nil {
+			err = s.whole(ctx, shard, id)
+		}
 	}
 	return j, err
 }
@@ -80,6 +82,13 @@ func resultOf(row mvcc.Row) (*banyanv1.TaskResult, error) {
 // List gives the jobs of the shards led here, newest first.
 func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*banyanv1.ListJobsResponse, error) {
 	limit := bound(req.Limit, listDefault)
+	var before banyan.JobID
+	if req.Before != "" {
+		var err error
+		if before, err = banyan.ParseJobID(req.Before); err != nil {
+			return nil, err
+		}
+	}
 	s.mu.Lock()
 	var shards []banyan.ShardID
 	for id := range s.leads {
@@ -89,7 +98,7 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 	slices.Sort(shards)
 	out := &banyanv1.ListJobsResponse{}
 	for _, shard := range shards {
-		more, err := s.latest(ctx, shard, limit, &out.Jobs)
+		more, err := s.latest(ctx, shard, before, limit, &out.Jobs)
 		if err != nil {
 			return nil, err
 		}
@@ -107,19 +116,15 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 	return out, nil
 }
 
-// latest appends the newest jobs of one shard.
-func (s *Service) latest(ctx context.Context, shard banyan.ShardID, limit int, jobs *[]*banyanv1.Job) (more bool, err error) {
-	lo, hi := job.HeaderRange()
-	var keys [][]byte
-	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: lo, Hi: hi, KeysOnly: true, EachSlot: true}, func(row mvcc.Row) error {
-		keys = append(keys, job.AfterSlot(row.Key))
-		return nil
-	})
+// latest appends the newest jobs of one shard whose ids are below one.
+func (s *Service) latest(ctx context.Context, shard banyan.ShardID, before banyan.JobID, limit int, jobs *[]*banyanv1.Job) (more bool, err error) {
+	keys, more, err := newest(ctx, s.cfg.Reader, shard, before, limit, s.wall())
 	if err != nil || len(keys) == 0 {
 		return false, err
 	}
-	if len(keys) > limit {
-		more, keys = true, keys[len(keys)-limit:]
+	_, hi := job.HeaderRange()
+	if before != "" {
+		hi = job.AfterSlot(job.HeaderKey(before))
 	}
 	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: keys[0], Hi: hi, EachSlot: true}, func(row mvcc.Row) error {
 		header, err := job.DecodeHeader(row.Value)
@@ -130,6 +135,54 @@ func (s *Service) latest(ctx context.Context, shard banyan.ShardID, limit int, j
 	})
 	return more, err
 }
+
+// newest gives the keys, behind the slot, of the headers of the newest jobs whose
+// ids are below one, and whether there are more. Ids sort by the time they
+// were drawn, and rows are read upwards only: it looks at the latest minute,
+// then at spans that are longer and longer, until there are enough. So it costs
+// what is listed, not what there is.
+func newest(ctx context.Context, r Reader, shard banyan.ShardID, before banyan.JobID, limit int, nowMs int64) (keys [][]byte, more bool, err error) {
+	lo, hi := job.HeaderRange()
+	end := nowMs
+	if before != "" {
+		hi, end = job.AfterSlot(job.HeaderKey(before)), before.TimeMs()
+	}
+	enough := errors.New("enough")
+	few := end + 1 // from here on there are too few
+	for span := int64(newestSpanMs); ; {
+		from := max(0, few-span)
+		keys = keys[:0]
+		q := mvcc.Query{Lo: job.AfterSlot(job.HeaderKey(banyan.NewJobID(from, 0))), Hi: hi, KeysOnly: true, EachSlot: true, Limit: newestRows + limit}
+		if from == 0 {
+			q.Lo = lo
+		}
+		err := scan(ctx, r, shard, q, func(row mvcc.Row) error {
+			if keys = append(keys, job.AfterSlot(row.Key)); span > 1 && len(keys) > newestRows+limit {
+				return enough
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, enough):
+			span = max(1, span/4)
+		case err != nil:
+			return nil, false, err
+		case len(keys) > limit:
+			return keys[len(keys)-limit:], true, nil
+		case from == 0:
+			return keys, false, nil
+		default:
+			few, span = from, span*8
+		}
+	}
+}
+
+// newestSpanMs is the first span that newest looks at; in one that holds
+// newestRows more than are wanted it looks for less.
+const (
+	newestSpanMs = 60_000
+	newestRows   = 2000
+)
 
 func bound(asked uint32, otherwise int) int {
 	if asked == 0 {
@@ -159,6 +212,9 @@ func (s *Service) Tasks(ctx context.Context, req *banyanv1.TasksRequest) (*banya
 	}
 	if err == nil {
 		err = p.close(ctx)
+	}
+	if gone := s.whole(ctx, shard, id); gone != nil {
+		return nil, gone
 	}
 	return p.out, err
 }

@@ -73,6 +73,8 @@ type Run struct {
 
 	succeeded, failed, retried, repeated uint32
 	thenResult                           banyanv1.TaskState // unspecified until recorded
+	sent                                 int64              // bytes of the files that it was given
+	stored                               int64              // bytes of recorded outputs and files; of those taken back too
 	rate                                 rate
 }
 
@@ -82,7 +84,7 @@ func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
 	n := int(header.Tasks) + 1
 	r := &Run{
 		id: banyan.JobID(header.Id), header: header, mod: mod,
-		tasks: header.Tasks, then: header.Spec.Then != nil,
+		tasks: header.Tasks, then: header.Spec.Then != nil, sent: header.StoredBytes,
 		tries: uint32(job.Tries(header.Spec)), perNode: int(header.Spec.PerNodeMax),
 		taken: newBitmap(n), recorded: newBitmap(n), pending: int(header.Tasks),
 		open: map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{}, losses: map[uint32]job.Loss{},
@@ -95,6 +97,14 @@ func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
 // ID is the job's id.
 func (r *Run) ID() banyan.JobID { return r.id }
 
+// rebuilt says that the rows of a job have been taken up. The header of one that
+// has ended counts its results too.
+func (r *Run) rebuilt() {
+	if job.Ended(r.header.State) {
+		r.sent = max(0, r.sent-r.stored)
+	}
+}
+
 // Result takes up a recorded result while a job is rebuilt from its rows.
 func (r *Run) Result(task uint32, m job.Meta) {
 	if task > r.tasks || r.recorded.has(task) {
@@ -102,6 +112,7 @@ func (r *Run) Result(task uint32, m job.Meta) {
 	}
 	r.take(task)
 	r.repeated += m.Repeats
+	r.stored += m.Bytes
 	r.record(task, m.State, m.Node)
 }
 
@@ -274,10 +285,11 @@ func (r *Run) end(succeeded, failed uint32, then banyanv1.TaskState) (state bany
 func (r *Run) with(state banyanv1.JobState, wall int64, p *banyanv1.Progress) *banyanv1.Job {
 	h := &banyanv1.Job{
 		Id: r.header.Id, Spec: r.header.Spec, State: state, Tasks: r.tasks, SubmitMs: r.header.SubmitMs, Progress: p,
-		Nonce: r.header.Nonce,
+		Nonce: r.header.Nonce, StoredBytes: r.sent,
 	}
 	if job.Ended(state) {
 		h.EndMs = wall
+		h.StoredBytes += r.stored
 	}
 	return h
 }

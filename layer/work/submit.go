@@ -123,10 +123,12 @@ func (x *submission) put(ctx context.Context, c job.Chunk) error {
 func (x *submission) flush(ctx context.Context) error {
 	muts := x.muts
 	x.muts, x.bytes, x.wrote = nil, 0, true
-	cmd := &mvcc.Command{Conds: []mvcc.Cond{{Key: job.HeaderKey(x.id), Test: mvcc.Missing}}, Muts: muts}
+	cmd := &mvcc.Command{Conds: []mvcc.Cond{{Key: job.HeaderKey(x.id), Test: mvcc.Missing}, {Key: job.RemovedKey(x.id), Test: mvcc.Missing}}, Muts: muts}
 	a, err := x.s.do(ctx, &Op{Kind: OpWrite, Shard: x.shard, Job: x.id, Cmd: cmd})
 	if err == nil && !a.Result.OK {
-		err = banyan.Errorf(banyan.Conflict, "job %s was submitted by somebody else meanwhile", x.id)
+		if err = removing(x.id); a.Result.FailedCond == 0 {
+			err = banyan.Errorf(banyan.Conflict, "job %s was submitted by somebody else meanwhile", x.id)
+		}
 	}
 	if err == nil {
 		x.sent = append(x.sent, mvcc.Cond{Key: muts[0].Key, Test: mvcc.ModEquals, Number: uint64(a.Result.Revision)})
@@ -154,11 +156,11 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 	}
 	header := &banyanv1.Job{
 		Id: string(x.id), Spec: job.TrimSpec(x.spec), State: banyanv1.JobState_JOB_STATE_ACTIVE,
-		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.wall(), Nonce: x.nonce,
+		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.wall(), Nonce: x.nonce, StoredBytes: job.FilesBytes(x.spec.Send),
 	}
 	key := job.HeaderKey(x.id)
 	cmd := &mvcc.Command{
-		Conds: append([]mvcc.Cond{{Key: key, Test: mvcc.Missing}}, x.sent...),
+		Conds: append([]mvcc.Cond{{Key: key, Test: mvcc.Missing}, {Key: job.RemovedKey(x.id), Test: mvcc.Missing}}, x.sent...),
 		Muts:  append(x.muts, Header(header)...),
 	}
 	x.s.touch(x.id)
@@ -173,6 +175,8 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 		return &banyanv1.SubmitResponse{JobId: string(x.id), Tasks: header.Tasks}, nil
 	case a.Result.FailedCond == 0:
 		return x.exists(ctx)
+	case a.Result.FailedCond == 1:
+		return nil, removing(x.id)
 	}
 	return nil, banyan.Errorf(banyan.Conflict, "job %s was submitted twice at once and neither is complete: submit it again", x.id)
 }

@@ -1838,9 +1838,13 @@ func (x *RenewResponse) GetCa() []byte {
 }
 
 type Settings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Voters        uint32                 `protobuf:"varint,1,opt,name=voters,proto3" json:"voters,omitempty"`                                // wanted for each shard when there are nodes enough: 1, 3, 5 or 7
-	DeadAfterMs   int64                  `protobuf:"varint,2,opt,name=dead_after_ms,json=deadAfterMs,proto3" json:"dead_after_ms,omitempty"` // a node silent for longer has its replicas rebuilt elsewhere
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Voters      uint32                 `protobuf:"varint,1,opt,name=voters,proto3" json:"voters,omitempty"`                                // wanted for each shard when there are nodes enough: 1, 3, 5 or 7
+	DeadAfterMs int64                  `protobuf:"varint,2,opt,name=dead_after_ms,json=deadAfterMs,proto3" json:"dead_after_ms,omitempty"` // a node silent for longer has its replicas rebuilt elsewhere
+	// How long jobs are kept that have ended: each of the three is a bound, -1 is none.
+	KeepMs        int64 `protobuf:"varint,10,opt,name=keep_ms,json=keepMs,proto3" json:"keep_ms,omitempty"`          // after their end
+	KeepJobs      int64 `protobuf:"varint,11,opt,name=keep_jobs,json=keepJobs,proto3" json:"keep_jobs,omitempty"`    // the newest so many
+	KeepBytes     int64 `protobuf:"varint,12,opt,name=keep_bytes,json=keepBytes,proto3" json:"keep_bytes,omitempty"` // the newest, up to so many bytes of outputs and files
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1885,6 +1889,27 @@ func (x *Settings) GetVoters() uint32 {
 func (x *Settings) GetDeadAfterMs() int64 {
 	if x != nil {
 		return x.DeadAfterMs
+	}
+	return 0
+}
+
+func (x *Settings) GetKeepMs() int64 {
+	if x != nil {
+		return x.KeepMs
+	}
+	return 0
+}
+
+func (x *Settings) GetKeepJobs() int64 {
+	if x != nil {
+		return x.KeepJobs
+	}
+	return 0
+}
+
+func (x *Settings) GetKeepBytes() int64 {
+	if x != nil {
+		return x.KeepBytes
 	}
 	return 0
 }
@@ -2336,10 +2361,15 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\"F\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\x9b\x01\n" +
 	"\bSettings\x12\x16\n" +
 	"\x06voters\x18\x01 \x01(\rR\x06voters\x12\"\n" +
-	"\rdead_after_ms\x18\x02 \x01(\x03R\vdeadAfterMs\"\x11\n" +
+	"\rdead_after_ms\x18\x02 \x01(\x03R\vdeadAfterMs\x12\x17\n" +
+	"\akeep_ms\x18\n" +
+	" \x01(\x03R\x06keepMs\x12\x1b\n" +
+	"\tkeep_jobs\x18\v \x01(\x03R\bkeepJobs\x12\x1d\n" +
+	"\n" +
+	"keep_bytes\x18\f \x01(\x03R\tkeepBytes\"\x11\n" +
 	"\x0fSettingsRequest\"\x82\x01\n" +
 	"\x10SettingsResponse\x12/\n" +
 	"\bsettings\x18\x01 \x01(\v2\x13.banyan.v1.SettingsR\bsettings\x12\x1a\n" +

@@ -384,6 +384,8 @@ type JobSpec struct {
 	Traceparent    string                 `protobuf:"bytes,11,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	SendTemplates  [][]byte               `protobuf:"bytes,12,rep,name=send_templates,json=sendTemplates,proto3" json:"send_templates,omitempty"`       // templates; each task gets the files of send that match its expansion, instead of all
 	Env            [][]byte               `protobuf:"bytes,13,rep,name=env,proto3" json:"env,omitempty"`                                                // NAME=VALUE, each name once
+	KeepMs         int64                  `protobuf:"varint,40,opt,name=keep_ms,json=keepMs,proto3" json:"keep_ms,omitempty"`                           // after its end, in the place of what holds for the cluster; 0: as the cluster says, -1: for ever
+	KeepNewest     uint32                 `protobuf:"varint,41,opt,name=keep_newest,json=keepNewest,proto3" json:"keep_newest,omitempty"`               // it goes once so many newer jobs of its name (or command) have ended; 0: not so
 	OutputBytesMax int64                  `protobuf:"varint,20,opt,name=output_bytes_max,json=outputBytesMax,proto3" json:"output_bytes_max,omitempty"` // of a task's two outputs together; 0: the default (OutputBytesDefault)
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -501,6 +503,20 @@ func (x *JobSpec) GetEnv() [][]byte {
 		return x.Env
 	}
 	return nil
+}
+
+func (x *JobSpec) GetKeepMs() int64 {
+	if x != nil {
+		return x.KeepMs
+	}
+	return 0
+}
+
+func (x *JobSpec) GetKeepNewest() uint32 {
+	if x != nil {
+		return x.KeepNewest
+	}
+	return 0
 }
 
 func (x *JobSpec) GetOutputBytesMax() int64 {
@@ -842,7 +858,8 @@ type Job struct {
 	ThenResult    *TaskResult            `protobuf:"bytes,8,opt,name=then_result,json=thenResult,proto3" json:"then_result,omitempty"`
 	Shard         uint32                 `protobuf:"varint,9,opt,name=shard,proto3" json:"shard,omitempty"`
 	Leader        uint64                 `protobuf:"varint,10,opt,name=leader,proto3" json:"leader,omitempty"`
-	Nonce         uint64                 `protobuf:"fixed64,16,opt,name=nonce,proto3" json:"nonce,omitempty"` // of the submission
+	Nonce         uint64                 `protobuf:"fixed64,16,opt,name=nonce,proto3" json:"nonce,omitempty"`                               // of the submission
+	StoredBytes   int64                  `protobuf:"varint,40,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"` // of the files it was given, and of the outputs and files of its tasks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -950,6 +967,13 @@ func (x *Job) GetLeader() uint64 {
 func (x *Job) GetNonce() uint64 {
 	if x != nil {
 		return x.Nonce
+	}
+	return 0
+}
+
+func (x *Job) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
 	}
 	return 0
 }
@@ -1311,6 +1335,7 @@ func (x *GetJobResponse) GetJob() *Job {
 type ListJobsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	Before        string                 `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"` // only jobs whose ids are below this one; empty: from the newest on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1350,6 +1375,13 @@ func (x *ListJobsRequest) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ListJobsRequest) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
 }
 
 type ListJobsResponse struct {
@@ -2116,6 +2148,102 @@ func (x *CancelResponse) GetJob() *Job {
 	return nil
 }
 
+type RemoveJobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"` // one that has not ended is canceled first; else it is refused
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveJobRequest) Reset() {
+	*x = RemoveJobRequest{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveJobRequest) ProtoMessage() {}
+
+func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveJobRequest.ProtoReflect.Descriptor instead.
+func (*RemoveJobRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RemoveJobRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *RemoveJobRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveJobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveJobResponse) Reset() {
+	*x = RemoveJobResponse{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveJobResponse) ProtoMessage() {}
+
+func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveJobResponse.ProtoReflect.Descriptor instead.
+func (*RemoveJobResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RemoveJobResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 var File_banyan_v1_jobs_proto protoreflect.FileDescriptor
 
 const file_banyan_v1_jobs_proto_rawDesc = "" +
@@ -2134,7 +2262,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\bFileList\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\rR\x05files\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06chunks\x18\x03 \x03(\fR\x06chunks\"\xbd\x03\n" +
+	"\x06chunks\x18\x03 \x03(\fR\x06chunks\"\xf7\x03\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\acommand\x18\x02 \x01(\v2\x12.banyan.v1.CommandR\acommand\x12&\n" +
@@ -2150,7 +2278,10 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	" \x01(\fR\aworkDir\x12 \n" +
 	"\vtraceparent\x18\v \x01(\tR\vtraceparent\x12%\n" +
 	"\x0esend_templates\x18\f \x03(\fR\rsendTemplates\x12\x10\n" +
-	"\x03env\x18\r \x03(\fR\x03env\x12(\n" +
+	"\x03env\x18\r \x03(\fR\x03env\x12\x17\n" +
+	"\akeep_ms\x18( \x01(\x03R\x06keepMs\x12\x1f\n" +
+	"\vkeep_newest\x18) \x01(\rR\n" +
+	"keepNewest\x12(\n" +
 	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMaxJ\x04\b\x04\x10\x05\"\x8e\x01\n" +
 	"\rSubmitRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
@@ -2179,7 +2310,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\arunning\x18\x03 \x01(\rR\arunning\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\rR\x04done\x12\x14\n" +
 	"\x05slots\x18\x05 \x01(\rR\x05slots\x12\x14\n" +
-	"\x05state\x18\x06 \x01(\tR\x05state\"\xdf\x02\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\"\x82\x03\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12)\n" +
@@ -2193,7 +2324,8 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05shard\x18\t \x01(\rR\x05shard\x12\x16\n" +
 	"\x06leader\x18\n" +
 	" \x01(\x04R\x06leader\x12\x14\n" +
-	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\"l\n" +
+	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\x12!\n" +
+	"\fstored_bytes\x18( \x01(\x03R\vstoredBytes\"l\n" +
 	"\x06Output\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06inline\x18\x02 \x01(\fR\x06inline\x12\x16\n" +
@@ -2227,9 +2359,10 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\rGetJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"2\n" +
 	"\x0eGetJobResponse\x12 \n" +
-	"\x03job\x18\x01 \x01(\v2\x0e.banyan.v1.JobR\x03job\"'\n" +
+	"\x03job\x18\x01 \x01(\v2\x0e.banyan.v1.JobR\x03job\"?\n" +
 	"\x0fListJobsRequest\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"J\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\"J\n" +
 	"\x10ListJobsResponse\x12\"\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x0e.banyan.v1.JobR\x04jobs\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\"\x93\x01\n" +
@@ -2283,6 +2416,11 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\rCancelRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"2\n" +
 	"\x0eCancelResponse\x12 \n" +
+	"\x03job\x18\x01 \x01(\v2\x0e.banyan.v1.JobR\x03job\"?\n" +
+	"\x10RemoveJobRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"5\n" +
+	"\x11RemoveJobResponse\x12 \n" +
 	"\x03job\x18\x01 \x01(\v2\x0e.banyan.v1.JobR\x03job*\x96\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2298,7 +2436,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x14TASK_STATE_SUCCEEDED\x10\x03\x12\x15\n" +
 	"\x11TASK_STATE_FAILED\x10\x04\x12\x18\n" +
 	"\x14TASK_STATE_TIMED_OUT\x10\x05\x12\x17\n" +
-	"\x13TASK_STATE_CANCELED\x10\x062\xb3\x04\n" +
+	"\x13TASK_STATE_CANCELED\x10\x062\xf8\x04\n" +
 	"\x04Jobs\x12?\n" +
 	"\x06Submit\x12\x18.banyan.v1.SubmitRequest\x1a\x19.banyan.v1.SubmitResponse(\x01\x12:\n" +
 	"\x03Get\x12\x18.banyan.v1.GetJobRequest\x1a\x19.banyan.v1.GetJobResponse\x12?\n" +
@@ -2308,7 +2446,8 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x04Logs\x12\x16.banyan.v1.LogsRequest\x1a\x17.banyan.v1.LogsResponse0\x01\x127\n" +
 	"\x04Hold\x12\x16.banyan.v1.HoldRequest\x1a\x17.banyan.v1.HoldResponse\x12=\n" +
 	"\x06Resume\x12\x18.banyan.v1.ResumeRequest\x1a\x19.banyan.v1.ResumeResponse\x12=\n" +
-	"\x06Cancel\x12\x18.banyan.v1.CancelRequest\x1a\x19.banyan.v1.CancelResponseB\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
+	"\x06Cancel\x12\x18.banyan.v1.CancelRequest\x1a\x19.banyan.v1.CancelResponse\x12C\n" +
+	"\x06Remove\x12\x1b.banyan.v1.RemoveJobRequest\x1a\x1c.banyan.v1.RemoveJobResponseB\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
 
 var (
 	file_banyan_v1_jobs_proto_rawDescOnce sync.Once
@@ -2323,38 +2462,40 @@ func file_banyan_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_banyan_v1_jobs_proto_goTypes = []any{
-	(JobState)(0),            // 0: banyan.v1.JobState
-	(TaskState)(0),           // 1: banyan.v1.TaskState
-	(*Input)(nil),            // 2: banyan.v1.Input
-	(*Command)(nil),          // 3: banyan.v1.Command
-	(*FileRef)(nil),          // 4: banyan.v1.FileRef
-	(*FileList)(nil),         // 5: banyan.v1.FileList
-	(*JobSpec)(nil),          // 6: banyan.v1.JobSpec
-	(*SubmitRequest)(nil),    // 7: banyan.v1.SubmitRequest
-	(*SubmitResponse)(nil),   // 8: banyan.v1.SubmitResponse
-	(*Progress)(nil),         // 9: banyan.v1.Progress
-	(*NodeProgress)(nil),     // 10: banyan.v1.NodeProgress
-	(*Job)(nil),              // 11: banyan.v1.Job
-	(*Output)(nil),           // 12: banyan.v1.Output
-	(*TaskResult)(nil),       // 13: banyan.v1.TaskResult
-	(*GetJobRequest)(nil),    // 14: banyan.v1.GetJobRequest
-	(*GetJobResponse)(nil),   // 15: banyan.v1.GetJobResponse
-	(*ListJobsRequest)(nil),  // 16: banyan.v1.ListJobsRequest
-	(*ListJobsResponse)(nil), // 17: banyan.v1.ListJobsResponse
-	(*TasksRequest)(nil),     // 18: banyan.v1.TasksRequest
-	(*TasksResponse)(nil),    // 19: banyan.v1.TasksResponse
-	(*FollowRequest)(nil),    // 20: banyan.v1.FollowRequest
-	(*FollowResponse)(nil),   // 21: banyan.v1.FollowResponse
-	(*LogsRequest)(nil),      // 22: banyan.v1.LogsRequest
-	(*LogsResponse)(nil),     // 23: banyan.v1.LogsResponse
-	(*HoldRequest)(nil),      // 24: banyan.v1.HoldRequest
-	(*HoldResponse)(nil),     // 25: banyan.v1.HoldResponse
-	(*ResumeRequest)(nil),    // 26: banyan.v1.ResumeRequest
-	(*ResumeResponse)(nil),   // 27: banyan.v1.ResumeResponse
-	(*CancelRequest)(nil),    // 28: banyan.v1.CancelRequest
-	(*CancelResponse)(nil),   // 29: banyan.v1.CancelResponse
+	(JobState)(0),             // 0: banyan.v1.JobState
+	(TaskState)(0),            // 1: banyan.v1.TaskState
+	(*Input)(nil),             // 2: banyan.v1.Input
+	(*Command)(nil),           // 3: banyan.v1.Command
+	(*FileRef)(nil),           // 4: banyan.v1.FileRef
+	(*FileList)(nil),          // 5: banyan.v1.FileList
+	(*JobSpec)(nil),           // 6: banyan.v1.JobSpec
+	(*SubmitRequest)(nil),     // 7: banyan.v1.SubmitRequest
+	(*SubmitResponse)(nil),    // 8: banyan.v1.SubmitResponse
+	(*Progress)(nil),          // 9: banyan.v1.Progress
+	(*NodeProgress)(nil),      // 10: banyan.v1.NodeProgress
+	(*Job)(nil),               // 11: banyan.v1.Job
+	(*Output)(nil),            // 12: banyan.v1.Output
+	(*TaskResult)(nil),        // 13: banyan.v1.TaskResult
+	(*GetJobRequest)(nil),     // 14: banyan.v1.GetJobRequest
+	(*GetJobResponse)(nil),    // 15: banyan.v1.GetJobResponse
+	(*ListJobsRequest)(nil),   // 16: banyan.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),  // 17: banyan.v1.ListJobsResponse
+	(*TasksRequest)(nil),      // 18: banyan.v1.TasksRequest
+	(*TasksResponse)(nil),     // 19: banyan.v1.TasksResponse
+	(*FollowRequest)(nil),     // 20: banyan.v1.FollowRequest
+	(*FollowResponse)(nil),    // 21: banyan.v1.FollowResponse
+	(*LogsRequest)(nil),       // 22: banyan.v1.LogsRequest
+	(*LogsResponse)(nil),      // 23: banyan.v1.LogsResponse
+	(*HoldRequest)(nil),       // 24: banyan.v1.HoldRequest
+	(*HoldResponse)(nil),      // 25: banyan.v1.HoldResponse
+	(*ResumeRequest)(nil),     // 26: banyan.v1.ResumeRequest
+	(*ResumeResponse)(nil),    // 27: banyan.v1.ResumeResponse
+	(*CancelRequest)(nil),     // 28: banyan.v1.CancelRequest
+	(*CancelResponse)(nil),    // 29: banyan.v1.CancelResponse
+	(*RemoveJobRequest)(nil),  // 30: banyan.v1.RemoveJobRequest
+	(*RemoveJobResponse)(nil), // 31: banyan.v1.RemoveJobResponse
 }
 var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	3,  // 0: banyan.v1.JobSpec.command:type_name -> banyan.v1.Command
@@ -2384,29 +2525,32 @@ var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	11, // 24: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
 	11, // 25: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
 	11, // 26: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
-	7,  // 27: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
-	14, // 28: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
-	16, // 29: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
-	18, // 30: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
-	20, // 31: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
-	22, // 32: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
-	24, // 33: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
-	26, // 34: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
-	28, // 35: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
-	8,  // 36: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
-	15, // 37: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
-	17, // 38: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
-	19, // 39: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
-	21, // 40: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
-	23, // 41: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
-	25, // 42: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
-	27, // 43: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
-	29, // 44: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
-	36, // [36:45] is the sub-list for method output_type
-	27, // [27:36] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	11, // 27: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
+	7,  // 28: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
+	14, // 29: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
+	16, // 30: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
+	18, // 31: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
+	20, // 32: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
+	22, // 33: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
+	24, // 34: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
+	26, // 35: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
+	28, // 36: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
+	30, // 37: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
+	8,  // 38: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
+	15, // 39: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
+	17, // 40: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
+	19, // 41: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
+	21, // 42: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
+	23, // 43: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
+	25, // 44: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
+	27, // 45: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
+	29, // 46: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
+	31, // 47: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
+	38, // [38:48] is the sub-list for method output_type
+	28, // [28:38] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_jobs_proto_init() }
@@ -2420,7 +2564,7 @@ func file_banyan_v1_jobs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_jobs_proto_rawDesc), len(file_banyan_v1_jobs_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -53,6 +53,8 @@ const (
 	JobsResumeProcedure = "/banyan.v1.Jobs/Resume"
 	// JobsCancelProcedure is the fully-qualified name of the Jobs's Cancel RPC.
 	JobsCancelProcedure = "/banyan.v1.Jobs/Cancel"
+	// JobsRemoveProcedure is the fully-qualified name of the Jobs's Remove RPC.
+	JobsRemoveProcedure = "/banyan.v1.Jobs/Remove"
 )
 
 // JobsClient is a client for the banyan.v1.Jobs service.
@@ -74,6 +76,8 @@ type JobsClient interface {
 	Hold(context.Context, *connect.Request[v1.HoldRequest]) (*connect.Response[v1.HoldResponse], error)
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
+	// Remove forgets a job that has ended, and all that belongs to it.
+	Remove(context.Context, *connect.Request[v1.RemoveJobRequest]) (*connect.Response[v1.RemoveJobResponse], error)
 }
 
 // NewJobsClient constructs a client for the banyan.v1.Jobs service. By default, it uses the Connect
@@ -141,6 +145,12 @@ func NewJobsClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(jobsMethods.ByName("Cancel")),
 			connect.WithClientOptions(opts...),
 		),
+		remove: connect.NewClient[v1.RemoveJobRequest, v1.RemoveJobResponse](
+			httpClient,
+			baseURL+JobsRemoveProcedure,
+			connect.WithSchema(jobsMethods.ByName("Remove")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -155,6 +165,7 @@ type jobsClient struct {
 	hold   *connect.Client[v1.HoldRequest, v1.HoldResponse]
 	resume *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 	cancel *connect.Client[v1.CancelRequest, v1.CancelResponse]
+	remove *connect.Client[v1.RemoveJobRequest, v1.RemoveJobResponse]
 }
 
 // Submit calls banyan.v1.Jobs.Submit.
@@ -202,6 +213,11 @@ func (c *jobsClient) Cancel(ctx context.Context, req *connect.Request[v1.CancelR
 	return c.cancel.CallUnary(ctx, req)
 }
 
+// Remove calls banyan.v1.Jobs.Remove.
+func (c *jobsClient) Remove(ctx context.Context, req *connect.Request[v1.RemoveJobRequest]) (*connect.Response[v1.RemoveJobResponse], error) {
+	return c.remove.CallUnary(ctx, req)
+}
+
 // JobsHandler is an implementation of the banyan.v1.Jobs service.
 type JobsHandler interface {
 	// Submit stores a job and answers when it is durable. The first message
@@ -221,6 +237,8 @@ type JobsHandler interface {
 	Hold(context.Context, *connect.Request[v1.HoldRequest]) (*connect.Response[v1.HoldResponse], error)
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
+	// Remove forgets a job that has ended, and all that belongs to it.
+	Remove(context.Context, *connect.Request[v1.RemoveJobRequest]) (*connect.Response[v1.RemoveJobResponse], error)
 }
 
 // NewJobsHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -284,6 +302,12 @@ func NewJobsHandler(svc JobsHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(jobsMethods.ByName("Cancel")),
 		connect.WithHandlerOptions(opts...),
 	)
+	jobsRemoveHandler := connect.NewUnaryHandler(
+		JobsRemoveProcedure,
+		svc.Remove,
+		connect.WithSchema(jobsMethods.ByName("Remove")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banyan.v1.Jobs/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case JobsSubmitProcedure:
@@ -304,6 +328,8 @@ func NewJobsHandler(svc JobsHandler, opts ...connect.HandlerOption) (string, htt
 			jobsResumeHandler.ServeHTTP(w, r)
 		case JobsCancelProcedure:
 			jobsCancelHandler.ServeHTTP(w, r)
+		case JobsRemoveProcedure:
+			jobsRemoveHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -347,4 +373,8 @@ func (UnimplementedJobsHandler) Resume(context.Context, *connect.Request[v1.Resu
 
 func (UnimplementedJobsHandler) Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Jobs.Cancel is not implemented"))
+}
+
+func (UnimplementedJobsHandler) Remove(context.Context, *connect.Request[v1.RemoveJobRequest]) (*connect.Response[v1.RemoveJobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Jobs.Remove is not implemented"))
 }
