@@ -85,6 +85,7 @@ type runFlags struct {
 	env     []string
 	detach  bool
 	workdir string
+	keep    string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -115,6 +116,7 @@ func (a *app) runCommand() *cobra.Command {
 	fs.StringArrayVar(&f.returns, "return", nil, "bring back the files that match this `PATTERN`; a template, * and ? match")
 	fs.StringVar(&f.then, "then", "", "when all tasks succeeded, run this shell `COMMAND` once where all returned files are")
 	fs.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` for the tasks, or NAME to pass it on from here")
+	fs.StringVar(&f.keep, "keep", "", "keep the job for this `TIME` after its end, such as 7d; or the newest N of its name; or \"forever\"; or 0: nothing")
 	fs.StringVar(&f.workdir, "workdir", "", "run every task in this `DIR`, which is there on every node")
 	fs.BoolVar(&f.detach, "detach", false, "print the job's id and return while the cluster works")
 	f.show.add(fs)
@@ -182,6 +184,10 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 	if err != nil {
 		return nil, err
 	}
+	keepMs, keepNewest, err := parseKeep(f.keep)
+	if err != nil {
+		return nil, err
+	}
 	if f.workdir != "" && (len(f.send) > 0 || len(f.returns) > 0 || f.then != "") {
 		return nil, usage("--workdir and --send, --return or --then exclude each other: sent and returned files need a directory of each task's own")
 	}
@@ -192,6 +198,7 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 		AttemptsMax: uint32(f.retries),
 		TimeoutMs:   timeoutMs,
 
+		KeepMs: keepMs, KeepNewest: keepNewest,
 		OutputBytesMax: outputMax,
 		Return:         banyanv1.Bytes(f.returns...),
 		WorkDir:        []byte(f.workdir),
@@ -305,7 +312,11 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	}
 	cancel()
 	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, back: asked{banyanv1.Strings(spec.Return), in.count, in.row}, then: spec.Then != nil})
-	if failed := (*exit)(nil); errors.As(err, &failed) && failed.code <= exitFailedMore && !s.local {
+	failed := (*exit)(nil)
+	if errors.As(err, &failed) || err == nil {
+		a.dispose(context.WithoutCancel(ctx), s, spec, id)
+	}
+	if failed != nil && failed.code <= exitFailedMore && !s.local {
 		if name := leftHere(spec, f.send, in); name != "" {
 			fmt.Fprintf(a.Err, "banyan: %s is here, tasks run in directories of their own on the nodes: send files with --send {}, or name a directory that every node has with --workdir\n", name)
 		}

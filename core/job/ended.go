@@ -83,6 +83,10 @@ type Keep struct {
 	Bytes int64 // the newest, up to so many bytes of outputs and files
 }
 
+// DefaultKeep holds until something else is chosen: two weeks, ten thousand jobs,
+// 64 GiB.
+var DefaultKeep = Keep{Ms: 14 * 24 * 60 * 60 * 1000, Jobs: 10_000, Bytes: 64 << 30}
+
 // KeepLeastMs is how long a job stays after its end whatever it is too many or
 // too large for: who submitted it looks at it first.
 const KeepLeastMs = 60 * 60 * 1000
@@ -120,4 +124,28 @@ func Expired(jobs []Past, keep Keep, nowMs int64) []Past {
 	}
 	slices.Reverse(out)
 	return out
+}
+
+// How far the clock that jobs are removed by may run ahead of the time that has
+// passed: the time of day may be years ahead for a while, and what is removed
+// then does not come back.
+const (
+	keepClockRate  = 24
+	keepClockFirst = 24 * 60 * 60 * 1000 // after a pause of which nobody knows how long it was
+)
+
+// KeepClock gives the clock that jobs are removed by, in milliseconds since 1970,
+// when it was last at hadMs and the time of day is nowMs. passedMs is how much
+// time has passed since, by a clock that does not jump; -1 if nobody knows. It
+// follows a time of day that goes back at once, and one that goes forward by 24
+// hours an hour: two weeks of jobs are not all too old before 14 hours are over.
+func KeepClock(hadMs, nowMs, passedMs int64) int64 {
+	if hadMs == 0 || nowMs < hadMs {
+		return nowMs
+	}
+	ahead := int64(keepClockFirst)
+	if passedMs >= 0 {
+		ahead = passedMs * keepClockRate
+	}
+	return min(nowMs, hadMs+ahead)
 }

@@ -65,3 +65,21 @@ func TestExpired(t *testing.T) {
 		}
 	}
 }
+
+// A time of day that jumps by years removes nothing at once.
+func TestKeepClock(t *testing.T) {
+	const hour = int64(3_600_000)
+	now := int64(1000 * 24 * hour)
+	for _, c := range []struct{ had, now, passed, want int64 }{
+		{0, now, -1, now},
+		{now, now + hour, hour, now + hour},
+		{now, now + 9000*24*hour, hour, now + 24*hour},
+		{now, now + 9000*24*hour, -1, now + 24*hour},
+		{now, now - 9000*hour, hour, now - 9000*hour},
+		{now, now + 9000*24*hour, 0, now},
+	} {
+		if got := KeepClock(c.had, c.now, c.passed); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}

@@ -209,3 +209,49 @@ func TestTheNewestJobsAreListedInPages(t *testing.T) {
 		}
 	}
 }
+
+// One keeper looks at all shards: the bounds hold for the cluster. A job that was
+// resumed since its row was read stays.
+func TestTheKeeperRemovesWhatIsTooOldInAllShards(t *testing.T) {
+	b := newBench(t)
+	shardOf := func(p []byte) banyan.ShardID { return 1 + banyan.ShardID(p[len(p)-1]%2) }
+	k := &Keeper{Reader: b.rows, Committer: b.rows, Shards: func() []banyan.ShardID { return []banyan.ShardID{1, 2} }, ShardOf: shardOf}
+	const all = keepStep + 300
+	const now = 1_000_000_000_000
+	var ids []banyan.JobID
+	for n := range int64(all) {
+		h := header(banyan.NewJobID(n, 0), 1, nil)
+		h.Id = h.Id[:13] + string("12"[n%2])
+		h.State, h.EndMs = banyanv1.JobState_JOB_STATE_SUCCEEDED, now-10*job.KeepLeastMs+n
+		ids = append(ids, banyan.JobID(h.Id))
+		if _, err := b.rows.Commit(b.ctx, shardOf([]byte(h.Id)), submitCommand(h)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resumed := ids[1]
+	b.rows.before = func(shard banyan.ShardID, cmd *mvcc.Command) (bool, error) {
+		if len(cmd.Conds) > 1 && resumed != "" && shard == shardOf([]byte(resumed)) {
+			h := header(resumed, 1, nil)
+			resumed = ""
+			b.rows.mu.Unlock()
+			defer b.rows.mu.Lock()
+			_, err := b.rows.Commit(b.ctx, shard, &mvcc.Command{Muts: Header(h)})
+			return false, err
+		}
+		return false, nil
+	}
+	removed, more, err := k.Pass(b.ctx, job.Keep{Jobs: 100}, now)
+	if err != nil || !more || removed != keepStep-1 {
+		t.Fatalf("%d, %v, %v", removed, more, err)
+	}
+	removed, more, err = k.Pass(b.ctx, job.Keep{Jobs: 100}, now)
+	if err != nil || more || removed != all-keepStep-100 {
+		t.Fatalf("%d, %v, %v", removed, more, err)
+	}
+	for i, id := range ids {
+		_, _, err := readHeader(b.ctx, b.rows, shardOf([]byte(id)), id)
+		if want := i == 1 || i >= all-100; (err == nil) != want {
+			t.Errorf("job %d: %v", i, err)
+		}
+	}
+}

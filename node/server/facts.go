@@ -24,6 +24,7 @@ const (
 	clusterPrefix = rootPrefix + "c/"
 	settingsKey   = clusterPrefix + "settings"
 	protocolKey   = clusterPrefix + "protocol"
+	keepKey       = clusterPrefix + "keep"
 	shardMapKey   = clusterPrefix + "shardmap"
 	noticePrefix  = clusterPrefix + "notice/" // and the node, and its own number of the notice
 )
@@ -32,6 +33,9 @@ const (
 type settings struct {
 	Voters      int   `json:"voters,omitempty"`
 	DeadAfterMs int64 `json:"dead_after_ms,omitempty"`
+	KeepMs      int64 `json:"keep_ms,omitempty"` // of the three -1 is for ever
+	KeepJobs    int64 `json:"keep_jobs,omitempty"`
+	KeepBytes   int64 `json:"keep_bytes,omitempty"`
 }
 
 // notice is a durable record of what may have cost data.

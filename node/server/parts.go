@@ -283,6 +283,7 @@ func (n *Server) background(ctx context.Context) error {
 	}
 	run(n.watchLeadership)
 	run(n.compact)
+	run(n.keepJobs)
 	if !n.cfg.Embedded {
 		run(func(ctx context.Context) error { n.members.Run(ctx); return nil })
 		run(n.seek)

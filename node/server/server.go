@@ -356,6 +356,9 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	if !banyan.IsKind(err, banyan.Removed) && !banyan.IsKind(err, banyan.TooNew) { // else nobody listens
 		n.sayGoodbye()
 	}
+	if n.cfg.Embedded && err == nil {
+		n.keepAtTheEnd()
+	}
 	stopDoors()
 	_ = doorGroup.Wait()
 	stopEngine()

@@ -318,10 +318,10 @@ func TestTheNewestSettingsStay(t *testing.T) {
 		mod   banyan.Revision
 		want  settings
 	}{
-		{`{"voters":3,"dead_after_ms":9000}`, 5, settings{3, 9000}},
-		{`{"voters":5}`, 7, settings{5, 0}},
-		{`{"voters":1}`, 6, settings{5, 0}},
-		{`{"voters":7}`, 8, settings{7, 0}},
+		{`{"voters":3,"dead_after_ms":9000}`, 5, settings{Voters: 3, DeadAfterMs: 9000}},
+		{`{"voters":5}`, 7, settings{Voters: 5, DeadAfterMs: 0}},
+		{`{"voters":1}`, 6, settings{Voters: 5, DeadAfterMs: 0}},
+		{`{"voters":7}`, 8, settings{Voters: 7, DeadAfterMs: 0}},
 	} {
 		if err := f.take(&mvcc.Row{Key: []byte(settingsKey), Value: []byte(step.value), Mod: step.mod}); err != nil {
 			t.Fatal(err)

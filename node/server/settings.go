@@ -23,7 +23,11 @@ func (s clusterService) Settings(ctx context.Context, _ *banyanv1.SettingsReques
 }
 
 func (n *Server) settings() *banyanv1.Settings {
-	return &banyanv1.Settings{Voters: uint32(n.voters()), DeadAfterMs: n.deadAfter().Milliseconds()}
+	keep := n.keep()
+	return &banyanv1.Settings{
+		Voters: uint32(n.voters()), DeadAfterMs: n.deadAfter().Milliseconds(),
+		KeepMs: keep.Ms, KeepJobs: keep.Jobs, KeepBytes: keep.Bytes,
+	}
 }
 
 // ChangeSettings changes those that are not zero.
@@ -34,6 +38,11 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 	}
 	if d := time.Duration(want.GetDeadAfterMs()) * time.Millisecond; d != 0 && d < deadAfterMin {
 		return nil, banyan.Errorf(banyan.Invalid, "dead-after %v: give %v or more, or a node that restarts is taken for dead", d, deadAfterMin)
+	}
+	for what, v := range map[string]int64{"time": want.GetKeepMs(), "number": want.GetKeepJobs(), "bytes": want.GetKeepBytes()} {
+		if v < -1 {
+			return nil, banyan.Errorf(banyan.Invalid, "the %s of jobs to keep is %d: give a number above 0, or -1 for no bound", what, v)
+		}
 	}
 	if s.n.cfg.Embedded {
 		return nil, errEmbedded()
@@ -51,12 +60,7 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 			}
 			cond = mvcc.Cond{Key: []byte(settingsKey), Test: mvcc.ModEquals, Number: uint64(row.Rows[0].Mod)}
 		}
-		if want.GetVoters() != 0 {
-			have.Voters = int(want.Voters)
-		}
-		if want.GetDeadAfterMs() != 0 {
-			have.DeadAfterMs = want.DeadAfterMs
-		}
+		have.change(want)
 		value, err := json.Marshal(have)
 		if err != nil {
 			return nil, err
@@ -71,8 +75,25 @@ func (s clusterService) ChangeSettings(ctx context.Context, req *banyanv1.Change
 			if err := s.n.facts.take(&mvcc.Row{Key: []byte(settingsKey), Value: value, Mod: out.Revision}); err != nil { // before the watch tells
 				return nil, err
 			}
-			s.n.log.Info("settings changed", "voters", have.Voters, "dead_after_ms", have.DeadAfterMs)
+			s.n.log.Info("settings changed", "settings", have)
 			return &banyanv1.ChangeSettingsResponse{Settings: s.n.settings()}, nil
+		}
+	}
+}
+
+// change takes over what is not zero.
+func (s *settings) change(want *banyanv1.Settings) {
+	if v := want.GetVoters(); v != 0 {
+		s.Voters = int(v)
+	}
+	for _, c := range [...]struct {
+		to   *int64
+		want int64
+	}{
+		{&s.DeadAfterMs, want.GetDeadAfterMs()}, {&s.KeepMs, want.GetKeepMs()}, {&s.KeepJobs, want.GetKeepJobs()}, {&s.KeepBytes, want.GetKeepBytes()},
+	} {
+		if c.want != 0 {
+			*c.to = c.want
 		}
 	}
 }
