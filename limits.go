@@ -49,6 +49,8 @@ const (
 	FilesKeptMax          = 4096
 	JobTasksMax           = 1_000_000
 	JobInputBytesMax      = 64 << 20
+	StreamTasksMax        = 4_000_000_000
+	FeedInputsMax         = 4096
 	InputBytesMax         = 128 << 10
 	CommandArgsMax        = 4096
 	NameBytesMax          = 256
@@ -153,6 +155,8 @@ var Limits = []Limit{
 	{"FilesKeptMax", FilesKeptMax, "files", "of those that a process may have open kept from connections, or half of them if those are fewer"},
 	{"JobTasksMax", JobTasksMax, "tasks", "in one job"},
 	{"JobInputBytesMax", JobInputBytesMax, "bytes", "of inputs in one job"},
+	{"StreamTasksMax", StreamTasksMax, "tasks", "in a job whose inputs stream and whose results are trimmed; of those not trimmed there are at most JobTasksMax, with JobInputBytesMax of inputs"},
+	{"FeedInputsMax", FeedInputsMax, "inputs", "in one Feed call"},
 	{"InputBytesMax", InputBytesMax, "bytes", "of one input (one line)"},
 	{"CommandArgsMax", CommandArgsMax, "arguments", "in a task's command"},
 	{"NameBytesMax", NameBytesMax, "bytes", "of a name (job, node, zone, space)"},

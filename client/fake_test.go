@@ -359,6 +359,10 @@ func (j *fakeJobs) Hold(ctx context.Context, req *banyanv1.HoldRequest) (*banyan
 	return &banyanv1.HoldResponse{Job: got.GetJob()}, err
 }
 
+func (j *fakeJobs) Feed(_ context.Context, req *banyanv1.FeedRequest) (*banyanv1.FeedResponse, error) {
+	return &banyanv1.FeedResponse{Tasks: req.First + uint32(len(req.Inputs)), Open: !req.Close}, nil
+}
+
 func (j *fakeJobs) Resume(ctx context.Context, req *banyanv1.ResumeRequest) (*banyanv1.ResumeResponse, error) {
 	got, err := j.Get(ctx, &banyanv1.GetJobRequest{JobId: req.JobId})
 	return &banyanv1.ResumeResponse{Job: got.GetJob()}, err

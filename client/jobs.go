@@ -33,12 +33,28 @@ const (
 // submission has is refused with banyan.AlreadyExists: draw another one. inputs may be ranged
 // over again when a try failed. spec is sent without changes.
 func (j Jobs) Submit(ctx context.Context, id banyan.JobID, spec *banyanv1.JobSpec, inputs iter.Seq[*banyanv1.Input]) (tasks uint32, err error) {
+	return j.submit(ctx, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec}, inputs)
+}
+
+// Open is Submit of a job whose source stays open: its first inputs are given,
+// and their tasks begin; more come by Feed, until that closes the source.
+func (j Jobs) Open(ctx context.Context, id banyan.JobID, spec *banyanv1.JobSpec, inputs iter.Seq[*banyanv1.Input]) (tasks uint32, err error) {
+	return j.submit(ctx, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec, Open: true}, inputs)
+}
+
+// Feed appends inputs to an open job, behind those that there are, and may be
+// repeated. An answer of kind Exhausted says that too much is not done yet.
+func (j Jobs) Feed(ctx context.Context, req *banyanv1.FeedRequest) (*banyanv1.FeedResponse, error) {
+	return unary(ctx, j.c, []byte(req.JobId), req, jobsMethod(banyanv1connect.JobsClient.Feed))
+}
+
+func (j Jobs) submit(ctx context.Context, first *banyanv1.SubmitRequest, inputs iter.Seq[*banyanv1.Input]) (tasks uint32, err error) {
 	r := banyan.NewRequestID()
-	nonce := binary.LittleEndian.Uint64(r[:]) | 1 // the same in every try; not 0
-	err = j.c.try(ctx, []byte(id), submitPatience, func(ctx context.Context, n *node) error {
+	first.Nonce = binary.LittleEndian.Uint64(r[:]) | 1 // the same in every try; not 0
+	err = j.c.try(ctx, []byte(first.JobId), submitPatience, func(ctx context.Context, n *node) error {
 		stream := n.jobs.Submit(ctx)
 		obs.ToHeader(ctx, stream.RequestHeader())
-		unmade := sendInputs(stream, &banyanv1.SubmitRequest{JobId: string(id), Spec: spec, Nonce: nonce}, inputs)
+		unmade := sendInputs(stream, &banyanv1.SubmitRequest{JobId: first.JobId, Spec: first.Spec, Nonce: first.Nonce, Open: first.Open}, inputs)
 		reply, err := stream.CloseAndReceive()
 		if unmade != nil {
 			return unmade

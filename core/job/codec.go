@@ -51,10 +51,17 @@ func DecodeHeader(b []byte) (*banyanv1.Job, error) {
 	if err := unseal("header", b, j); err != nil {
 		return nil, err
 	}
-	if j.Spec == nil || j.Tasks > banyan.JobTasksMax {
+	if j.Spec == nil || j.Tasks > tasksMax(j.Streamed) {
 		return nil, banyan.Errorf(banyan.Corrupt, "the header of job %q has no specification or %d tasks", j.Id, j.Tasks)
 	}
 	return j, nil
+}
+
+func tasksMax(streamed bool) uint32 {
+	if streamed {
+		return banyan.StreamTasksMax
+	}
+	return banyan.JobTasksMax
 }
 
 // sendPieceBytes is the size of one row of the list of sent files.

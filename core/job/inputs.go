@@ -12,6 +12,10 @@ import (
 // is one row, so it is at most this and the longest input.
 const InputChunkBytes = 64 << 10
 
+// InputChunkTasks is the number of inputs at which a chunk is closed, too: what
+// streams is trimmed by whole chunks.
+const InputChunkTasks = 4096
+
 // columnsMax bounds what a decoder believes of one input.
 const columnsMax = banyan.InputBytesMax
 
@@ -30,6 +34,9 @@ type Chunker struct {
 	bytes int
 }
 
+// NewChunker makes one for inputs from task first on.
+func NewChunker(first banyan.TaskIndex) *Chunker { return &Chunker{next: first} }
+
 // Add takes one (valid) input and gives the chunk it completed, if it did.
 func (c *Chunker) Add(in *banyanv1.Input) (chunk Chunk, full bool) {
 	if c.open == nil {
@@ -42,7 +49,7 @@ func (c *Chunker) Add(in *banyanv1.Input) (chunk Chunk, full bool) {
 		c.bytes += len(col)
 	}
 	c.next++
-	if len(c.open) < InputChunkBytes {
+	if len(c.open) < InputChunkBytes && c.next-c.first < InputChunkTasks {
 		return Chunk{}, false
 	}
 	return c.Close()

@@ -16,6 +16,8 @@ import (
 //	d<id>/i<first>     a chunk of inputs, from task number first on
 //	d<id>/f<task>      how often a task failed; only for tasks that did
 //	d<id>/l<task>     how often a task was lost with its node; only for tasks that were
+//	d<id>/k<task>      a failed task among those that are trimmed
+//	d<id>/t0           which results and inputs are trimmed; only of jobs whose inputs stream
 //
 // And, unversioned (banyan.LayerResult), the recorded results of its tasks:
 //
@@ -153,7 +155,17 @@ func LossKey(id banyan.JobID, task banyan.TaskIndex) []byte { return key(id, 'l'
 // LossRange is where the losses of a job's tasks are counted.
 func LossRange(id banyan.JobID) (lo, hi []byte) { return span(id, 'l', 0) }
 
-// Number reads the number at the end of a key of Send, Input, Result, Failure or Loss.
+// KeptKey is the row of a failed task whose result stays though those around it
+// are trimmed. It stays when the task is tried again.
+func KeptKey(id banyan.JobID, task banyan.TaskIndex) []byte { return key(id, 'k', uint32(task)) }
+
+// KeptRange is where those rows are.
+func KeptRange(id banyan.JobID) (lo, hi []byte) { return span(id, 'k', 0) }
+
+// TrimKey is where it stands which tasks are trimmed.
+func TrimKey(id banyan.JobID) []byte { return key(id, 't', 0) }
+
+// Number reads the number at the end of a key of Send, Input, Result, Failure, Loss or Kept.
 func Number(k []byte) (banyan.TaskIndex, error) {
 	if len(k) < 5 {
 		return 0, banyan.Errorf(banyan.Corrupt, "row %q of a job carries no number", k)

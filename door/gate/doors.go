@@ -152,6 +152,10 @@ func (d jobsDoor) Tasks(ctx context.Context, req *connect.Request[banyanv1.Tasks
 	return answer(ctx, req, d.jobs.Tasks)
 }
 
+func (d jobsDoor) Feed(ctx context.Context, req *connect.Request[banyanv1.FeedRequest]) (*connect.Response[banyanv1.FeedResponse], error) {
+	return answer(ctx, req, d.jobs.Feed)
+}
+
 func (d jobsDoor) Hold(ctx context.Context, req *connect.Request[banyanv1.HoldRequest]) (*connect.Response[banyanv1.HoldResponse], error) {
 	return answer(ctx, req, d.jobs.Hold)
 }

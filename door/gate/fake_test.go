@@ -221,6 +221,11 @@ func (f *fakeJobs) Hold(_ context.Context, req *banyanv1.HoldRequest) (*banyanv1
 	return &banyanv1.HoldResponse{Job: job}, err
 }
 
+func (f *fakeJobs) Feed(_ context.Context, req *banyanv1.FeedRequest) (*banyanv1.FeedResponse, error) {
+	_, err := f.find(req.JobId)
+	return &banyanv1.FeedResponse{Tasks: req.First + uint32(len(req.Inputs)), Open: !req.Close}, err
+}
+
 func (f *fakeJobs) Resume(context.Context, *banyanv1.ResumeRequest) (*banyanv1.ResumeResponse, error) {
 	panic("oops")
 }

@@ -24,6 +24,7 @@ type Jobs interface {
 	// after at least one. Any other error of next ends the submission with
 	// nothing stored.
 	Submit(ctx context.Context, next func() (*banyanv1.SubmitRequest, error)) (*banyanv1.SubmitResponse, error)
+	Feed(context.Context, *banyanv1.FeedRequest) (*banyanv1.FeedResponse, error)
 	Get(context.Context, *banyanv1.GetJobRequest) (*banyanv1.GetJobResponse, error)
 	// List gives the jobs of all shards led here, newest first.
 	List(context.Context, *banyanv1.ListJobsRequest) (*banyanv1.ListJobsResponse, error)
@@ -75,6 +76,11 @@ func unary[Req, Res any](ctx context.Context, a *anywhere, job string, req *Req,
 		return nil, err
 	}
 	return askLeader(ctx, &a.finder, "job "+string(id), []byte(id), a.here, req, here, there)
+}
+
+// Feed answers at the job's leader.
+func (a *anywhere) Feed(ctx context.Context, req *banyanv1.FeedRequest) (*banyanv1.FeedResponse, error) {
+	return unary(ctx, a, req.JobId, req, Jobs.Feed, banyanv1connect.JobsClient.Feed)
 }
 
 // Get answers at the job's leader.

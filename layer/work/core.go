@@ -67,6 +67,7 @@ type shard struct {
 	term     uint64
 	attempts uint64 // sent in this term
 	jobs     int
+	sources  int     // of jobs, that are open
 	awaiting []await // nodes whose hello is waited for
 	queue    []*report
 	ops      []*Op
@@ -188,6 +189,7 @@ func (c *Core) Tick(now int64) {
 			c.settle(s)
 		}
 	}
+	c.closeSilent()
 	for _, n := range c.nodes {
 		if n.graceUntil != 0 && now >= n.graceUntil {
 			n.graceUntil = 0
@@ -225,6 +227,10 @@ func (c *Core) settle(s *shard) {
 func (c *Core) insert(s *shard, r *Run) {
 	r.shard = s
 	s.jobs++
+	if r.source {
+		s.sources++
+		r.fedAt = c.now
+	}
 	c.jobs[r.id] = r
 	c.want(r)
 }
@@ -237,6 +243,9 @@ func (c *Core) remove(r *Run) {
 	r.pending, r.suspects = 0, nil
 	c.want(r)
 	r.shard.jobs--
+	if r.source {
+		r.shard.sources--
+	}
 	delete(c.jobs, r.id)
 }
 
@@ -285,7 +294,7 @@ func (c *Core) shardFor(id banyan.JobID) *shard {
 func (c *Core) Progress(now int64, r *Run) *banyanv1.Progress {
 	p := &banyanv1.Progress{
 		Tasks: r.tasks, Succeeded: r.succeeded, Failed: r.failed,
-		Retried: r.retried, Repeated: r.repeated, RatePerS: r.rate.perSecond(now),
+		Retried: r.retried, Repeated: r.repeated, RatePerS: r.rate.perSecond(now), Open: r.source,
 	}
 	for _, n := range c.nodes {
 		running := uint32(max(0, min(r.running[n.id], n.slots)))
@@ -296,7 +305,7 @@ func (c *Core) Progress(now int64, r *Run) *banyanv1.Progress {
 			})
 		}
 	}
-	if a := r.open[r.tasks]; a != nil && a.state == job.AttemptSent {
+	if a := r.open[r.tasks]; a != nil && !r.source && a.state == job.AttemptSent {
 		p.ThenRunning = true
 		p.Running -= min(p.Running, 1)
 	}

@@ -31,7 +31,9 @@ type Batch struct {
 	Cmd   *mvcc.Command
 
 	op      *Op
-	tasks   []uint32 // whose failure OpResume takes back
+	tasks   []uint32           // whose failure OpResume takes back
+	trim    *job.Trim          // as OpFeed makes it
+	gone    []banyan.TaskIndex // the chunks of inputs that it removes
 	header  *banyanv1.Job
 	reports []*report
 	ends    []ending
@@ -257,7 +259,7 @@ func (c *Core) Refused(b *Batch, err error) (ok bool) {
 		return true
 	}
 	s := c.shards[at]
-	if b.op == nil || b.op.Kind != OpWrite && b.op.Kind != OpSubmit {
+	if b.op == nil || b.op.Kind != OpWrite && b.op.Kind != OpSubmit && b.op.Kind != OpFeed {
 		return false
 	}
 	s.inflight = nil

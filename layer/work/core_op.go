@@ -17,6 +17,7 @@ const (
 	OpHold                 // start no more of Job and stop what runs
 	OpResume               // go on with Job; with Retry also with what failed
 	OpCancel               // end Job
+	OpFeed                 // append tasks to Job, trim it, or close its source
 )
 
 // Op is a change that somebody waits for. It is done in its turn, between
@@ -30,11 +31,20 @@ type Op struct {
 	Run   *Run
 	Retry bool
 
+	first   uint32             // of OpFeed: the number of tasks before
+	inputs  []job.Chunk        // of OpFeed: those to append
+	count   uint32             // of OpFeed: how many they are
+	done    uint32             // of OpFeed: tasks before this one may be trimmed
+	starts  []banyan.TaskIndex // of OpFeed: where the chunks begin that there are
+	closing bool               // of OpFeed: there are no more
+	full    bool               // of OpFeed: trim what can be, however little
+
 	begun bool
 	left  []uint32 // failures yet to take back
 
 	spec   *banyanv1.JobSpec // of OpSubmit, for the driver
 	chunks []banyan.TaskIndex
+	sizes  []uint32 // of chunks
 }
 
 // Answer says what became of an Op.
@@ -85,6 +95,8 @@ func (c *Core) begin(s *shard, b *Batch, op *Op) error {
 	case OpWrite:
 		b.op, b.Cmd = op, op.Cmd
 		return nil
+	case OpFeed:
+		return c.feed(s, b, op)
 	}
 	r := c.jobs[op.Job]
 	if r == nil {
@@ -170,6 +182,10 @@ func (c *Core) conclude(s *shard, b *Batch, res mvcc.Result) (ok bool) {
 	if !res.OK || r == nil {
 		c.answer(op, nil, banyan.Errorf(banyan.Unavailable, "job %s was changed by somebody else: ask again", op.Job))
 		return false
+	}
+	if op.Kind == OpFeed {
+		c.fed(r, b, res)
+		return true
 	}
 	for _, t := range b.tasks {
 		r.forget(t)

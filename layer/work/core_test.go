@@ -458,7 +458,7 @@ func keyFrom(s string) *peerv1.AttemptKey {
 }
 
 func TestBitmapFindsWhatIsClear(t *testing.T) {
-	b := newBitmap(200)
+	var b bitmap
 	for i := range uint32(200) {
 		b.set(i)
 	}

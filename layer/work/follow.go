@@ -120,7 +120,7 @@ func (s *Service) follow(ctx context.Context, shard banyan.ShardID, id banyan.Jo
 	if !job.Ended(header.State) {
 		return nil, banyan.Errorf(banyan.Unavailable, "job %s is being read: ask again", id)
 	}
-	rec := &record{id: id, shard: shard, tasks: header.Tasks, spec: header.Spec, ended: header}
+	rec := &record{id: id, shard: shard, tasks: header.Tasks, spec: header.Spec, ended: header, streamed: header.Streamed}
 	if rec.journal, err = readJournal(ctx, s.cfg.Reader, shard, header); err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (s *Service) enlist(f *follower, id banyan.JobID, after banyan.Revision) bo
 		return false
 	}
 	f.rec, f.at = rec, rec.journal.after(after)
-	f.live = f.at == len(rec.journal.tasks)
+	f.live = f.at == rec.journal.len()
 	rec.followers[f] = struct{}{}
 	return true
 }
@@ -172,20 +172,20 @@ func (s *Service) gather(ctx context.Context, f *follower) {
 func (s *Service) gathering(f *follower) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return f.rec.ended == nil && !f.rec.lost && f.at+len(f.queue) == len(f.rec.journal.tasks) && len(f.queue) < followRows
+	return f.rec.ended == nil && !f.rec.lost && f.at+len(f.queue) == f.rec.journal.len() && len(f.queue) < followRows
 }
 
 // quiet says whether there is nothing to send.
 func (s *Service) quiet(f *follower) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return f.rec.ended == nil && !f.rec.lost && f.at == len(f.rec.journal.tasks)
+	return f.rec.ended == nil && !f.rec.lost && f.at == f.rec.journal.len()
 }
 
 // followed makes the next message, nil if there is nothing to say.
 func (s *Service) followed(ctx context.Context, f *follower, due bool) (m *banyanv1.FollowResponse, over bool, err error) {
 	s.mu.Lock()
-	rec := f.rec
+	rec, at := f.rec, f.at
 	results := f.takeQueue()
 	var unread []entry
 	if results == nil {
@@ -208,11 +208,11 @@ func (s *Service) followed(ctx context.Context, f *follower, due bool) (m *banya
 			return nil, false, err
 		}
 		s.mu.Lock()
-		f.at += read
+		f.at = max(f.at, at+read) // it may have passed over what was trimmed meanwhile
 		s.mu.Unlock()
 	}
 	s.mu.Lock()
-	rest := len(rec.journal.tasks) - f.at
+	rest := rec.journal.len() - f.at
 	if rest == 0 && !f.live {
 		f.live, f.queue = true, nil
 	}
@@ -253,7 +253,7 @@ func (s *Service) describeTo(ctx context.Context, rec *record, m *banyanv1.Follo
 			return nil
 		}
 		var err error
-		m.ThenResult, err = s.result(ctx, rec.shard, rec.id, banyan.TaskIndex(rec.tasks))
+		m.ThenResult, err = s.result(ctx, rec.shard, rec.id, banyan.TaskIndex(s.view(rec).tasks))
 		return err
 	case ended != nil:
 		return nil
@@ -297,7 +297,7 @@ func (s *Service) readResults(ctx context.Context, rec *record, want []entry) (r
 		if res == nil || res.Revision != uint64(e.rev) {
 			continue
 		}
-		if res.Input, err = s.inputs.get(ctx, rec.shard, rec.id, rec.chunks, banyan.TaskIndex(e.task)); err != nil {
+		if res.Input, err = s.inputOf(ctx, rec, e.task); err != nil {
 			return nil, 0, err
 		}
 		results = append(results, res)

@@ -148,7 +148,8 @@ func (s *Service) holds(id banyan.JobID) bool {
 // keep makes the record of a loaded job. The lock is held.
 func (s *Service) keep(shard banyan.ShardID, j Loaded) {
 	s.records[j.Run.id] = &record{
-		id: j.Run.id, shard: shard, tasks: j.Run.tasks, spec: j.spec, journal: j.journal, chunks: j.chunks,
+		id: j.Run.id, shard: shard, tasks: j.Run.tasks, spec: j.spec, journal: j.journal, chunks: j.chunks, sizes: j.sizes,
+		streamed: j.Run.header.Streamed, source: j.Run.source,
 		followers: map[*follower]struct{}{},
 	}
 }
@@ -244,10 +245,11 @@ func (s *Service) commit(l *lead, cmd *mvcc.Command) (mvcc.Result, error) {
 // submitted makes the record of a job just before the core may send its tasks.
 // The lock is held.
 func (s *Service) submitted(b *Batch, res mvcc.Result) {
+	s.fed(b, res)
 	if b.op == nil || b.op.Kind != OpSubmit || !res.OK {
 		return
 	}
-	s.keep(b.Shard, Loaded{Run: b.op.Run, spec: b.op.spec, journal: &journal{}, chunks: b.op.chunks})
+	s.keep(b.Shard, Loaded{Run: b.op.Run, spec: b.op.spec, journal: &journal{}, chunks: b.op.chunks, sizes: b.op.sizes})
 }
 
 // recordsOf lists the records of the jobs whose results a batch holds, in the

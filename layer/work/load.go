@@ -15,6 +15,7 @@ type Loaded struct {
 	spec    *banyanv1.JobSpec // with the list of sent files
 	journal *journal
 	chunks  []banyan.TaskIndex // where each chunk of inputs begins
+	sizes   []uint32           // of a job that streams: how large they are
 }
 
 // Load rebuilds the unfinished jobs of a shard from its rows, oldest first.
@@ -40,11 +41,20 @@ func Load(ctx context.Context, r Reader, shard banyan.ShardID) ([]Loaded, error)
 // load rebuilds one job, ended or not.
 func load(ctx context.Context, r Reader, shard banyan.ShardID, header *banyanv1.Job, mod banyan.Revision) (l Loaded, err error) {
 	id := banyan.JobID(header.Id)
+	var trim trimRow
+	if header.Streamed {
+		header, trim, err = l.stream(ctx, r, shard, header)
+	} else {
+		l.chunks, err = readChunkList(ctx, r, shard, id)
+	}
+	if err != nil {
+		return l, err
+	}
 	l.Run = NewRun(header, mod)
 	if l.spec, err = readSpec(ctx, r, shard, header); err != nil {
 		return l, err
 	}
-	if l.chunks, err = readChunkList(ctx, r, shard, id); err != nil {
+	if err := l.trimmed(ctx, r, shard, trim); err != nil {
 		return l, err
 	}
 	var entries []entry
@@ -57,6 +67,9 @@ func load(ctx context.Context, r Reader, shard banyan.ShardID, header *banyanv1.
 		m, _, err := job.DecodeMeta(row.Value)
 		if err != nil {
 			return err
+		}
+		if row.Mod < trim.mod { // counted there
+			m.Node, m.Repeats = 0, 0
 		}
 		l.Run.Result(uint32(task), m)
 		if uint32(task) < header.Tasks {

@@ -221,31 +221,33 @@ func (s *Service) Tasks(ctx context.Context, req *banyanv1.TasksRequest) (*banya
 
 // taskPage is one page of Tasks under construction.
 type taskPage struct {
-	s      *Service
-	id     banyan.JobID
-	shard  banyan.ShardID
-	from   uint32
-	end    uint32 // exclusive
-	limit  int
-	tasks  uint32
-	chunks []banyan.TaskIndex
-	out    *banyanv1.TasksResponse
+	s     *Service
+	id    banyan.JobID
+	shard banyan.ShardID
+	from  uint32
+	end   uint32 // exclusive
+	limit int
+	tasks uint32
+	rec   *record // or one made up, of a job that has ended
+	out   *banyanv1.TasksResponse
 }
 
 func (p *taskPage) open(ctx context.Context) (err error) {
 	rec := p.s.record(p.id)
 	if rec != nil {
-		p.tasks, p.chunks = rec.tasks, rec.chunks
+		p.tasks = p.s.view(rec).tasks
 	} else {
 		header, _, err := readHeader(ctx, p.s.cfg.Reader, p.shard, p.id)
 		if err != nil {
 			return err
 		}
+		rec = &record{id: p.id, shard: p.shard, tasks: header.Tasks, streamed: header.Streamed}
 		p.tasks = header.Tasks
-		if p.chunks, err = readChunkList(ctx, p.s.cfg.Reader, p.shard, p.id); err != nil {
+		if rec.chunks, err = readChunkList(ctx, p.s.cfg.Reader, p.shard, p.id); err != nil {
 			return err
 		}
 	}
+	p.rec = rec
 	if p.end = p.tasks; p.from >= p.tasks {
 		p.end = p.tasks + 1
 	}
@@ -345,7 +347,7 @@ func (p *taskPage) close(ctx context.Context) error {
 		if r.Task >= p.tasks {
 			continue
 		}
-		in, err := p.s.inputs.get(ctx, p.shard, p.id, p.chunks, banyan.TaskIndex(r.Task))
+		in, err := p.s.inputOf(ctx, p.rec, r.Task)
 		if err != nil {
 			return err
 		}

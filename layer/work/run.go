@@ -50,6 +50,10 @@ type Run struct {
 
 	tasks    uint32
 	then     bool // the task behind the last is the then step
+	source   bool // is open: more tasks may come, see open.go
+	closing  bool // a command that closes it waits or is under way
+	fedAt    int64
+	trim     job.Trim
 	tries    uint32
 	perNode  int
 	settled  bool // who runs what is known
@@ -81,13 +85,12 @@ type Run struct {
 // NewRun makes a job nothing of which is done. It keeps header, which must not
 // change afterwards; mod is the revision that wrote it.
 func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
-	n := int(header.Tasks) + 1
 	r := &Run{
 		id: banyan.JobID(header.Id), header: header, mod: mod,
-		tasks: header.Tasks, then: header.Spec.Then != nil, sent: header.StoredBytes,
+		tasks: header.Tasks, then: header.Spec.Then != nil, source: header.Open, sent: header.StoredBytes,
 		tries: uint32(job.Tries(header.Spec)), perNode: int(header.Spec.PerNodeMax),
-		taken: newBitmap(n), recorded: newBitmap(n), pending: int(header.Tasks),
-		open: map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{}, losses: map[uint32]job.Loss{},
+		pending: int(header.Tasks),
+		open:    map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{}, losses: map[uint32]job.Loss{},
 		running: map[banyan.NodeID]int{}, done: map[banyan.NodeID]uint32{},
 	}
 	r.taken.set(r.tasks)
@@ -190,7 +193,7 @@ func (r *Run) number(k Key) uint32 {
 
 // admits says whether the job has such a task and it may have been started.
 func (r *Run) admits(task uint32) bool {
-	return task < r.tasks || task == r.tasks && r.then && r.succeeded == r.tasks
+	return task < r.tasks || task == r.tasks && r.then && !r.source && r.succeeded == r.tasks
 }
 
 func (r *Run) take(task uint32) {
@@ -233,7 +236,9 @@ func (r *Run) record(task uint32, state banyanv1.TaskState, node banyan.NodeID) 
 		r.thenResult = state
 		return
 	}
-	r.done[node]++
+	if node != 0 { // else it is in what was counted before
+		r.done[node]++
+	}
 	if state == banyanv1.TaskState_TASK_STATE_SUCCEEDED {
 		r.succeeded++
 	} else {
@@ -244,7 +249,7 @@ func (r *Run) record(task uint32, state banyanv1.TaskState, node banyan.NodeID) 
 
 // admitThen makes the then step pending once every task has succeeded.
 func (r *Run) admitThen() {
-	if r.then && r.succeeded == r.tasks && r.open[r.tasks] == nil {
+	if r.then && !r.source && r.succeeded == r.tasks && r.open[r.tasks] == nil {
 		r.untake(r.tasks)
 	}
 }
@@ -269,7 +274,7 @@ func (r *Run) forget(task uint32) {
 func (r *Run) end(succeeded, failed uint32, then banyanv1.TaskState) (state banyanv1.JobState, ok bool) {
 	succeeded, failed = succeeded+r.succeeded, failed+r.failed
 	switch {
-	case r.retrying || succeeded+failed < r.tasks:
+	case r.retrying || r.source || succeeded+failed < r.tasks:
 		return 0, false
 	case failed > 0:
 		return banyanv1.JobState_JOB_STATE_FAILED, true
@@ -285,7 +290,7 @@ func (r *Run) end(succeeded, failed uint32, then banyanv1.TaskState) (state bany
 func (r *Run) with(state banyanv1.JobState, wall int64, p *banyanv1.Progress) *banyanv1.Job {
 	h := &banyanv1.Job{
 		Id: r.header.Id, Spec: r.header.Spec, State: state, Tasks: r.tasks, SubmitMs: r.header.SubmitMs, Progress: p,
-		Nonce: r.header.Nonce, StoredBytes: r.sent,
+		Nonce: r.header.Nonce, StoredBytes: r.sent, Open: r.source, Streamed: r.header.Streamed, Trimmed: r.trim.Tasks,
 	}
 	if job.Ended(state) {
 		h.EndMs = wall
@@ -337,12 +342,7 @@ func (r *Run) reopen(a *attempt) {
 // claims: tasks go out in order, so that is what is missing below the last one
 // known to have gone out.
 func (r *Run) assumeLost() {
-	last := uint32(0)
-	for i := range r.tasks {
-		if r.taken.has(i) {
-			last = i
-		}
-	}
+	last := r.taken.last(r.tasks)
 	for i := r.taken.firstClear(0, last); i < last; i = r.taken.firstClear(i+1, last) {
 		if r.failures[i].Count == 0 {
 			r.lost[i]++

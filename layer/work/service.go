@@ -40,10 +40,13 @@ type Service struct {
 type record struct {
 	id        banyan.JobID
 	shard     banyan.ShardID
-	tasks     uint32
 	spec      *banyanv1.JobSpec // with the list of sent files
 	journal   *journal
-	chunks    []banyan.TaskIndex
+	tasks     uint32             // so far; with chunks and sizes it changes while a source is open: see inputsOf
+	chunks    []banyan.TaskIndex // never changed, only replaced or appended to
+	sizes     []uint32           // of chunks, in bytes, of a job that streams
+	streamed  bool
+	source    bool // is open
 	followers map[*follower]struct{}
 	ended     *banyanv1.Job // the last header
 	lost      bool          // led elsewhere, or nowhere

@@ -758,7 +758,7 @@ func TestAWorkerHearsOfManyJobsOverOneStream(t *testing.T) {
 		id := banyan.NewJobID(int64(i), 0)
 		rec := &record{id: id, spec: header("", 0, nil).Spec} // its only task is the then step, which has no input
 		msg := &peerv1.ControllerMessage{}
-		if failed, err := s.start(x, msg, []start{{Start{Key: Key{id, 0, 1}, Try: 1}, rec}}); len(failed) > 0 || err != nil {
+		if failed, err := s.start(x, msg, []start{{Start: Start{Key: Key{id, 0, 1}, Try: 1}, rec: rec, then: true}}); len(failed) > 0 || err != nil {
 			t.Fatal(i, failed, err)
 		}
 		if msg.ForgetJobs {

@@ -152,7 +152,7 @@ func (s *Service) send(x *session) error {
 		m, ok := s.core.Take(x.id)
 		starts := make([]start, len(m.Start))
 		for i, st := range m.Start {
-			starts[i] = start{Start: st, rec: s.records[st.Key.Job]}
+			starts[i] = s.starts(st)
 		}
 		s.mu.Unlock()
 		if !ok {
@@ -176,7 +176,25 @@ func (s *Service) send(x *session) error {
 // start is an attempt to send and what is known of its job.
 type start struct {
 	Start
-	rec *record
+	rec    *record
+	tasks  uint32 // as the worker is told
+	then   bool
+	chunks []banyan.TaskIndex
+}
+
+// starts completes an attempt with what its record says now. A worker keeps what
+// it was told of a job, so of one that streams it is told the most tasks that
+// there can be. The lock is held.
+func (s *Service) starts(st Start) start {
+	rec := s.records[st.Key.Job]
+	if rec == nil {
+		return start{Start: st}
+	}
+	x := start{Start: st, rec: rec, tasks: rec.tasks, then: st.Key.Task == rec.tasks && !rec.source, chunks: rec.chunks}
+	if rec.streamed {
+		x.tasks = banyan.StreamTasksMax
+	}
+	return x
 }
 
 // start completes the attempts with what the rows say and sends them, msg first,
@@ -206,7 +224,7 @@ func (s *Service) start(x *session, msg *peerv1.ControllerMessage, starts []star
 				continue
 			}
 			x.jobs[st.Key.Job] = struct{}{}
-			header = &peerv1.JobHeader{JobId: string(st.Key.Job), Spec: st.rec.spec, Tasks: st.rec.tasks}
+			header = &peerv1.JobHeader{JobId: string(st.Key.Job), Spec: st.rec.spec, Tasks: st.tasks}
 		}
 		if err := out.add(s, header, a); err != nil {
 			return nil, err
@@ -230,8 +248,8 @@ func (s *Service) attempt(ctx context.Context, st start) (*peerv1.Attempt, error
 		defer span.End(nil)
 	}
 	var err error
-	if st.Key.Task < rec.tasks {
-		a.Input, err = s.inputs.get(ctx, rec.shard, rec.id, rec.chunks, banyan.TaskIndex(st.Key.Task))
+	if a.Then = st.then; !st.then {
+		a.Input, err = s.inputs.get(ctx, rec.shard, rec.id, st.chunks, banyan.TaskIndex(st.Key.Task))
 		return a, err
 	}
 	var tooMany bool
@@ -250,7 +268,7 @@ func (s *Service) returned(ctx context.Context, rec *record) (files []*banyanv1.
 	}
 	bytes := 0
 	lo, _ := job.ResultRange(rec.id, 0)
-	hi := job.ResultKey(rec.id, banyan.TaskIndex(rec.tasks))
+	hi := job.ResultKey(rec.id, banyan.TaskIndex(s.view(rec).tasks))
 	err = scan(ctx, s.cfg.Reader, rec.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
 		r, err := job.DecodeResult(row.Value)
 		if err != nil {

@@ -22,8 +22,10 @@ type submission struct {
 	nonce  uint64 // of the caller, repeated with each copy; 0: none
 	shard  banyan.ShardID
 	spec   *banyanv1.JobSpec
+	open   bool // more inputs come by Feed
 	cut    job.Chunker
 	chunks []banyan.TaskIndex
+	sizes  []uint32
 	muts   []mvcc.Mutation
 	bytes  int
 	wrote  bool        // or may have written
@@ -49,7 +51,10 @@ func (s *Service) Submit(ctx context.Context, next func() (*banyanv1.SubmitReque
 	if err := job.Validate(m.Spec); err != nil {
 		return nil, err
 	}
-	x := &submission{s: s, id: id, nonce: m.Nonce, shard: shard, spec: m.Spec}
+	if m.Open && job.CountsAll(m.Spec) {
+		return nil, banyan.Errorf(banyan.Invalid, "the job's source is open, so that {##} and {0#}, for which all tasks are counted, are not known: submit it with all inputs, or without them")
+	}
+	x := &submission{s: s, id: id, nonce: m.Nonce, shard: shard, spec: m.Spec, open: m.Open}
 	done, err := x.exists(ctx)
 	if done != nil || err != nil {
 		return done, err
@@ -112,6 +117,9 @@ func (x *submission) add(ctx context.Context, inputs []*banyanv1.Input) error {
 
 func (x *submission) put(ctx context.Context, c job.Chunk) error {
 	x.chunks = append(x.chunks, c.First)
+	if x.open {
+		x.sizes = append(x.sizes, uint32(len(c.Value)))
+	}
 	x.muts = append(x.muts, mvcc.Mutation{Op: mvcc.Put, Key: job.InputKey(x.id, c.First), Value: c.Value})
 	if x.bytes += len(c.Value); x.bytes < submitBytes {
 		return nil
@@ -156,7 +164,7 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 	}
 	header := &banyanv1.Job{
 		Id: string(x.id), Spec: job.TrimSpec(x.spec), State: banyanv1.JobState_JOB_STATE_ACTIVE,
-		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.wall(), Nonce: x.nonce, StoredBytes: job.FilesBytes(x.spec.Send),
+		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.wall(), Nonce: x.nonce, StoredBytes: job.FilesBytes(x.spec.Send), Open: x.open, Streamed: x.open,
 	}
 	key := job.HeaderKey(x.id)
 	cmd := &mvcc.Command{
@@ -166,7 +174,7 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 	x.s.touch(x.id)
 	defer x.s.tidy(x.id)
 	a, err := x.s.do(ctx, &Op{
-		Kind: OpSubmit, Shard: x.shard, Job: x.id, Cmd: cmd, Run: NewRun(header, 0), spec: x.spec, chunks: x.chunks,
+		Kind: OpSubmit, Shard: x.shard, Job: x.id, Cmd: cmd, Run: NewRun(header, 0), spec: x.spec, chunks: x.chunks, sizes: x.sizes,
 	})
 	switch {
 	case err != nil:

@@ -132,6 +132,10 @@ func (w *Worker) attempt(ctx context.Context, s Start, r *running) *banyanv1.Tas
 	return result
 }
 
+// isThen says whether an attempt is one at the job's then step. Controllers of
+// before did not say so; then it is the task behind the last.
+func isThen(s Start) bool { return s.Attempt.GetThen() || s.Key.Task == s.Job.GetTasks() }
+
 // perform prepares, runs and collects. It fills in result as far as it comes;
 // the error says why it came no further.
 func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banyanv1.TaskResult) error {
@@ -144,7 +148,7 @@ func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banya
 	}
 	defer end()
 	spec, cmd := s.Job.GetSpec(), s.Job.GetSpec().GetCommand()
-	if then := s.Key.Task == s.Job.GetTasks(); then {
+	if isThen(s) {
 		cmd = spec.GetThen()
 	}
 	vars := job.Vars{Columns: banyanv1.Strings(s.Attempt.GetInput().GetColumns()), Seq: int(s.Key.Task) + 1, Slot: s.Slot, Tasks: int(s.Job.GetTasks())}
@@ -236,7 +240,7 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 	if err != nil {
 		return fmt.Errorf("the task ended (exit code %d) but its output could not be stored: %w", res.ExitCode, err)
 	}
-	then := s.Key.Task == s.Job.GetTasks()
+	then := isThen(s)
 	patterns := s.Job.GetSpec().GetReturn()
 	if !res.OK() || then && place.Shared() || !then && len(patterns) == 0 {
 		return nil

@@ -532,6 +532,7 @@ type SubmitRequest struct {
 	Spec          *JobSpec               `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Inputs        []*Input               `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	Nonce         uint64                 `protobuf:"fixed64,16,opt,name=nonce,proto3" json:"nonce,omitempty"` // drawn for this submission; repeated with it, the answer is the same. 0: an id that exists is refused
+	Open          bool                   `protobuf:"varint,17,opt,name=open,proto3" json:"open,omitempty"`    // of the first message: more inputs come by Feed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -594,6 +595,152 @@ func (x *SubmitRequest) GetNonce() uint64 {
 	return 0
 }
 
+func (x *SubmitRequest) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+// FeedRequest appends inputs behind those that there are. A job that keeps its
+// results has at most JobTasksMax; one whose caller says with done what it has
+// taken note of has no end, for the results and inputs of those tasks are trimmed.
+type FeedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	First         uint32                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`  // the task of the first input, or, without inputs, the number of tasks
+	Inputs        []*Input               `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"` // at most FeedInputsMax
+	Close         bool                   `protobuf:"varint,4,opt,name=close,proto3" json:"close,omitempty"`  // there are no more inputs
+	Done          uint32                 `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`    // the caller needs no results of tasks before this one; 0: all are kept
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedRequest) Reset() {
+	*x = FeedRequest{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedRequest) ProtoMessage() {}
+
+func (x *FeedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
+func (*FeedRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FeedRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *FeedRequest) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *FeedRequest) GetInputs() []*Input {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+func (x *FeedRequest) GetClose() bool {
+	if x != nil {
+		return x.Close
+	}
+	return false
+}
+
+func (x *FeedRequest) GetDone() uint32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+type FeedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tasks         uint32                 `protobuf:"varint,1,opt,name=tasks,proto3" json:"tasks,omitempty"`     // that there are now
+	Trimmed       uint32                 `protobuf:"varint,2,opt,name=trimmed,proto3" json:"trimmed,omitempty"` // of tasks before this one only those that failed are kept
+	Open          bool                   `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedResponse) Reset() {
+	*x = FeedResponse{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedResponse) ProtoMessage() {}
+
+func (x *FeedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedResponse.ProtoReflect.Descriptor instead.
+func (*FeedResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FeedResponse) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+func (x *FeedResponse) GetTrimmed() uint32 {
+	if x != nil {
+		return x.Trimmed
+	}
+	return 0
+}
+
+func (x *FeedResponse) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
 type SubmitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -604,7 +751,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +763,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +776,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{6}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SubmitResponse) GetJobId() string {
@@ -658,13 +805,14 @@ type Progress struct {
 	RatePerS      float64                `protobuf:"fixed64,8,opt,name=rate_per_s,json=ratePerS,proto3" json:"rate_per_s,omitempty"` // tasks recorded per second, over the last few seconds
 	Nodes         []*NodeProgress        `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	ThenRunning   bool                   `protobuf:"varint,10,opt,name=then_running,json=thenRunning,proto3" json:"then_running,omitempty"`
+	Open          bool                   `protobuf:"varint,11,opt,name=open,proto3" json:"open,omitempty"` // more tasks may come
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +824,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +837,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{7}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Progress) GetTasks() uint32 {
@@ -762,6 +910,13 @@ func (x *Progress) GetThenRunning() bool {
 	return false
 }
 
+func (x *Progress) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
 type NodeProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -776,7 +931,7 @@ type NodeProgress struct {
 
 func (x *NodeProgress) Reset() {
 	*x = NodeProgress{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +943,7 @@ func (x *NodeProgress) String() string {
 func (*NodeProgress) ProtoMessage() {}
 
 func (x *NodeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +956,7 @@ func (x *NodeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProgress.ProtoReflect.Descriptor instead.
 func (*NodeProgress) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{8}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeProgress) GetNode() uint64 {
@@ -860,13 +1015,16 @@ type Job struct {
 	Leader        uint64                 `protobuf:"varint,10,opt,name=leader,proto3" json:"leader,omitempty"`
 	Nonce         uint64                 `protobuf:"fixed64,16,opt,name=nonce,proto3" json:"nonce,omitempty"`                               // of the submission
 	StoredBytes   int64                  `protobuf:"varint,40,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"` // of the files it was given, and of the outputs and files of its tasks
+	Open          bool                   `protobuf:"varint,17,opt,name=open,proto3" json:"open,omitempty"`                                  // its source is open: more tasks may come
+	Streamed      bool                   `protobuf:"varint,18,opt,name=streamed,proto3" json:"streamed,omitempty"`                          // it was submitted open
+	Trimmed       uint32                 `protobuf:"varint,19,opt,name=trimmed,proto3" json:"trimmed,omitempty"`                            // of tasks before this one only the results of those that failed are kept
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1036,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1049,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{9}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Job) GetId() string {
@@ -978,6 +1136,27 @@ func (x *Job) GetStoredBytes() int64 {
 	return 0
 }
 
+func (x *Job) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *Job) GetStreamed() bool {
+	if x != nil {
+		return x.Streamed
+	}
+	return false
+}
+
+func (x *Job) GetTrimmed() uint32 {
+	if x != nil {
+		return x.Trimmed
+	}
+	return 0
+}
+
 type Output struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -990,7 +1169,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1181,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1194,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{10}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Output) GetBytes() int64 {
@@ -1076,7 +1255,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1267,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1280,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{11}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskResult) GetTask() uint32 {
@@ -1253,7 +1432,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1444,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1457,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{12}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -1297,7 +1476,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1488,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1501,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{13}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1342,7 +1521,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1533,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1546,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{14}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListJobsRequest) GetLimit() uint32 {
@@ -1394,7 +1573,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1585,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1598,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{15}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1449,7 +1628,7 @@ type TasksRequest struct {
 
 func (x *TasksRequest) Reset() {
 	*x = TasksRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1640,7 @@ func (x *TasksRequest) String() string {
 func (*TasksRequest) ProtoMessage() {}
 
 func (x *TasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1653,7 @@ func (x *TasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksRequest.ProtoReflect.Descriptor instead.
 func (*TasksRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{16}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TasksRequest) GetJobId() string {
@@ -1523,7 +1702,7 @@ type TasksResponse struct {
 
 func (x *TasksResponse) Reset() {
 	*x = TasksResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1714,7 @@ func (x *TasksResponse) String() string {
 func (*TasksResponse) ProtoMessage() {}
 
 func (x *TasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1727,7 @@ func (x *TasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksResponse.ProtoReflect.Descriptor instead.
 func (*TasksResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{17}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TasksResponse) GetResults() []*TaskResult {
@@ -1582,7 +1761,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1773,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1786,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{18}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FollowRequest) GetJobId() string {
@@ -1637,7 +1816,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1828,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1841,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FollowResponse) GetResults() []*TaskResult {
@@ -1714,7 +1893,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1905,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1918,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogsRequest) GetJobId() string {
@@ -1799,7 +1978,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1990,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2003,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -1885,7 +2064,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2076,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2089,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HoldRequest) GetJobId() string {
@@ -1929,7 +2108,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2120,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2133,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HoldResponse) GetJob() *Job {
@@ -1974,7 +2153,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2165,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2178,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResumeRequest) GetJobId() string {
@@ -2025,7 +2204,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2216,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2229,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResumeResponse) GetJob() *Job {
@@ -2069,7 +2248,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2260,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2273,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelRequest) GetJobId() string {
@@ -2113,7 +2292,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2304,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2317,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelResponse) GetJob() *Job {
@@ -2158,7 +2337,7 @@ type RemoveJobRequest struct {
 
 func (x *RemoveJobRequest) Reset() {
 	*x = RemoveJobRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2349,7 @@ func (x *RemoveJobRequest) String() string {
 func (*RemoveJobRequest) ProtoMessage() {}
 
 func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2362,7 @@ func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveJobRequest.ProtoReflect.Descriptor instead.
 func (*RemoveJobRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveJobRequest) GetJobId() string {
@@ -2209,7 +2388,7 @@ type RemoveJobResponse struct {
 
 func (x *RemoveJobResponse) Reset() {
 	*x = RemoveJobResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2400,7 @@ func (x *RemoveJobResponse) String() string {
 func (*RemoveJobResponse) ProtoMessage() {}
 
 func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2413,7 @@ func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveJobResponse.ProtoReflect.Descriptor instead.
 func (*RemoveJobResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveJobResponse) GetJob() *Job {
@@ -2282,15 +2461,26 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\akeep_ms\x18( \x01(\x03R\x06keepMs\x12\x1f\n" +
 	"\vkeep_newest\x18) \x01(\rR\n" +
 	"keepNewest\x12(\n" +
-	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMaxJ\x04\b\x04\x10\x05\"\x8e\x01\n" +
+	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMaxJ\x04\b\x04\x10\x05\"\xa2\x01\n" +
 	"\rSubmitRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12(\n" +
 	"\x06inputs\x18\x03 \x03(\v2\x10.banyan.v1.InputR\x06inputs\x12\x14\n" +
-	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\"=\n" +
+	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\x12\x12\n" +
+	"\x04open\x18\x11 \x01(\bR\x04open\"\x8e\x01\n" +
+	"\vFeedRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\rR\x05first\x12(\n" +
+	"\x06inputs\x18\x03 \x03(\v2\x10.banyan.v1.InputR\x06inputs\x12\x14\n" +
+	"\x05close\x18\x04 \x01(\bR\x05close\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\rR\x04done\"R\n" +
+	"\fFeedResponse\x12\x14\n" +
+	"\x05tasks\x18\x01 \x01(\rR\x05tasks\x12\x18\n" +
+	"\atrimmed\x18\x02 \x01(\rR\atrimmed\x12\x12\n" +
+	"\x04open\x18\x03 \x01(\bR\x04open\"=\n" +
 	"\x0eSubmitResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x14\n" +
-	"\x05tasks\x18\x02 \x01(\rR\x05tasks\"\xb0\x02\n" +
+	"\x05tasks\x18\x02 \x01(\rR\x05tasks\"\xc4\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05tasks\x18\x01 \x01(\rR\x05tasks\x12\x18\n" +
 	"\apending\x18\x02 \x01(\rR\apending\x12\x18\n" +
@@ -2303,14 +2493,15 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"rate_per_s\x18\b \x01(\x01R\bratePerS\x12-\n" +
 	"\x05nodes\x18\t \x03(\v2\x17.banyan.v1.NodeProgressR\x05nodes\x12!\n" +
 	"\fthen_running\x18\n" +
-	" \x01(\bR\vthenRunning\"\x90\x01\n" +
+	" \x01(\bR\vthenRunning\x12\x12\n" +
+	"\x04open\x18\v \x01(\bR\x04open\"\x90\x01\n" +
 	"\fNodeProgress\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\arunning\x18\x03 \x01(\rR\arunning\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\rR\x04done\x12\x14\n" +
 	"\x05slots\x18\x05 \x01(\rR\x05slots\x12\x14\n" +
-	"\x05state\x18\x06 \x01(\tR\x05state\"\x82\x03\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\"\xcc\x03\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12)\n" +
@@ -2325,7 +2516,10 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x06leader\x18\n" +
 	" \x01(\x04R\x06leader\x12\x14\n" +
 	"\x05nonce\x18\x10 \x01(\x06R\x05nonce\x12!\n" +
-	"\fstored_bytes\x18( \x01(\x03R\vstoredBytes\"l\n" +
+	"\fstored_bytes\x18( \x01(\x03R\vstoredBytes\x12\x12\n" +
+	"\x04open\x18\x11 \x01(\bR\x04open\x12\x1a\n" +
+	"\bstreamed\x18\x12 \x01(\bR\bstreamed\x12\x18\n" +
+	"\atrimmed\x18\x13 \x01(\rR\atrimmed\"l\n" +
 	"\x06Output\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06inline\x18\x02 \x01(\fR\x06inline\x12\x16\n" +
@@ -2436,9 +2630,10 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x14TASK_STATE_SUCCEEDED\x10\x03\x12\x15\n" +
 	"\x11TASK_STATE_FAILED\x10\x04\x12\x18\n" +
 	"\x14TASK_STATE_TIMED_OUT\x10\x05\x12\x17\n" +
-	"\x13TASK_STATE_CANCELED\x10\x062\xf8\x04\n" +
+	"\x13TASK_STATE_CANCELED\x10\x062\xb1\x05\n" +
 	"\x04Jobs\x12?\n" +
-	"\x06Submit\x12\x18.banyan.v1.SubmitRequest\x1a\x19.banyan.v1.SubmitResponse(\x01\x12:\n" +
+	"\x06Submit\x12\x18.banyan.v1.SubmitRequest\x1a\x19.banyan.v1.SubmitResponse(\x01\x127\n" +
+	"\x04Feed\x12\x16.banyan.v1.FeedRequest\x1a\x17.banyan.v1.FeedResponse\x12:\n" +
 	"\x03Get\x12\x18.banyan.v1.GetJobRequest\x1a\x19.banyan.v1.GetJobResponse\x12?\n" +
 	"\x04List\x12\x1a.banyan.v1.ListJobsRequest\x1a\x1b.banyan.v1.ListJobsResponse\x12:\n" +
 	"\x05Tasks\x12\x17.banyan.v1.TasksRequest\x1a\x18.banyan.v1.TasksResponse\x12?\n" +
@@ -2462,7 +2657,7 @@ func file_banyan_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_banyan_v1_jobs_proto_goTypes = []any{
 	(JobState)(0),             // 0: banyan.v1.JobState
 	(TaskState)(0),            // 1: banyan.v1.TaskState
@@ -2472,30 +2667,32 @@ var file_banyan_v1_jobs_proto_goTypes = []any{
 	(*FileList)(nil),          // 5: banyan.v1.FileList
 	(*JobSpec)(nil),           // 6: banyan.v1.JobSpec
 	(*SubmitRequest)(nil),     // 7: banyan.v1.SubmitRequest
-	(*SubmitResponse)(nil),    // 8: banyan.v1.SubmitResponse
-	(*Progress)(nil),          // 9: banyan.v1.Progress
-	(*NodeProgress)(nil),      // 10: banyan.v1.NodeProgress
-	(*Job)(nil),               // 11: banyan.v1.Job
-	(*Output)(nil),            // 12: banyan.v1.Output
-	(*TaskResult)(nil),        // 13: banyan.v1.TaskResult
-	(*GetJobRequest)(nil),     // 14: banyan.v1.GetJobRequest
-	(*GetJobResponse)(nil),    // 15: banyan.v1.GetJobResponse
-	(*ListJobsRequest)(nil),   // 16: banyan.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),  // 17: banyan.v1.ListJobsResponse
-	(*TasksRequest)(nil),      // 18: banyan.v1.TasksRequest
-	(*TasksResponse)(nil),     // 19: banyan.v1.TasksResponse
-	(*FollowRequest)(nil),     // 20: banyan.v1.FollowRequest
-	(*FollowResponse)(nil),    // 21: banyan.v1.FollowResponse
-	(*LogsRequest)(nil),       // 22: banyan.v1.LogsRequest
-	(*LogsResponse)(nil),      // 23: banyan.v1.LogsResponse
-	(*HoldRequest)(nil),       // 24: banyan.v1.HoldRequest
-	(*HoldResponse)(nil),      // 25: banyan.v1.HoldResponse
-	(*ResumeRequest)(nil),     // 26: banyan.v1.ResumeRequest
-	(*ResumeResponse)(nil),    // 27: banyan.v1.ResumeResponse
-	(*CancelRequest)(nil),     // 28: banyan.v1.CancelRequest
-	(*CancelResponse)(nil),    // 29: banyan.v1.CancelResponse
-	(*RemoveJobRequest)(nil),  // 30: banyan.v1.RemoveJobRequest
-	(*RemoveJobResponse)(nil), // 31: banyan.v1.RemoveJobResponse
+	(*FeedRequest)(nil),       // 8: banyan.v1.FeedRequest
+	(*FeedResponse)(nil),      // 9: banyan.v1.FeedResponse
+	(*SubmitResponse)(nil),    // 10: banyan.v1.SubmitResponse
+	(*Progress)(nil),          // 11: banyan.v1.Progress
+	(*NodeProgress)(nil),      // 12: banyan.v1.NodeProgress
+	(*Job)(nil),               // 13: banyan.v1.Job
+	(*Output)(nil),            // 14: banyan.v1.Output
+	(*TaskResult)(nil),        // 15: banyan.v1.TaskResult
+	(*GetJobRequest)(nil),     // 16: banyan.v1.GetJobRequest
+	(*GetJobResponse)(nil),    // 17: banyan.v1.GetJobResponse
+	(*ListJobsRequest)(nil),   // 18: banyan.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),  // 19: banyan.v1.ListJobsResponse
+	(*TasksRequest)(nil),      // 20: banyan.v1.TasksRequest
+	(*TasksResponse)(nil),     // 21: banyan.v1.TasksResponse
+	(*FollowRequest)(nil),     // 22: banyan.v1.FollowRequest
+	(*FollowResponse)(nil),    // 23: banyan.v1.FollowResponse
+	(*LogsRequest)(nil),       // 24: banyan.v1.LogsRequest
+	(*LogsResponse)(nil),      // 25: banyan.v1.LogsResponse
+	(*HoldRequest)(nil),       // 26: banyan.v1.HoldRequest
+	(*HoldResponse)(nil),      // 27: banyan.v1.HoldResponse
+	(*ResumeRequest)(nil),     // 28: banyan.v1.ResumeRequest
+	(*ResumeResponse)(nil),    // 29: banyan.v1.ResumeResponse
+	(*CancelRequest)(nil),     // 30: banyan.v1.CancelRequest
+	(*CancelResponse)(nil),    // 31: banyan.v1.CancelResponse
+	(*RemoveJobRequest)(nil),  // 32: banyan.v1.RemoveJobRequest
+	(*RemoveJobResponse)(nil), // 33: banyan.v1.RemoveJobResponse
 }
 var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	3,  // 0: banyan.v1.JobSpec.command:type_name -> banyan.v1.Command
@@ -2503,54 +2700,57 @@ var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	4,  // 2: banyan.v1.JobSpec.send:type_name -> banyan.v1.FileRef
 	6,  // 3: banyan.v1.SubmitRequest.spec:type_name -> banyan.v1.JobSpec
 	2,  // 4: banyan.v1.SubmitRequest.inputs:type_name -> banyan.v1.Input
-	10, // 5: banyan.v1.Progress.nodes:type_name -> banyan.v1.NodeProgress
-	6,  // 6: banyan.v1.Job.spec:type_name -> banyan.v1.JobSpec
-	0,  // 7: banyan.v1.Job.state:type_name -> banyan.v1.JobState
-	9,  // 8: banyan.v1.Job.progress:type_name -> banyan.v1.Progress
-	13, // 9: banyan.v1.Job.then_result:type_name -> banyan.v1.TaskResult
-	1,  // 10: banyan.v1.TaskResult.state:type_name -> banyan.v1.TaskState
-	12, // 11: banyan.v1.TaskResult.stdout:type_name -> banyan.v1.Output
-	12, // 12: banyan.v1.TaskResult.stderr:type_name -> banyan.v1.Output
-	4,  // 13: banyan.v1.TaskResult.returned:type_name -> banyan.v1.FileRef
-	2,  // 14: banyan.v1.TaskResult.input:type_name -> banyan.v1.Input
-	5,  // 15: banyan.v1.TaskResult.returned_list:type_name -> banyan.v1.FileList
-	11, // 16: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
-	11, // 17: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
-	13, // 18: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
-	13, // 19: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
-	9,  // 20: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
-	0,  // 21: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
-	13, // 22: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
-	13, // 23: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
-	11, // 24: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
-	11, // 25: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
-	11, // 26: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
-	11, // 27: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
-	7,  // 28: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
-	14, // 29: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
-	16, // 30: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
-	18, // 31: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
-	20, // 32: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
-	22, // 33: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
-	24, // 34: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
-	26, // 35: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
-	28, // 36: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
-	30, // 37: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
-	8,  // 38: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
-	15, // 39: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
-	17, // 40: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
-	19, // 41: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
-	21, // 42: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
-	23, // 43: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
-	25, // 44: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
-	27, // 45: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
-	29, // 46: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
-	31, // 47: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
-	38, // [38:48] is the sub-list for method output_type
-	28, // [28:38] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	2,  // 5: banyan.v1.FeedRequest.inputs:type_name -> banyan.v1.Input
+	12, // 6: banyan.v1.Progress.nodes:type_name -> banyan.v1.NodeProgress
+	6,  // 7: banyan.v1.Job.spec:type_name -> banyan.v1.JobSpec
+	0,  // 8: banyan.v1.Job.state:type_name -> banyan.v1.JobState
+	11, // 9: banyan.v1.Job.progress:type_name -> banyan.v1.Progress
+	15, // 10: banyan.v1.Job.then_result:type_name -> banyan.v1.TaskResult
+	1,  // 11: banyan.v1.TaskResult.state:type_name -> banyan.v1.TaskState
+	14, // 12: banyan.v1.TaskResult.stdout:type_name -> banyan.v1.Output
+	14, // 13: banyan.v1.TaskResult.stderr:type_name -> banyan.v1.Output
+	4,  // 14: banyan.v1.TaskResult.returned:type_name -> banyan.v1.FileRef
+	2,  // 15: banyan.v1.TaskResult.input:type_name -> banyan.v1.Input
+	5,  // 16: banyan.v1.TaskResult.returned_list:type_name -> banyan.v1.FileList
+	13, // 17: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
+	13, // 18: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
+	15, // 19: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
+	15, // 20: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
+	11, // 21: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
+	0,  // 22: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
+	15, // 23: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
+	15, // 24: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
+	13, // 25: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
+	13, // 26: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
+	13, // 27: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
+	13, // 28: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
+	7,  // 29: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
+	8,  // 30: banyan.v1.Jobs.Feed:input_type -> banyan.v1.FeedRequest
+	16, // 31: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
+	18, // 32: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
+	20, // 33: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
+	22, // 34: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
+	24, // 35: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
+	26, // 36: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
+	28, // 37: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
+	30, // 38: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
+	32, // 39: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
+	10, // 40: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
+	9,  // 41: banyan.v1.Jobs.Feed:output_type -> banyan.v1.FeedResponse
+	17, // 42: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
+	19, // 43: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
+	21, // 44: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
+	23, // 45: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
+	25, // 46: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
+	27, // 47: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
+	29, // 48: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
+	31, // 49: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
+	33, // 50: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
+	40, // [40:51] is the sub-list for method output_type
+	29, // [29:40] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_jobs_proto_init() }
@@ -2564,7 +2764,7 @@ func file_banyan_v1_jobs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_jobs_proto_rawDesc), len(file_banyan_v1_jobs_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1686,6 +1686,7 @@ type Attempt struct {
 	Traceparent     string                 `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	InputsFromTasks []*v1.FileRef          `protobuf:"bytes,5,rep,name=inputs_from_tasks,json=inputsFromTasks,proto3" json:"inputs_from_tasks,omitempty"` // the then step: every returned file; the last ones, where others came ahead in ThenFiles
 	ListsFromTasks  []*v1.FileList         `protobuf:"bytes,6,rep,name=lists_from_tasks,json=listsFromTasks,proto3" json:"lists_from_tasks,omitempty"`    // the same of tasks whose list is long
+	Then            bool                   `protobuf:"varint,17,opt,name=then,proto3" json:"then,omitempty"`                                              // it is the then step; a job whose source is open says in its header that it has the most tasks there can be
 	Suspect         bool                   `protobuf:"varint,16,opt,name=suspect,proto3" json:"suspect,omitempty"`                                        // an attempt at the task was lost with its node: one such runs on a node at once, and waits for ControllerMessage.begin
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1761,6 +1762,13 @@ func (x *Attempt) GetListsFromTasks() []*v1.FileList {
 		return x.ListsFromTasks
 	}
 	return nil
+}
+
+func (x *Attempt) GetThen() bool {
+	if x != nil {
+		return x.Then
+	}
+	return false
 }
 
 func (x *Attempt) GetSuspect() bool {
@@ -2542,14 +2550,15 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"AttemptKey\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\rR\x04task\x12\x18\n" +
-	"\aattempt\x18\x03 \x01(\x04R\aattempt\"\xac\x02\n" +
+	"\aattempt\x18\x03 \x01(\x04R\aattempt\"\xc0\x02\n" +
 	"\aAttempt\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\rR\x03try\x12&\n" +
 	"\x05input\x18\x03 \x01(\v2\x10.banyan.v1.InputR\x05input\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12>\n" +
 	"\x11inputs_from_tasks\x18\x05 \x03(\v2\x12.banyan.v1.FileRefR\x0finputsFromTasks\x12=\n" +
-	"\x10lists_from_tasks\x18\x06 \x03(\v2\x13.banyan.v1.FileListR\x0elistsFromTasks\x12\x18\n" +
+	"\x10lists_from_tasks\x18\x06 \x03(\v2\x13.banyan.v1.FileListR\x0elistsFromTasks\x12\x12\n" +
+	"\x04then\x18\x11 \x01(\bR\x04then\x12\x18\n" +
 	"\asuspect\x18\x10 \x01(\bR\asuspect\"\x92\x02\n" +
 	"\rWorkerMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.banyan.peer.v1.HelloR\x05hello\x12\x16\n" +

@@ -37,6 +37,8 @@ const (
 const (
 	// JobsSubmitProcedure is the fully-qualified name of the Jobs's Submit RPC.
 	JobsSubmitProcedure = "/banyan.v1.Jobs/Submit"
+	// JobsFeedProcedure is the fully-qualified name of the Jobs's Feed RPC.
+	JobsFeedProcedure = "/banyan.v1.Jobs/Feed"
 	// JobsGetProcedure is the fully-qualified name of the Jobs's Get RPC.
 	JobsGetProcedure = "/banyan.v1.Jobs/Get"
 	// JobsListProcedure is the fully-qualified name of the Jobs's List RPC.
@@ -63,6 +65,9 @@ type JobsClient interface {
 	// carries the spec, every message may carry inputs; the job exists when the
 	// stream was closed and answered. A retry with the same job_id is applied once.
 	Submit(context.Context) *connect.ClientStreamForClient[v1.SubmitRequest, v1.SubmitResponse]
+	// Feed appends inputs to a job that was submitted open, and closes its source.
+	// It may be repeated: what is there already is not appended again.
+	Feed(context.Context, *connect.Request[v1.FeedRequest]) (*connect.Response[v1.FeedResponse], error)
 	Get(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error)
 	List(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
 	// Tasks pages through recorded results by task, failures only if asked.
@@ -95,6 +100,12 @@ func NewJobsClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			httpClient,
 			baseURL+JobsSubmitProcedure,
 			connect.WithSchema(jobsMethods.ByName("Submit")),
+			connect.WithClientOptions(opts...),
+		),
+		feed: connect.NewClient[v1.FeedRequest, v1.FeedResponse](
+			httpClient,
+			baseURL+JobsFeedProcedure,
+			connect.WithSchema(jobsMethods.ByName("Feed")),
 			connect.WithClientOptions(opts...),
 		),
 		get: connect.NewClient[v1.GetJobRequest, v1.GetJobResponse](
@@ -157,6 +168,7 @@ func NewJobsClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 // jobsClient implements JobsClient.
 type jobsClient struct {
 	submit *connect.Client[v1.SubmitRequest, v1.SubmitResponse]
+	feed   *connect.Client[v1.FeedRequest, v1.FeedResponse]
 	get    *connect.Client[v1.GetJobRequest, v1.GetJobResponse]
 	list   *connect.Client[v1.ListJobsRequest, v1.ListJobsResponse]
 	tasks  *connect.Client[v1.TasksRequest, v1.TasksResponse]
@@ -171,6 +183,11 @@ type jobsClient struct {
 // Submit calls banyan.v1.Jobs.Submit.
 func (c *jobsClient) Submit(ctx context.Context) *connect.ClientStreamForClient[v1.SubmitRequest, v1.SubmitResponse] {
 	return c.submit.CallClientStream(ctx)
+}
+
+// Feed calls banyan.v1.Jobs.Feed.
+func (c *jobsClient) Feed(ctx context.Context, req *connect.Request[v1.FeedRequest]) (*connect.Response[v1.FeedResponse], error) {
+	return c.feed.CallUnary(ctx, req)
 }
 
 // Get calls banyan.v1.Jobs.Get.
@@ -224,6 +241,9 @@ type JobsHandler interface {
 	// carries the spec, every message may carry inputs; the job exists when the
 	// stream was closed and answered. A retry with the same job_id is applied once.
 	Submit(context.Context, *connect.ClientStream[v1.SubmitRequest]) (*connect.Response[v1.SubmitResponse], error)
+	// Feed appends inputs to a job that was submitted open, and closes its source.
+	// It may be repeated: what is there already is not appended again.
+	Feed(context.Context, *connect.Request[v1.FeedRequest]) (*connect.Response[v1.FeedResponse], error)
 	Get(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error)
 	List(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
 	// Tasks pages through recorded results by task, failures only if asked.
@@ -252,6 +272,12 @@ func NewJobsHandler(svc JobsHandler, opts ...connect.HandlerOption) (string, htt
 		JobsSubmitProcedure,
 		svc.Submit,
 		connect.WithSchema(jobsMethods.ByName("Submit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobsFeedHandler := connect.NewUnaryHandler(
+		JobsFeedProcedure,
+		svc.Feed,
+		connect.WithSchema(jobsMethods.ByName("Feed")),
 		connect.WithHandlerOptions(opts...),
 	)
 	jobsGetHandler := connect.NewUnaryHandler(
@@ -312,6 +338,8 @@ func NewJobsHandler(svc JobsHandler, opts ...connect.HandlerOption) (string, htt
 		switch r.URL.Path {
 		case JobsSubmitProcedure:
 			jobsSubmitHandler.ServeHTTP(w, r)
+		case JobsFeedProcedure:
+			jobsFeedHandler.ServeHTTP(w, r)
 		case JobsGetProcedure:
 			jobsGetHandler.ServeHTTP(w, r)
 		case JobsListProcedure:
@@ -341,6 +369,10 @@ type UnimplementedJobsHandler struct{}
 
 func (UnimplementedJobsHandler) Submit(context.Context, *connect.ClientStream[v1.SubmitRequest]) (*connect.Response[v1.SubmitResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Jobs.Submit is not implemented"))
+}
+
+func (UnimplementedJobsHandler) Feed(context.Context, *connect.Request[v1.FeedRequest]) (*connect.Response[v1.FeedResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Jobs.Feed is not implemented"))
 }
 
 func (UnimplementedJobsHandler) Get(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error) {
