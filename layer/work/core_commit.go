@@ -294,7 +294,7 @@ func (c *Core) apply(b *Batch, rev banyan.Revision) {
 			continue
 		}
 		rep.result.Revision = uint64(rev)
-		r.stored += job.StoredBytes(rep.result)
+		r.store(task, job.StoredBytes(rep.result))
 		r.recordOpen(a, rep.result.State)
 		if results[r] == nil {
 			runs = append(runs, r)

@@ -197,6 +197,7 @@ func (r *Run) failedIn(from, to uint32) []uint32 {
 func (c *Core) fed(r *Run, b *Batch, res mvcc.Result) {
 	if b.trim != nil {
 		r.trim = *b.trim
+		r.unstore()
 		for _, task := range b.tasks {
 			delete(r.failures, task)
 		}
@@ -226,6 +227,28 @@ func (r *Run) grow(n uint32) {
 	r.tasks += n
 	r.pending += int(n)
 	r.taken.set(r.tasks)
+}
+
+// store counts what a recorded result holds in outputs and files.
+func (r *Run) store(task uint32, bytes int64) {
+	r.stored += bytes
+	if r.header.Streamed && bytes > 0 {
+		if r.storedIn == nil {
+			r.storedIn = map[uint32]int64{}
+		}
+		r.storedIn[task/pageTasks] += bytes
+	}
+}
+
+// unstore counts no longer what results held that are trimmed: by pages, so that
+// it is not to the byte.
+func (r *Run) unstore() {
+	for page, n := range r.storedIn {
+		if (page+1)*pageTasks <= r.trim.Tasks {
+			r.stored -= n
+			delete(r.storedIn, page)
+		}
+	}
 }
 
 // trimmed takes up what is gone of a job while it is rebuilt from its rows.

@@ -79,6 +79,7 @@ type Run struct {
 	thenResult                           banyanv1.TaskState // unspecified until recorded
 	sent                                 int64              // bytes of the files that it was given
 	stored                               int64              // bytes of recorded outputs and files; of those taken back too
+	storedIn                             map[uint32]int64   // of a job that streams: the same by page of tasks
 	rate                                 rate
 }
 
@@ -115,7 +116,7 @@ func (r *Run) Result(task uint32, m job.Meta) {
 	}
 	r.take(task)
 	r.repeated += m.Repeats
-	r.stored += m.Bytes
+	r.store(task, m.Bytes)
 	r.record(task, m.State, m.Node)
 }
 
