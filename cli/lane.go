@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"banyan"
 )
@@ -114,6 +115,33 @@ func (l *lane) remember(id banyan.JobID) error {
 // forget takes back what remember noted of a job that is gone. What it cannot
 // remove only has a later command say that there is no such job.
 func (l *lane) forget(id banyan.JobID) { _ = os.Remove(l.marker(id)) }
+
+// pruneEvery is how often the notes of jobs that are gone are taken back.
+const pruneEvery = 24 * time.Hour
+
+// prune takes back what was noted of jobs that the lane's node no longer has. It
+// does so once a day; each calls its argument with every job that there is.
+func (l *lane) prune(each func(func(banyan.JobID)) error) error {
+	mark := l.path(l.n) + ".pruned"
+	if st, err := os.Stat(mark); err == nil && time.Since(st.ModTime()).Abs() < pruneEvery {
+		return nil
+	}
+	there := map[banyan.JobID]bool{}
+	if err := each(func(id banyan.JobID) { there[id] = true }); err != nil {
+		return err
+	}
+	notes, err := os.ReadDir(l.jobs())
+	if err != nil {
+		return err
+	}
+	for _, e := range notes {
+		id := banyan.JobID(e.Name())
+		if n, ok := l.find(id); ok && n == l.n && !there[id] {
+			l.forget(id)
+		}
+	}
+	return os.WriteFile(mark, nil, 0o600)
+}
 
 func (l *lane) release() error { return l.lock.Close() }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"banyan"
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 	"banyan/node/server"
 )
@@ -36,8 +38,12 @@ func (a *app) startLane(ctx context.Context, ln *lane, slots int, hint string) (
 		if err != nil {
 			return nil, errors.Join(err, stop())
 		}
-		closeAll := func() error { return errors.Join(cl.Close(), stop()) }
-		return &session{Client: cl, local: true, hint: hint, lane: ln, stop: closeAll}, nil
+		s := &session{Client: cl, local: true, hint: hint, lane: ln}
+		s.stop = func() error {
+			s.prune()
+			return errors.Join(cl.Close(), stop())
+		}
+		return s, nil
 	case err := <-ended:
 		cancel()
 		return nil, errors.Join(err, ln.release())
@@ -45,3 +51,19 @@ func (a *app) startLane(ctx context.Context, ln *lane, slots int, hint string) (
 		return nil, errors.Join(ctx.Err(), stop())
 	}
 }
+
+// prune has the lane forget the jobs that are gone. That it failed is told by
+// nobody: a later command tries again.
+func (s *session) prune() {
+	ctx, cancel := context.WithTimeout(context.Background(), pruneMax)
+	defer cancel()
+	_ = s.lane.prune(func(fn func(banyan.JobID)) error {
+		return eachJob(ctx, s, func(j *banyanv1.Job) error {
+			fn(banyan.JobID(j.Id))
+			return nil
+		})
+	})
+}
+
+// pruneMax is how long a command waits for it.
+const pruneMax = time.Second
