@@ -166,8 +166,8 @@ func TestAnOpenJobCannotCountItsTasks(t *testing.T) {
 	}
 }
 
-// rows counts the rows of a job by kind: 'r' are results.
-func (b *bench) rowsOf(id string) map[byte]int {
+// kinds counts the rows of a job by kind: 'r' are results.
+func (b *bench) kinds(id string) map[byte]int {
 	b.t.Helper()
 	n := map[byte]int{}
 	for _, kind := range []byte{'i', 'r', 'k', 'f'} {
@@ -232,7 +232,7 @@ func TestAnOpenJobIsTrimmed(t *testing.T) {
 			t.Fatal(err)
 		}
 		at = to
-		for kind, n := range b.rowsOf(jobID) {
+		for kind, n := range b.kinds(jobID) {
 			most[kind] = max(most[kind], n)
 		}
 	}
@@ -260,7 +260,7 @@ func TestAnOpenJobIsTrimmed(t *testing.T) {
 	if done != tasks {
 		t.Errorf("the nodes have done %d", done)
 	}
-	if n := b.rowsOf(jobID); n['k'] == 0 || n['r'] > trimStep+each+6 {
+	if n := b.kinds(jobID); n['k'] == 0 || n['r'] > trimStep+each+6 {
 		t.Errorf("rows at the end: %v", n)
 	}
 
