@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banyan"
+	"banyan/node/exec"
 	"banyan/obs"
 	"banyan/obs/otlp"
 )
@@ -39,6 +40,9 @@ func Process() IO {
 // Main runs the command that args name (without the program's own name) and
 // gives the process's exit code.
 func Main(ctx context.Context, args []string, io IO) int {
+	if len(args) > 0 && args[0] == exec.WardenArg {
+		return exec.RunWarden(args[1:])
+	}
 	a := &app{IO: io, now: time.Now, leave: os.Exit, command: runProgram}
 	a.opens = a.open
 	root := a.root()

@@ -246,7 +246,7 @@ func (a *app) unitOf(f *serviceFlags) (unit, error) {
 		return u, usage("this binary is the temporary one of 'go run': 'go install ./cmd/banyan' and run that, or give --binary FILE")
 	}
 	args := []string{binary, "up", "--dir", u.dir}
-	for _, name := range []string{"listen", "advertise", "zone", "name", "slots", "dead-after", "log-level", "log-format", "peer", "no-work"} {
+	for _, name := range []string{"listen", "advertise", "zone", "name", "slots", "dead-after", "log-level", "log-format", "peer", "no-work", "isolation"} {
 		if f.node.given(name) {
 			args = append(args, "--"+name+"="+f.node.value(name))
 		}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -26,7 +27,7 @@ import (
 type nodeFlags struct {
 	dir, listen, advertise, zone, name string
 	slots, shards                      int
-	taskMemory                         string
+	taskMemory, isolation              string
 	noWork                             bool
 	deadAfter                          time.Duration
 	diskReserve                        string
@@ -48,6 +49,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
 	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default as before, at first the number of CPUs)")
 	fs.StringVar(&f.taskMemory, "task-memory", "", "kill a task whose processes use more than `SIZE` of memory, such as 8G (default nine tenths of the machine's)")
+	fs.StringVar(&f.isolation, "isolation", string(exec.IsolationNode), "keep tasks from the node's files and processes: node, as far as this machine lets it; strict, or take none; none (`HOW`)")
 	fs.BoolVar(&f.noWork, "no-work", false, "take no tasks, until the node is started without this; it keeps data and answers as every node")
 	fs.DurationVar(&f.deadAfter, "dead-after", server.DefaultDeadAfter, "replace the replicas of a node that is silent for this `TIME`")
 	fs.StringVar(&f.diskReserve, "disk-reserve", "", "take no new data when a disk has less than `SIZE` free, such as 5GiB (default the larger of 1GiB and 2%; at most a tenth of the disk; none: fill it)")
@@ -64,6 +66,8 @@ func (f *nodeFlags) check() error {
 		return usage("bad --slots %d: give 1 to %d, or --no-work for none; without it the node runs as many tasks at once as before, at first one for each CPU", f.slots, banyan.SlotsMax)
 	case f.given("shards") && f.shards < 1 || f.shards > banyan.ShardsMax:
 		return usage("bad --shards %d: give 1 to %d; without it a new cluster has %d", f.shards, banyan.ShardsMax, server.DefaultShards)
+	case f.isolation != string(exec.IsolationNone) && f.isolation != string(exec.IsolationNode) && f.isolation != string(exec.IsolationStrict):
+		return usage("bad --isolation %q: give node, strict or none", f.isolation)
 	case f.deadAfter <= 0:
 		return usage("bad --dead-after %v: give a time such as 30s or 10m", f.deadAfter)
 	}
@@ -96,9 +100,17 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	log, err := a.logger(f)
 	return server.Config{
 		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, NoWork: f.noWork, Shards: f.shards,
-		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory, Peers: f.peers, NewCluster: f.newCluster,
+		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory, Isolation: exec.Isolation(f.isolation), Warden: warden(), Peers: f.peers, NewCluster: f.newCluster,
 		Logger: log,
 	}, err
+}
+
+// warden is the command by which this program is started as a node's warden.
+func warden() []string {
+	if runtime.GOOS == "linux" {
+		return []string{"/proc/self/exe", exec.WardenArg} // also when its file was replaced
+	}
+	return nil
 }
 
 // readReserve reads --disk-reserve as server.Config has it.

@@ -10,7 +10,7 @@ import (
 // somebody starts what is dead again: it fails after its second loss as a
 // suspect, the others do not.
 func TestATaskOfDeath(t *testing.T) {
-	c := newCluster(t, 3, "--slots", "2")
+	c := newCluster(t, 3, "--slots", "2", "--isolation", "none") // else it does not see its node
 	id := strings.TrimSpace(c.run("run", "--detach", "test {} = 3 && kill -9 $PPID; sleep 0.1; echo {}", ":::", "1", "2", "3", "4", "5", "6"))
 	deaths := 0
 	c.eventually("the job ends", func() bool {
@@ -18,7 +18,7 @@ func TestATaskOfDeath(t *testing.T) {
 			select {
 			case <-n.done:
 				deaths++
-				n.start("up", "--dir", n.dir)
+				n.start("up", "--dir", n.dir, "--isolation", "none")
 			default:
 			}
 		}

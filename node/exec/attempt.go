@@ -73,7 +73,10 @@ func (a *attempt) run(ctx context.Context, timeout time.Duration, res *Result) {
 	if res.Outcome == Exited {
 		res.Killed, res.KilledCount = left.names, left.count
 	}
-	res.ExitCode, res.Signal = a.tree.release()
+	var err error
+	if res.ExitCode, res.Signal, err = a.tree.release(); err != nil && res.Outcome == Exited {
+		res.Err = err
+	}
 }
 
 const (

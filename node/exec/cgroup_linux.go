@@ -19,6 +19,7 @@ type cgroups struct {
 	cfg  Config
 	dir  string
 	make func(dir string) error
+	lead bool // dir is to be removed in the end
 
 	mu   sync.Mutex
 	next int
@@ -65,7 +66,7 @@ func cgroupsIn(own string, cfg Config, prefix, old string, mkdir func(string) er
 		}
 		removeGroups(dir)
 	}
-	g := &cgroups{cfg: cfg, dir: filepath.Join(own, "banyan-"+strconv.Itoa(os.Getpid())+"-"+prefix), make: mkdir}
+	g := &cgroups{cfg: cfg, lead: true, dir: filepath.Join(own, "banyan-"+strconv.Itoa(os.Getpid())+"-"+prefix), make: mkdir}
 	if err := mkdir(g.dir); err != nil {
 		return nil, err
 	}
@@ -82,6 +83,11 @@ func cgroupsIn(own string, cfg Config, prefix, old string, mkdir func(string) er
 	}
 	_ = writeIn(g.dir, "cgroup.subtree_control", want)
 	return g, nil
+}
+
+// cgroupsBelow takes over a place for groups that another process has made.
+func cgroupsBelow(dir string, cfg Config) *cgroups {
+	return &cgroups{cfg: cfg, dir: dir, make: func(dir string) error { return os.Mkdir(dir, 0o755) }}
 }
 
 // take gives an empty group, nil if there is none to be had.
@@ -154,7 +160,9 @@ func (g *cgroups) close() {
 		c.remove()
 	}
 	g.idle, g.off = nil, true
-	removeGroups(g.dir)
+	if g.lead {
+		removeGroups(g.dir)
+	}
 }
 
 // members lists the processes in the group; those in groups below it, which a

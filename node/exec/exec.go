@@ -11,7 +11,8 @@
 // An attempt is over when its first process has ended and nothing else holds its
 // output, or Linger has passed; what is left then is killed and named in the
 // result. A tree of processes is started, known and killed by a launcher
-// (tree.go). What dies with what:
+// (tree.go). With Config.Isolation a warden is between this process and them: a
+// process that sees less (warden_linux.go). What dies with what:
 //   - At timeout or cancel the attempt's processes get SIGTERM, and after a
 //     grace SIGKILL; at a limit SIGKILL at once.
 //   - On Linux a process belongs to an attempt by descent, by a cookie in its
@@ -77,6 +78,14 @@ type Config struct {
 	// Cgroup gives each attempt a control group of its own, where this process
 	// has one to divide.
 	Cgroup bool
+	// Isolation is how far attempts are kept from this process and its files;
+	// "": not at all. Isolated says what came of it.
+	Isolation Isolation
+	Warden    []string // a program and its arguments that call RunWarden; none: no isolation
+	Hidden    []string // directories that attempts do not see, beside Private
+
+	isolateBy string // of tests: this alone
+
 	// NoNewPrivileges has attempts gain no rights by what they execute (sudo).
 	NoNewPrivileges bool
 }
@@ -89,6 +98,7 @@ type Runner struct {
 	root     *os.Root    // cfg.Dir
 	private  os.FileInfo // cfg.Private; nil: none
 	launcher launcher
+	isolated Isolated
 	watchdog watchdog
 
 	guardAfter, outputEvery, usageEvery time.Duration
@@ -164,7 +174,12 @@ func (r *Runner) open() (err error) {
 	if r.null, err = os.Open(os.DevNull); err != nil {
 		return err
 	}
-	r.launcher, err = newLauncher(r.cfg)
+	if r.cfg.Isolation != "" && r.cfg.Isolation != IsolationNone {
+		r.launcher, r.isolated = newIsolated(r.cfg)
+	}
+	if r.launcher == nil {
+		r.launcher, err = newLauncher(r.cfg)
+	}
 	return err
 }
 

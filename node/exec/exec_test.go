@@ -23,8 +23,11 @@ import (
 
 var testEnv = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "A=b"}
 
+// isolated is set where the tests run once more under isolation.
+var isolated = func(c Config) Config { return c }
+
 func newRunner(t testing.TB) *Runner {
-	r, err := New(Config{Dir: filepath.Join(t.TempDir(), "tasks"), Node: "n7", Grace: 50 * time.Millisecond, Linger: 50 * time.Millisecond})
+	r, err := New(isolated(Config{Dir: filepath.Join(t.TempDir(), "tasks"), Node: "n7", Grace: 50 * time.Millisecond, Linger: 50 * time.Millisecond}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,19 +315,22 @@ func TestHelperNode(t *testing.T) {
 	if dir == "" {
 		t.Skip("only as a process of its own")
 	}
-	r, err := New(Config{Dir: dir, Node: "n1"})
+	r, err := New(isolated(Config{Dir: dir, Node: "n1"}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.guardAfter, r.outputEvery = 0, time.Millisecond
 	p := open(t, r, "")
 	go func() {
-		for g := r.launcher.(*local).guard; ; time.Sleep(time.Millisecond) {
-			g.mu.Lock()
-			up := g.cmd != nil
-			g.mu.Unlock()
+		for ; ; time.Sleep(time.Millisecond) {
+			up := true
+			if l, ok := r.launcher.(*local); ok {
+				l.guard.mu.Lock()
+				up = l.guard.cmd != nil
+				l.guard.mu.Unlock()
+			}
 			if n, _ := p.Stdout().Size(); up && strings.Count(text(t, p.Stdout()), "\n") == 2 && n > 0 {
-				fmt.Printf("pids %s\n", strings.ReplaceAll(text(t, p.Stdout()), "\n", " "))
+				fmt.Printf("pids %s\n", seenHere(r, strings.Fields(text(t, p.Stdout()))))
 				return
 			}
 		}
@@ -332,8 +338,15 @@ func TestHelperNode(t *testing.T) {
 	r.Run(context.Background(), p, Command{Args: []string{"/bin/sh", "-c", "echo $$; " + escape + " sh -c 'echo $$; exec sleep 1000' & wait"}, Env: testEnv})
 }
 
+// program is this one, also for a user who does not see its file.
+var program = os.Args[0]
+
+// seenHere gives processes of attempts as this process sees them; where those
+// have numbers of their own, all that there are.
+var seenHere = func(_ *Runner, pids []string) string { return strings.Join(pids, " ") }
+
 func TestKilledNode(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHelperNode$")
+	cmd := exec.Command(program, "-test.run=^TestHelperNode$")
 	cmd.Env = append(os.Environ(), "BANYAN_TEST_NODE="+t.TempDir())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -344,14 +357,14 @@ func TestKilledNode(t *testing.T) {
 	}
 	var pids []string
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if f := strings.Fields(lines.Text()); len(f) == 3 && f[0] == "pids" {
+		if f := strings.Fields(lines.Text()); len(f) >= 3 && f[0] == "pids" {
 			pids = f[1:]
 			break
 		}
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	if len(pids) != 2 {
+	if len(pids) < 2 {
 		t.Fatal("the node did not say what it runs")
 	}
 	for _, pid := range pids {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,15 +147,28 @@ func nameOf(pid int) string {
 	return commandLine(text) + " (process " + strconv.Itoa(pid) + ")"
 }
 
+// fileID names a file on this machine.
+type fileID struct{ dev, ino uint64 }
+
+func idsOf(files [2]*os.File) (ids [2]fileID, err error) {
+	for i, f := range files {
+		if f == nil {
+			return ids, os.ErrInvalid
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return ids, os.NewSyscallError("fstat", err)
+		}
+		ids[i] = idOf(&st)
+	}
+	return ids, nil
+}
+
+func idOf(st *unix.Stat_t) fileID { return fileID{uint64(st.Dev), st.Ino} } //nolint:unconvert // of other types on other machines
+
 // holds says whether a process has one of the files open; also when it does
 // not let this process know.
-func holds(pid int, files [2]*os.File) bool {
-	var want [2]unix.Stat_t
-	for i, f := range files {
-		if f == nil || unix.Fstat(int(f.Fd()), &want[i]) != nil {
-			return true
-		}
-	}
+func holds(pid int, want [2]fileID) bool {
 	dir, err := os.Open(procPath(pid, "fd"))
 	if err != nil {
 		return !os.IsNotExist(err)
@@ -169,10 +183,8 @@ func holds(pid int, files [2]*os.File) bool {
 		if unix.Stat(procPath(pid, "fd/"+n), &st) != nil {
 			continue
 		}
-		for _, w := range want {
-			if st.Dev == w.Dev && st.Ino == w.Ino {
-				return true
-			}
+		if slices.Contains(want[:], idOf(&st)) {
+			return true
 		}
 	}
 	return false

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -68,11 +67,8 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 		res.Outcome, res.ExitCode = Canceled, 128+int32(syscall.SIGTERM)
 		return res
 	}
-	// See the package comment: the thread must outlive the process.
-	runtime.LockOSThread()
 	t, err := r.start(p, c)
 	if err != nil {
-		runtime.UnlockOSThread()
 		res.Outcome, res.Err, res.ExitCode = NotStarted, err, 126
 		if banyan.IsKind(err, banyan.NotFound) {
 			res.ExitCode = 127
@@ -86,7 +82,6 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 	r.watchdog.add(a)
 	a.run(ctx, c.Timeout, &res)
 	r.watchdog.remove(a)
-	runtime.UnlockOSThread()
 	res.Duration = time.Since(res.Start)
 	if res.Stdout, err = p.Stdout().Size(); err == nil {
 		res.Stderr, err = p.Stderr().Size()
@@ -94,7 +89,7 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 	switch {
 	case err != nil:
 		res.Err = fmt.Errorf("the captured output: %w", err)
-	case res.Outcome == Exited && res.Stdout+res.Stderr > a.outputMax:
+	case res.Outcome == Exited && res.Err == nil && res.Stdout+res.Stderr > a.outputMax:
 		res.Outcome, res.Err = Exceeded, a.tooMuch("wrote")
 	}
 	return res
@@ -117,7 +112,7 @@ func (r *Runner) start(p *Place, c Command) (tree, error) {
 		defer w.Close()
 		files[i+1] = w
 	}
-	l := launch{path: path, args: c.Args, env: c.Env, dir: enterable(p.handle, p.Dir()), files: files}
+	l := launch{path: path, args: c.Args, env: c.Env, dir: enterable(p.handle, p.Dir()), files: files, place: p.Dir(), handle: p.handle}
 	t, err := r.launcher.start(l)
 	// A file that was just written may for an instant be open for writing in a
 	// process that another goroutine is starting: then it is "busy".

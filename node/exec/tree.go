@@ -7,12 +7,12 @@ import (
 
 // launcher begins the process trees of attempts. It is the seam between an
 // attempt, which knows time, limits and output, and the processes that do it.
-// The one there is makes them children of this process; another may have a
-// process between, which then calls the one there is.
+// One makes them children of this process; the other (warden_linux.go) has a
+// process between, which calls the first one.
 type launcher interface {
 	// start runs the first process of an attempt and returns when it has been
-	// executed. Its errors are those of os.StartProcess. The thread that calls
-	// it must live as long as the tree.
+	// executed. Its errors are those of os.StartProcess. The goroutine that calls
+	// it also calls the tree's release, and may be kept on its thread until then.
 	start(launch) (tree, error)
 	// sweep kills what is left of trees that were released, and takes from the
 	// system's table what has ended and has no other parent than this process.
@@ -25,9 +25,13 @@ type launcher interface {
 type launch struct {
 	path  string
 	args  []string
-	env   []string // the launcher adds its cookie
-	dir   string
+	env   []string   // the launcher adds its cookie
+	dir   string     // leads a child of this process into the working directory
 	files []*os.File // 0, 1 and 2; nothing else is passed on
+
+	// Of the working directory, for a process that sees another tree of files:
+	place  string
+	handle *os.File
 }
 
 // tree is the processes of one attempt: the first, and what that has started,
@@ -48,8 +52,9 @@ type tree interface {
 	// guard has them killed should this process be.
 	guard()
 	// release gives up a tree of which nothing is left and says how the first
-	// process ended, the code as shells do. It is called once, after first.
-	release() (code int32, signal string)
+	// process ended, the code as shells do. It is called once, after first. With
+	// an error the tree is gone for a reason that is not its own.
+	release() (code int32, signal string, err error)
 }
 
 // rest is what lives on of an attempt whose first process has ended.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,10 @@ type local struct {
 	guard   *guard
 	cgroups *cgroups // nil: none
 
+	// contained says that this process is the first of a process namespace: what
+	// it has started ends with it, and no other processes are there.
+	contained bool
+
 	mu     sync.Mutex
 	next   uint64
 	trees  map[string]*localTree // by cookie
@@ -58,19 +63,28 @@ type local struct {
 	owned  map[procID]string     // orphans: their cookie, "": not of an attempt
 }
 
-func newLauncher(cfg Config) (launcher, error) {
+func newLauncher(cfg Config) (launcher, error) { return newLocal(cfg, false) }
+
+func newCookie() string {
+	var random [8]byte
+	rand.Read(random[:])
+	return hex.EncodeToString(random[:])
+}
+
+func newLocal(cfg Config, contained bool) (*local, error) {
 	inheritNothing()
 	// A kernel without it has orphans go to init: then groups alone are known.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-	var random [8]byte
-	rand.Read(random[:])
 	l := &local{
-		cfg: cfg, prefix: hex.EncodeToString(random[:]), self: os.Getpid(),
+		cfg: cfg, prefix: newCookie(), self: os.Getpid(), contained: contained,
 		listed: childrenListed(), pidfds: describesChildren(),
 		trees: map[string]*localTree{}, firsts: map[int]*localTree{}, owned: map[procID]string{},
 	}
 	if l.listed {
 		l.orphans, _ = os.Open(procPath(l.self, "task/"+strconv.Itoa(l.self)+"/children")) // nil: children() reads them
+	}
+	if contained {
+		return l, nil
 	}
 	l.guard = newGuard(cfg.Logger, l.prefix)
 	name, before := filepath.Join(cfg.Dir, cookieFile), ""
@@ -89,12 +103,17 @@ func newLauncher(cfg Config) (launcher, error) {
 
 func (l *local) close() {
 	l.sweep()
-	l.guard.close()
+	if l.guard != nil {
+		l.guard.close()
+	}
 	if l.orphans != nil {
 		l.orphans.Close()
 	}
 	if l.cgroups != nil {
 		l.cgroups.close()
+	}
+	if l.contained {
+		return
 	}
 	if err := os.Remove(filepath.Join(l.cfg.Dir, cookieFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.cfg.Logger.Warn("cannot remove what names the processes of tasks", "error", err)
@@ -164,7 +183,13 @@ func (l *local) start(s launch) (tree, error) {
 		l.began = t.began
 	}
 	l.mu.Unlock()
-	sys := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	sys := &syscall.SysProcAttr{Setpgid: true}
+	if !l.contained {
+		// The kernel sends the signal when the thread that forked ends, so that
+		// must outlive the process: see the package comment.
+		sys.Pdeathsig = syscall.SIGKILL
+		runtime.LockOSThread()
+	}
 	if l.cgroups != nil {
 		if t.group = l.cgroups.take(); t.group != nil {
 			sys.UseCgroupFD, sys.CgroupFD = true, int(t.group.dir.Fd())
@@ -184,6 +209,9 @@ func (l *local) start(s launch) (tree, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
+		if !l.contained {
+			runtime.UnlockOSThread()
+		}
 		delete(l.trees, t.cookie)
 		if t.group != nil {
 			l.cgroups.give(t.group)
@@ -225,6 +253,13 @@ func (t *localTree) first() {
 }
 
 func (t *localTree) rest(outputs [2]*os.File) rest {
+	ids, err := idsOf(outputs)
+	r := t.restOf(ids)
+	r.holds = r.holds || err != nil && r.count > 0
+	return r
+}
+
+func (t *localTree) restOf(outputs [2]fileID) rest {
 	var r rest
 	for _, pid := range t.members() {
 		if pid == t.p.Pid {
@@ -383,15 +418,18 @@ func (t *localTree) expose() {
 func (t *localTree) guard() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.reaped {
+	if !t.reaped && t.l.guard != nil {
 		t.l.guard.add(t.p.Pid)
 		t.guarded = true
 	}
 }
 
-func (t *localTree) release() (code int32, signal string) {
+func (t *localTree) release() (code int32, signal string, err error) {
 	t.op.Lock()
 	defer t.op.Unlock()
+	if !t.l.contained {
+		defer runtime.UnlockOSThread()
+	}
 	state, _ := t.p.Wait() // at once: it has ended
 	t.mu.Lock()
 	t.reaped = true
@@ -408,7 +446,8 @@ func (t *localTree) release() (code int32, signal string) {
 	if t.group != nil {
 		t.l.cgroups.give(t.group)
 	}
-	return codeOf(state)
+	code, signal = codeOf(state)
+	return code, signal, nil
 }
 
 // adopted gives the roots of what is left of a tree among the orphans that this

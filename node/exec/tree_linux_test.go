@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,14 +20,22 @@ import (
 // escape makes what follows leave session and process group.
 const escape = "setsid"
 
-// alive says whether a process of this number runs.
-func alive(t *testing.T, pid string) bool {
+// alive says whether a process runs that has this number for the attempts of r.
+func alive(t *testing.T, r *Runner, pid string) bool {
 	t.Helper()
 	n, err := strconv.Atoi(strings.TrimSpace(pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return readable(n)
+	w, ok := r.launcher.(*warden)
+	if !ok || w.config.By != ByNamespaces {
+		return readable(n)
+	}
+	k := kin{}
+	return slices.ContainsFunc(k.below(w.post.cmd.Process.Pid), func(pid int) bool {
+		status, _ := os.ReadFile(procPath(pid, "status"))
+		return readable(pid) && regexp.MustCompile(`(?m)^NSpid:.*\t`+strconv.Itoa(n)+`$`).Match(status)
+	})
 }
 
 // Whatever way a process takes out of its group, it does not outlive its attempt.
@@ -51,7 +60,7 @@ func TestNothingOutlivesItsAttempt(t *testing.T) {
 			if res.Outcome != c.outcome {
 				t.Errorf("%+v", res)
 			}
-			if pid, _, _ := strings.Cut(out, "\n"); alive(t, pid) {
+			if pid, _, _ := strings.Cut(out, "\n"); alive(t, r, pid) {
 				t.Errorf("process %s lives after the attempt: %+v", pid, res)
 			}
 			if c.outcome == Exited && !strings.Contains(strings.Join(res.Killed, ","), "sleep 1000") {
@@ -120,15 +129,15 @@ func TestOthersAreLeftAlone(t *testing.T) {
 		}
 		r.launcher.sweep()
 	}
-	if !alive(t, other) {
+	if !alive(t, r, other) {
 		t.Error("a process of another attempt is gone")
 	}
 	cancel()
-	if res := <-done; res.Outcome != Canceled || alive(t, other) {
+	if res := <-done; res.Outcome != Canceled || alive(t, r, other) {
 		t.Errorf("%+v", res)
 	}
 	p.Release()
-	if !alive(t, strconv.Itoa(own.Process.Pid)) {
+	if !readable(own.Process.Pid) {
 		t.Error("a process that is no attempt's is gone")
 	}
 	own.Process.Kill()
@@ -201,7 +210,9 @@ func TestLimits(t *testing.T) {
 	}
 	check(run("for i in $(seq 40); do sleep 1000 & done; wait", 0), "TaskProcessesMax")
 	r.cfg.MemoryMax = 8 << 20
-	r.launcher.(*local).cfg.MemoryMax = 8 << 20
+	if l, ok := r.launcher.(*local); ok {
+		l.cfg.MemoryMax = 8 << 20
+	}
 	check(run("head -c 30000000 /dev/zero | tail -c 29000000 | sleep 1000", 0), "--task-memory")
 }
 

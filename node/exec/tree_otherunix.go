@@ -102,7 +102,7 @@ func (t *localTree) guard() {
 	}
 }
 
-func (t *localTree) release() (code int32, signal string) {
+func (t *localTree) release() (code int32, signal string, err error) {
 	t.mu.Lock()
 	t.over = true
 	guarded := t.guarded
@@ -110,7 +110,8 @@ func (t *localTree) release() (code int32, signal string) {
 	if guarded {
 		t.l.guard.remove(t.p.Pid)
 	}
-	return codeOf(t.state)
+	code, signal = codeOf(t.state)
+	return code, signal, nil
 }
 
 func processesLimit() (int, bool) { return 0, false }

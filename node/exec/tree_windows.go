@@ -105,15 +105,15 @@ func (t *localTree) usage() (usage, bool) { return usage{}, false }
 func (t *localTree) expose()              {}
 func (t *localTree) guard()               {}
 
-func (t *localTree) release() (code int32, signal string) {
+func (t *localTree) release() (code int32, signal string, err error) {
 	t.mu.Lock()
 	windows.CloseHandle(t.job)
 	t.job = 0
 	t.mu.Unlock()
 	if t.state == nil {
-		return 255, ""
+		return 255, "", nil
 	}
-	return int32(t.state.ExitCode()), ""
+	return int32(t.state.ExitCode()), "", nil
 }
 
 // starved says whether a start failed for want of handles, processes or memory.

@@ -51,6 +51,12 @@ type Config struct {
 	// none. At most a tenth of the disk. See docs/operations.md.
 	DiskReserveBytes int64
 
+	// Isolation is how far tasks are kept from the node and its files; "": as
+	// IsolationNone, and nobody is told. Warden is the command of this program
+	// that stands between; see exec.Config.
+	Isolation exec.Isolation
+	Warden    []string
+
 	TaskMemory int64 // bytes that one task's processes may use; default: nine tenths of the machine's
 
 	// Peers are addresses of other nodes of the cluster, host:port, at which this
@@ -131,6 +137,8 @@ func (c Config) Validate() error {
 		return banyan.Errorf(banyan.Invalid, "name and zone have at most %d bytes", nameBytesMax)
 	case !printable(c.Name + c.Zone):
 		return banyan.Errorf(banyan.Invalid, "name %q or zone %q has characters that cannot be printed: leave them out", c.Name, c.Zone)
+	case !slices.Contains([]exec.Isolation{"", exec.IsolationNone, exec.IsolationNode, exec.IsolationStrict}, c.Isolation):
+		return banyan.Errorf(banyan.Invalid, "isolation %q: give none, node or strict", c.Isolation)
 	case c.DeadAfter < 0:
 		return banyan.Errorf(banyan.Invalid, "dead-after %v is negative", c.DeadAfter)
 	}

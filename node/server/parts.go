@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/core/mvcc"
@@ -62,6 +64,53 @@ func (n *Server) private() string {
 	return n.cfg.Dir
 }
 
+// openRunner makes what runs attempts. It comes before others are told how many
+// this node takes: none, if they cannot be kept from it as was asked for.
+func (n *Server) openRunner() (err error) {
+	c := exec.Config{
+		Dir: n.cfg.workDir(), Private: n.private(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
+		MemoryMax: n.cfg.TaskMemory, ProcessesMax: banyan.TaskProcessesMax,
+	}
+	// Whoever submits to a node inside a command owns it: sudo works there.
+	if !n.cfg.Embedded {
+		c.Cgroup, c.NoNewPrivileges = true, true
+		c.Isolation, c.Warden = n.cfg.Isolation, n.cfg.Warden
+		if n.cfg.ConfigDir != "" {
+			c.Hidden = []string{n.cfg.ConfigDir}
+		}
+	}
+	if n.runner, err = exec.New(c); err != nil {
+		return err
+	}
+	got := n.runner.Isolated()
+	switch {
+	case c.Isolation == "" || c.Isolation == exec.IsolationNone:
+	case got.By == "" && c.Isolation == exec.IsolationStrict:
+		n.cfg.NoWork = true
+		n.log.Error("this node takes no tasks: they cannot be kept from it as --isolation strict wants", "error", got.Why)
+	case got.By == "":
+		n.log.Warn("tasks are not kept from this node's files: whoever may submit owns the cluster", "error", got.Why)
+	case got.Root:
+		n.log.Warn("this node runs as root, and so do its tasks: what is covered is unseen, but who is root owns the machine", "by", got.By)
+	case got.Why != nil:
+		n.log.Warn("tasks are kept from this node's files by less than there could be", "by", got.By, "error", got.Why)
+	}
+	return nil
+}
+
+// isolation says how tasks are kept from this node, as others are told.
+func (n *Server) isolation(out *peerv1.InfoResponse) {
+	if n.cfg.Isolation == "" || n.cfg.Embedded {
+		return
+	}
+	got := n.runner.Isolated()
+	out.Isolation = cmp.Or(got.By, "none")
+	if got.Why != nil {
+		out.IsolationWhy = got.Why.Error()
+	}
+	out.IsolationRefused = got.By == "" && n.cfg.Isolation == exec.IsolationStrict
+}
+
 // openWork builds what does the work, and the door in front of everything.
 func (n *Server) openWork() error {
 	n.work = work.New(work.Config{
@@ -77,15 +126,6 @@ func (n *Server) openWork() error {
 		Metrics:        n.metrics,
 	})
 	var err error
-	n.runner, err = exec.New(exec.Config{
-		Dir: n.cfg.workDir(), Private: n.private(), Node: fmt.Sprintf("%v (%s)", n.file.Node, n.cfg.Name), Logger: n.log,
-		MemoryMax: n.cfg.TaskMemory, ProcessesMax: banyan.TaskProcessesMax,
-		// Whoever submits to a node inside a command owns it: sudo works there.
-		Cgroup: !n.cfg.Embedded, NoNewPrivileges: !n.cfg.Embedded,
-	})
-	if err != nil {
-		return err
-	}
 	n.worker, err = worker.New(worker.Config{
 		Node: n.file.Node, Slots: n.slots(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs, Env: n.cfg.TaskEnv,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,

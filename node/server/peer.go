@@ -62,6 +62,7 @@ func (n *Server) info() *peerv1.InfoResponse {
 		MemoryBytes: residentMemory(), JobsActive: uint32(n.work.Active()),
 		PausedMs: n.metrics.Paused(pausesLook).Milliseconds(),
 	}
+	n.isolation(out)
 	if n.port != nil {
 		c := n.port.Connections()
 		out.Connections, out.ConnectionsMax, out.FilesMax = uint32(c.Open), uint32(c.Most), uint32(c.Files)

@@ -128,6 +128,7 @@ func contactProblems(nodes []*banyanv1.Node, infos map[banyan.NodeID]*nodeInfo) 
 			}
 		}
 		placesProblems(id, info.InfoResponse, add)
+		isolationProblems(id, info.InfoResponse, add)
 		if info.PausedMs > pausedMax {
 			add("see what pauses that process or its virtual machine, or keeps its CPUs busy; its disk and network need not be slow",
 				"node %v was paused, or had no CPU, for %d ms of the last %v", id, info.PausedMs, pausesLook)
@@ -147,6 +148,22 @@ const (
 	filesLow    = 1024             // that a process may have open: with fewer, its places for connections are few
 	crowdedLook = 10 * time.Minute // for how long it is told that a connection found no place
 )
+
+// isolationProblems says whether tasks of a node may read what is the node's.
+func isolationProblems(id banyan.NodeID, info *peerv1.InfoResponse, add func(remedy, format string, args ...any)) {
+	why := ""
+	if info.IsolationWhy != "" {
+		why = ": " + info.IsolationWhy
+	}
+	switch {
+	case info.IsolationRefused:
+		add("allow its user namespaces (docs/operations.md, \"Isolation\"), run it as a user of its own, or start it with --isolation node",
+			"node %v takes no tasks, for they cannot be kept from it%s", id, why)
+	case info.Isolation == "none":
+		add("start it without --isolation none on a machine that allows namespaces or Landlock (docs/operations.md, \"Isolation\"), or with --no-work; else let only those submit who may own the cluster",
+			"tasks on node %v can read its keys%s", id, why)
+	}
+}
 
 // placesProblems says whether a node has few places for connections, or none left.
 func placesProblems(id banyan.NodeID, info *peerv1.InfoResponse, add func(remedy, format string, args ...any)) {

@@ -134,3 +134,23 @@ func TestFewPlacesAreTold(t *testing.T) {
 		}
 	}
 }
+
+func TestTasksThatMayReadTheNodeAreAProblem(t *testing.T) {
+	for _, c := range []struct {
+		info *peerv1.InfoResponse
+		say  string
+	}{
+		{&peerv1.InfoResponse{}, ""}, // an older node does not say
+		{&peerv1.InfoResponse{Isolation: "namespaces"}, ""},
+		{&peerv1.InfoResponse{Isolation: "landlock", IsolationWhy: "namespaces: no"}, ""},
+		{&peerv1.InfoResponse{Isolation: "none"}, "tasks on node n1 can read its keys"},
+		{&peerv1.InfoResponse{Isolation: "none", IsolationWhy: "no"}, "tasks on node n1 can read its keys: no"},
+		{&peerv1.InfoResponse{Isolation: "none", IsolationWhy: "no", IsolationRefused: true}, "node n1 takes no tasks, for they cannot be kept from it: no"},
+	} {
+		got := ""
+		isolationProblems(1, c.info, func(remedy, format string, args ...any) { got += fmt.Sprintf(format, args...) })
+		if got != c.say {
+			t.Errorf("%v: %q, want %q", c.info, got, c.say)
+		}
+	}
+}

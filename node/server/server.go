@@ -177,6 +177,9 @@ func (n *Server) build() error {
 		return err
 	}
 	n.facts.rose = n.host.Act
+	if err := n.openRunner(); err != nil {
+		return err
+	}
 	if !n.cfg.Embedded {
 		if err := n.openMembers(); err != nil {
 			return err

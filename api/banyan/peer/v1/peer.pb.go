@@ -1007,15 +1007,18 @@ type InfoResponse struct {
 	PausedMs            int64                  `protobuf:"varint,16,opt,name=paused_ms,json=pausedMs,proto3" json:"paused_ms,omitempty"` // of the last ten seconds, in which its process was paused or had no CPU
 	// How near to full its fullest disk is: 0 well, 1 below the first low-water
 	// mark, 2 below the second. disk_free_bytes is of that disk.
-	DiskLevel      uint32 `protobuf:"varint,17,opt,name=disk_level,json=diskLevel,proto3" json:"disk_level,omitempty"`
-	DiskMarkBytes  int64  `protobuf:"varint,18,opt,name=disk_mark_bytes,json=diskMarkBytes,proto3" json:"disk_mark_bytes,omitempty"` // the first mark
-	DiskPath       string `protobuf:"bytes,19,opt,name=disk_path,json=diskPath,proto3" json:"disk_path,omitempty"`
-	Connections    uint32 `protobuf:"varint,20,opt,name=connections,proto3" json:"connections,omitempty"` // of users
-	ConnectionsMax uint32 `protobuf:"varint,21,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"`
-	FilesMax       uint32 `protobuf:"varint,22,opt,name=files_max,json=filesMax,proto3" json:"files_max,omitempty"`    // that the process may have open; 0: not known
-	CrowdedMs      int64  `protobuf:"varint,23,opt,name=crowded_ms,json=crowdedMs,proto3" json:"crowded_ms,omitempty"` // since a connection last found no place; 0: never
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	DiskLevel        uint32 `protobuf:"varint,17,opt,name=disk_level,json=diskLevel,proto3" json:"disk_level,omitempty"`
+	DiskMarkBytes    int64  `protobuf:"varint,18,opt,name=disk_mark_bytes,json=diskMarkBytes,proto3" json:"disk_mark_bytes,omitempty"` // the first mark
+	DiskPath         string `protobuf:"bytes,19,opt,name=disk_path,json=diskPath,proto3" json:"disk_path,omitempty"`
+	Connections      uint32 `protobuf:"varint,20,opt,name=connections,proto3" json:"connections,omitempty"` // of users
+	ConnectionsMax   uint32 `protobuf:"varint,21,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"`
+	FilesMax         uint32 `protobuf:"varint,22,opt,name=files_max,json=filesMax,proto3" json:"files_max,omitempty"`                         // that the process may have open; 0: not known
+	CrowdedMs        int64  `protobuf:"varint,23,opt,name=crowded_ms,json=crowdedMs,proto3" json:"crowded_ms,omitempty"`                      // since a connection last found no place; 0: never
+	Isolation        string `protobuf:"bytes,24,opt,name=isolation,proto3" json:"isolation,omitempty"`                                        // what keeps tasks from the node: namespaces, landlock or none; "": it does not say
+	IsolationWhy     string `protobuf:"bytes,25,opt,name=isolation_why,json=isolationWhy,proto3" json:"isolation_why,omitempty"`              // why there is no better
+	IsolationRefused bool   `protobuf:"varint,26,opt,name=isolation_refused,json=isolationRefused,proto3" json:"isolation_refused,omitempty"` // it was told to take no tasks without, and takes none
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -1207,6 +1210,27 @@ func (x *InfoResponse) GetCrowdedMs() int64 {
 		return x.CrowdedMs
 	}
 	return 0
+}
+
+func (x *InfoResponse) GetIsolation() string {
+	if x != nil {
+		return x.Isolation
+	}
+	return ""
+}
+
+func (x *InfoResponse) GetIsolationWhy() string {
+	if x != nil {
+		return x.IsolationWhy
+	}
+	return ""
+}
+
+func (x *InfoResponse) GetIsolationRefused() bool {
+	if x != nil {
+		return x.IsolationRefused
+	}
+	return false
 }
 
 type ShardInfo struct {
@@ -2487,7 +2511,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	" \x01(\rR\n" +
 	"pacedBytes\"\x12\n" +
 	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\x8a\x06\n" +
+	"\vInfoRequest\"\xfa\x06\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2515,7 +2539,10 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x0fconnections_max\x18\x15 \x01(\rR\x0econnectionsMax\x12\x1b\n" +
 	"\tfiles_max\x18\x16 \x01(\rR\bfilesMax\x12\x1d\n" +
 	"\n" +
-	"crowded_ms\x18\x17 \x01(\x03R\tcrowdedMs\"\xb8\x03\n" +
+	"crowded_ms\x18\x17 \x01(\x03R\tcrowdedMs\x12\x1c\n" +
+	"\tisolation\x18\x18 \x01(\tR\tisolation\x12#\n" +
+	"\risolation_why\x18\x19 \x01(\tR\fisolationWhy\x12+\n" +
+	"\x11isolation_refused\x18\x1a \x01(\bR\x10isolationRefused\"\xb8\x03\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
