@@ -307,13 +307,16 @@ func TestLanes(t *testing.T) {
 	if !l.knows(id) || l.knows("j0000000000000") {
 		t.Error("the lanes do not know their job")
 	}
-	if _, err := l.takeFor(id); err == nil || !strings.Contains(err.Error(), "another banyan command is using") {
+	if n, ok := l.find(id); !ok || n != second.n {
+		t.Errorf("the job lives in lane %d, %v", n, ok)
+	}
+	if _, err := l.take(second.n); !errors.Is(err, errBusy) {
 		t.Errorf("the lane of a running command was given away: %v", err)
 	}
 	if err := second.release(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := l.takeFor(id)
+	again, err := l.take(second.n)
 	if err != nil || again.n != second.n {
 		t.Errorf("the job's lane is not found again: %v", err)
 	}

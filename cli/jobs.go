@@ -131,15 +131,11 @@ func (a *app) everywhere(ctx context.Context, fn func(ctx context.Context, s *se
 		return err
 	}
 	for _, n := range l.used() {
-		ln, err := l.take(n)
+		s, err := a.openLane(ctx, l, n, 1, "")
 		if errors.Is(err, errBusy) {
-			fmt.Fprintf(a.Err, "banyan: the jobs in %s are left out: another banyan command is using it\n", l.path(n))
+			fmt.Fprintf(a.Err, "banyan: the jobs in %s are left out: another banyan command is using it and cannot be asked\n", l.path(n))
 			continue
 		}
-		if err != nil {
-			return err
-		}
-		s, err := a.startLane(ctx, ln, 1, "")
 		if banyan.IsKind(err, banyan.Corrupt) || banyan.IsKind(err, banyan.TooNew) {
 			fmt.Fprintf(a.Err, "banyan: the jobs in %s are left out: %v\n", l.path(n), err)
 			continue
@@ -157,7 +153,7 @@ func (a *app) everywhere(ctx context.Context, fn func(ctx context.Context, s *se
 // idle says of a job on a node of this command's own what is so in a moment:
 // the command that ran it is gone, and it is held.
 func (s *session) idle(j *banyanv1.Job) {
-	if s.local && j.State == banyanv1.JobState_JOB_STATE_ACTIVE && j.GetProgress().GetRunning() == 0 {
+	if s.local && !s.shared && j.State == banyanv1.JobState_JOB_STATE_ACTIVE && j.GetProgress().GetRunning() == 0 {
 		j.State = banyanv1.JobState_JOB_STATE_HELD
 	}
 }

@@ -81,7 +81,7 @@ func (l lanes) take(n int) (*lane, error) {
 	return &lane{lanes: l, n: n, lock: f}, nil
 }
 
-// takeFree locks the first lane that no other command holds.
+// takeFree locks the first lane that no other command holds, or is errBusy.
 func (l lanes) takeFree() (*lane, error) {
 	for n := range lanesMax {
 		ln, err := l.take(n)
@@ -89,20 +89,7 @@ func (l lanes) takeFree() (*lane, error) {
 			return ln, err
 		}
 	}
-	return nil, banyan.Errorf(banyan.Exhausted, "%d commands run nodes of their own already: wait for one, or start a cluster with 'banyan up' and share it", lanesMax)
-}
-
-// takeFor locks the lane in which a job lives, or says who holds it.
-func (l lanes) takeFor(id banyan.JobID) (*lane, error) {
-	n, ok := l.find(id)
-	if !ok {
-		return nil, banyan.Errorf(banyan.NotFound, "there is no job %s here: 'banyan jobs --local' lists those there are", id)
-	}
-	ln, err := l.take(n)
-	if errors.Is(err, errBusy) {
-		return nil, banyan.Errorf(banyan.Unavailable, "job %s lives in %s, which another banyan command is using: wait until it has ended, or interrupt it", id, l.path(n))
-	}
-	return ln, err
+	return nil, errBusy
 }
 
 func (l *lane) remember(id banyan.JobID) error {
@@ -145,22 +132,33 @@ func (l *lane) prune(each func(func(banyan.JobID)) error) error {
 
 func (l *lane) release() error { return l.lock.Close() }
 
-// openLocal starts a node inside this command.
+// openLocal starts a node inside this command, or finds that of the command that
+// runs it. A command that wants tasks to run waits for a lane of its own: they
+// have the environment and the slots of the command whose node runs them.
 func (a *app) openLocal(ctx context.Context, n need, hint string) (*session, error) {
 	l, err := a.lanes()
 	if err != nil {
 		return nil, err
 	}
+	at := 0
+	if n.job != "" {
+		ok := false
+		if at, ok = l.find(n.job); !ok {
+			return nil, banyan.Errorf(banyan.NotFound, "there is no job %s here: 'banyan jobs --local' lists those there are", n.job)
+		}
+	}
 	var ln *lane
 	switch {
-	case n.job != "":
-		ln, err = l.takeFor(n.job)
-	case n.first:
-		if ln, err = l.take(0); errors.Is(err, errBusy) {
-			err = banyan.Errorf(banyan.Unavailable, "another banyan command is using %s: wait until it has ended, or start a cluster with 'banyan up' and share it", l.path(0))
+	case n.job != "" && n.runs:
+		ln, err = a.waitFor(ctx, fmt.Sprintf("job %s lives in %s, which another banyan command is using: waiting for its end", n.job, l.path(at)), func() (*lane, error) { return l.take(at) })
+	case n.job != "" || n.first:
+		s, err := a.openLane(ctx, l, at, n.slots, hint)
+		if errors.Is(err, errBusy) {
+			err = banyan.Errorf(banyan.Unavailable, "another banyan command is using %s and cannot be asked: wait until it has ended, or interrupt it", l.path(at))
 		}
+		return s, err
 	default:
-		ln, err = l.takeFree()
+		ln, err = a.waitFor(ctx, fmt.Sprintf("%d commands run nodes of their own already: waiting for one to end; 'banyan up' starts a node that all share", lanesMax), l.takeFree)
 	}
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 	defer sig.stop()
 	ctx, cancel := sig.untilFirst(ctx)
 	defer cancel()
-	s, err := a.opens(ctx, need{embedded: true, job: id})
+	s, err := a.opens(ctx, need{embedded: true, job: id, runs: true})
 	if err != nil {
 		return err
 	}

@@ -23,16 +23,18 @@ type need struct {
 	embedded bool         // without a cluster, a node inside this command will do
 	slots    int          // of that node; 0: the number of CPUs
 	first    bool         // that node is always the same one
+	runs     bool         // tasks are to run on that node
 	job      banyan.JobID // that the command is about
 }
 
 // session is an open way to a cluster.
 type session struct {
 	*client.Client
-	local bool
-	hint  string // the flags, with a blank before them, that lead a later command here
-	lane  *lane
-	stop  func() error
+	local  bool
+	shared bool   // local, and the node is in another command
+	hint   string // the flags, with a blank before them, that lead a later command here
+	lane   *lane  // locked, unless shared
+	stop   func() error
 
 	dir     string // of contexts
 	context *pki.Context
