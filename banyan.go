@@ -142,10 +142,26 @@ func ParseHash(s string) (Hash, error) {
 	return h, nil
 }
 
-// Resources is what a node offers and an attempt occupies. Slots is the number
-// of attempts that fit at once; other resources are names an operator chose.
+// Resources is what a node offers, and what an attempt occupies of it.
 type Resources struct {
-	Slots int
+	Slots  int   // an attempt occupies at least one
+	Memory int64 // bytes
+}
+
+// Plus gives the sum.
+func (r Resources) Plus(o Resources) Resources {
+	return Resources{Slots: r.Slots + o.Slots, Memory: r.Memory + o.Memory}
+}
+
+// Minus gives the difference, which may be negative.
+func (r Resources) Minus(o Resources) Resources {
+	return Resources{Slots: r.Slots - o.Slots, Memory: r.Memory - o.Memory}
+}
+
+// FitsIn says whether there is as much of everything in room. What is not asked
+// for fits everywhere, also where more is taken than there is.
+func (r Resources) FitsIn(room Resources) bool {
+	return (r.Slots == 0 || r.Slots <= room.Slots) && (r.Memory == 0 || r.Memory <= room.Memory)
 }
 
 var _ fmt.Stringer = NodeID(0)

@@ -63,6 +63,7 @@ const (
 	ErrorBytesMax         = 4 << 10
 	RetriesMax            = 1000
 	SlotsMax              = 4096
+	DemandKindsMax        = 16
 	WorkerBacklogMax      = 256
 	WorkerResultsMax      = 4096
 	WorkerJobsMax         = 1024
@@ -169,6 +170,7 @@ var Limits = []Limit{
 	{"ErrorBytesMax", ErrorBytesMax, "bytes", "of the words that say why a task could not be run; the rest is cut off"},
 	{"RetriesMax", RetriesMax, "attempts", "of one task"},
 	{"SlotsMax", SlotsMax, "slots", "offered by one node"},
+	{"DemandKindsMax", DemandKindsMax, "kinds", "of demands that differ, in what a controller tells a worker at once"},
 	{"WorkerBacklogMax", WorkerBacklogMax, "attempts", "waiting on one worker beyond its slots"},
 	{"WorkerResultsMax", WorkerResultsMax, "results", "kept by one worker until they are recorded; then it takes no more attempts"},
 	{"WorkerJobsMax", WorkerJobsMax, "jobs", "whose specification a worker keeps of one stream; then they are announced anew"},

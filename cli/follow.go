@@ -251,9 +251,15 @@ func (f *follower) notice(nodes []*banyanv1.NodeProgress) {
 // may only just have come.
 const idleAfter = 2 * time.Second
 
-// noticeIdle tells, once, why nothing happens when every node is draining.
+// noticeIdle tells, once, why nothing happens when every node is draining, or none
+// is large enough.
 func (f *follower) noticeIdle(p *banyanv1.Progress) {
 	drained := false
+	why := "no node takes work: all are draining or gone: 'banyan drain --undo NODE' takes one back, or let another join"
+	if p.TooLarge && p.Running == 0 {
+		f.noticeWait(p, true, "none of the nodes has as many slots and as much memory as each of its tasks needs (run --slots, --memory; up --slots, --memory; 'banyan nodes')")
+		return
+	}
 	for _, n := range p.Nodes {
 		if n.State == "alive" || n.State == "suspect" || n.Running > 0 {
 			f.idle = time.Time{}
@@ -261,15 +267,19 @@ func (f *follower) noticeIdle(p *banyanv1.Progress) {
 		}
 		drained = drained || n.State == "draining"
 	}
+	f.noticeWait(p, drained, why)
+}
+
+func (f *follower) noticeWait(p *banyanv1.Progress, waits bool, why string) {
 	now := f.app.now()
 	switch {
-	case !drained || p.Pending == 0:
+	case !waits || p.Pending == 0:
 		f.idle = time.Time{}
 	case f.idle.IsZero():
 		f.idle = now
 	case !f.toldIdle && now.Sub(f.idle) >= idleAfter && f.show.progress != "none":
 		f.toldIdle = true
-		fmt.Fprintln(f.errs, "banyan: the job waits, for no node takes work: all are draining or gone: 'banyan drain --undo NODE' takes one back, or let another join")
+		fmt.Fprintln(f.errs, "banyan: the job is waiting because "+why)
 	}
 }
 

@@ -124,7 +124,7 @@ func TestAJobThatWaitsSaysWhy(t *testing.T) {
 	for range 5 {
 		see(5, "draining", "dead")
 	}
-	if got := w.String(); strings.Count(got, "the job waits") != 1 || !strings.Contains(got, "banyan drain --undo") {
+	if got := w.String(); strings.Count(got, "the job is waiting because") != 1 || !strings.Contains(got, "banyan drain --undo") {
 		t.Errorf("a job that waits says %q", got)
 	}
 }

@@ -77,6 +77,8 @@ type runFlags struct {
 	retries int
 	timeout string
 	output  string // --output-max
+	memory  string // --memory
+	slots   int
 	dryRun  bool
 	name    string
 	send    []string
@@ -109,6 +111,8 @@ func (a *app) runCommand() *cobra.Command {
 	fs.StringVarP(&f.jobs, "jobs", "j", "", "tasks at once on a node: `N`, N% of its cores, or 0 for as many as possible")
 	fs.IntVar(&f.retries, "retries", 1, "try a failing task `N` times in all")
 	fs.StringVar(&f.timeout, "timeout", "", "kill a task after `TIME`: seconds, or such as 1.5m, 2h, 1h30m")
+	fs.IntVar(&f.slots, "slots", 1, "each task occupies `N` slots of its node, such as one that uses N cores")
+	fs.StringVar(&f.memory, "memory", "", "each task needs `SIZE` of memory, such as 2G: a node runs no more at once than fit")
 	fs.StringVar(&f.output, "output-max", "", "kill a task that writes more than `SIZE` to standard output and error, such as 10G (default 1G)")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "print the commands, run nothing")
 	fs.StringVar(&f.name, "name", "", "a `NAME` for the job, shown by 'banyan jobs'")
@@ -176,6 +180,10 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 	if err != nil {
 		return nil, err
 	}
+	demand, err := f.demand()
+	if err != nil {
+		return nil, err
+	}
 	outputMax, err := parseSize("--output-max", f.output, banyan.OutputBytesMax)
 	if err != nil {
 		return nil, err
@@ -200,6 +208,7 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 
 		KeepMs: keepMs, KeepNewest: keepNewest,
 		OutputBytesMax: outputMax,
+		Demand:         demand,
 		Return:         banyanv1.Bytes(f.returns...),
 		WorkDir:        []byte(f.workdir),
 	}
@@ -289,6 +298,9 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	defer s.close()
 	if f.detach && s.local {
 		return usage("--detach needs a cluster: the node inside this command ends with it: 'banyan up' starts a cluster")
+	}
+	if err := fitsHere(s, spec, perNode.embedded()); err != nil {
+		return err
 	}
 	if spec.PerNodeMax, err = perNode.perNodeMax(ctx, s); err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
+	"banyan/node/exec"
 )
 
 // parseTimeout reads GNU parallel's --timeout: seconds, or numbers with the
@@ -122,6 +124,39 @@ func (p parallelism) embedded() int {
 		n = percentOf(p.percent, runtime.NumCPU())
 	}
 	return min(n, banyan.SlotsMax)
+}
+
+// demand is what each task occupies; nil: one slot, and it does not say how much memory.
+func (f *runFlags) demand() (*banyanv1.Resources, error) {
+	if f.slots < 1 || f.slots > banyan.SlotsMax {
+		return nil, usage("bad --slots %d: give how many slots of its node each task occupies, from 1 to %d", f.slots, banyan.SlotsMax)
+	}
+	memory, err := parseSize("--memory", f.memory, memoryMax)
+	if err != nil || f.slots == 1 && memory == 0 {
+		return nil, err
+	}
+	return &banyanv1.Resources{Slots: uint32(f.slots), Memory: uint64(memory)}, nil
+}
+
+// memoryMax is more than any machine has.
+const memoryMax = 1 << 50
+
+// fitsHere refuses tasks that the node inside this command can never run: no
+// other will come and take them.
+func fitsHere(s *session, spec *banyanv1.JobSpec, slots int) error {
+	if slots == 0 {
+		slots = runtime.NumCPU()
+	}
+	need, memory := job.Demand(spec), exec.MemorySpare()
+	switch {
+	case !s.local || spec.Demand == nil:
+		return nil
+	case need.Slots > slots:
+		return usage("--slots %d: the node inside this command has %d: give -j %d or more, or fewer slots", need.Slots, slots, need.Slots)
+	case need.Memory > memory:
+		return usage("--memory %s: tasks on this machine can have %s (nine tenths of what it has)", size(need.Memory), size(memory))
+	}
+	return nil
 }
 
 // perNodeMax gives JobSpec.per_node_max, having looked at the nodes there are. A

@@ -27,7 +27,7 @@ import (
 type nodeFlags struct {
 	dir, listen, advertise, zone, name string
 	slots, shards                      int
-	taskMemory, isolation              string
+	memory, taskMemory, isolation      string
 	noWork                             bool
 	deadAfter                          time.Duration
 	diskReserve                        string
@@ -48,6 +48,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.zone, "zone", "", "the `ZONE` the machine is in; replicas are spread over zones")
 	fs.StringVar(&f.name, "name", "", "the node's `NAME` (default the host's)")
 	fs.IntVar(&f.slots, "slots", 0, "run `N` tasks at once (default as before, at first the number of CPUs)")
+	fs.StringVar(&f.memory, "memory", "", "offer `SIZE` of memory to tasks that say how much they need, such as 48G (default as before, at first nine tenths of the machine's)")
 	fs.StringVar(&f.taskMemory, "task-memory", "", "kill a task whose processes use more than `SIZE` of memory, such as 8G (default nine tenths of the machine's)")
 	fs.StringVar(&f.isolation, "isolation", string(exec.IsolationNode), "keep tasks from the node's files and processes: node, as far as this machine lets it; strict, or take none; none (`HOW`)")
 	fs.BoolVar(&f.noWork, "no-work", false, "take no tasks, until the node is started without this; it keeps data and answers as every node")
@@ -86,7 +87,11 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	if err != nil {
 		return server.Config{}, err
 	}
-	taskMemory, err := parseSize("--task-memory", f.taskMemory, 1<<50)
+	memory, err := parseSize("--memory", f.memory, memoryMax)
+	if err != nil {
+		return server.Config{}, err
+	}
+	taskMemory, err := parseSize("--task-memory", f.taskMemory, memoryMax)
 	if err != nil {
 		return server.Config{}, err
 	}
@@ -99,7 +104,7 @@ func (a *app) nodeConfig(f *nodeFlags) (server.Config, error) {
 	}
 	log, err := a.logger(f)
 	return server.Config{
-		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, NoWork: f.noWork, Shards: f.shards,
+		Dir: f.dir, Listen: f.listen, Advertise: f.advertise, Name: f.name, Zone: f.zone, Slots: f.slots, Memory: memory, NoWork: f.noWork, Shards: f.shards,
 		DeadAfter: f.deadAfter, ConfigDir: config, DiskReserveBytes: reserve, TaskMemory: taskMemory, Isolation: exec.Isolation(f.isolation), Warden: warden(), Peers: f.peers, NewCluster: f.newCluster,
 		Logger: log,
 	}, err

@@ -13,6 +13,7 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
+	banyanv1 "banyan/api/banyan/v1"
 	"banyan/client"
 
 	"connectrpc.com/connect"
@@ -175,7 +176,7 @@ func (echo) Work(_ context.Context, s *connect.BidiStream[peerv1.WorkerMessage, 
 		} else if err != nil {
 			return err
 		}
-		if err := s.Send(&peerv1.ControllerMessage{Demand: m.Credit}); err != nil {
+		if err := s.Send(&peerv1.ControllerMessage{Demand: []*peerv1.Demand{{Attempts: m.Credit.GetSlots()}}}); err != nil {
 			return err
 		}
 	}
@@ -188,10 +189,10 @@ func TestConnectStreamsBothWays(t *testing.T) {
 	for _, opt := range []connect.ClientOption{connect.WithClientOptions(), connect.WithGRPC(), connect.WithGRPCWeb()} {
 		s := peerv1connect.NewPeerClient(l, "http://self", opt).Work(t.Context())
 		for i := range uint32(100) {
-			if err := s.Send(&peerv1.WorkerMessage{Credit: i}); err != nil {
+			if err := s.Send(&peerv1.WorkerMessage{Credit: &banyanv1.Resources{Slots: i}}); err != nil {
 				t.Fatal(err)
 			}
-			if m, err := s.Receive(); err != nil || m.Demand != i {
+			if m, err := s.Receive(); err != nil || m.Demand[0].Attempts != i {
 				t.Fatalf("%v, %v", m, err)
 			}
 		}

@@ -12,7 +12,12 @@ import (
 	"banyan/node/worker"
 )
 
-const slotsPerNode = 3
+const (
+	slotsPerNode  = 3
+	memoryPerNode = 8
+)
+
+var offerPerNode = banyan.Resources{Slots: slotsPerNode, Memory: memoryPerNode}
 
 // crew is a process's worker: what worker.Worker does with goroutines.
 type crew struct {
@@ -26,7 +31,7 @@ type crew struct {
 type attempt struct{ killed bool }
 
 func (p *process) openCrew() {
-	c := &crew{p: p, core: worker.NewCore(p.n.id, slotsPerNode, p.w.shardOf), talks: map[banyan.NodeID]*talk{}, running: map[worker.Key]*attempt{}}
+	c := &crew{p: p, core: worker.NewCore(p.n.id, offerPerNode, p.w.shardOf), talks: map[banyan.NodeID]*talk{}, running: map[worker.Key]*attempt{}}
 	p.crew = c
 	p.every(50*time.Millisecond, func() { c.core.Tick(c.now()); c.act() })
 	p.every(150*time.Millisecond, c.follow)
@@ -86,7 +91,7 @@ func (c *crew) send(t *talk) {
 		return
 	}
 	if m := c.core.Message(c.now(), t.controller.n.id); m != nil {
-		c.p.w.note("worker says", uint64(c.p.n.id), uint64(t.controller.n.id), bit(m.Hello != nil), uint64(m.Credit), uint64(len(m.Finished)), uint64(len(m.Rejected)))
+		c.p.w.note("worker says", uint64(c.p.n.id), uint64(t.controller.n.id), bit(m.Hello != nil), m.Credit.GetMemory()<<32|uint64(m.Credit.GetSlots()), uint64(len(m.Finished)), uint64(len(m.Rejected)))
 		t.toController(m)
 	}
 	c.act()

@@ -62,6 +62,9 @@ func (w *world) addJob(i int) {
 			Command:     banyanv1.NewCommand("true"),
 			AttemptsMax: uint32(d.IntN(4)), PerNodeMax: uint32(d.IntN(3)),
 		}
+		if d.chance(0.2) {
+			spec.Demand = &banyanv1.Resources{Slots: uint32(d.IntN(slotsPerNode + 1)), Memory: uint64(d.IntN(memoryPerNode + 1))}
+		}
 		if d.chance(0.3) {
 			spec.Then = spec.Command
 		}

@@ -186,7 +186,7 @@ func (o *office) send(s work.Session) {
 		return
 	}
 	msg := &peerv1.ControllerMessage{
-		Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown), Demand: uint32(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
+		Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown), Demand: work.DemandProto(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
 	}
 	for _, st := range m.Start {
 		r := o.core.Run(st.Key.Job)
@@ -200,7 +200,7 @@ func (o *office) send(s work.Session) {
 		}
 		msg.Start = append(msg.Start, &peerv1.Attempt{Key: protoKey(st.Key), Try: st.Try, Suspect: st.Suspect})
 	}
-	o.p.w.note("controller says", uint64(o.p.n.id), uint64(s.Node), uint64(len(msg.Start)), uint64(len(msg.Stop)), uint64(len(msg.Recorded)), uint64(len(msg.Unknown)), uint64(msg.Demand))
+	o.p.w.note("controller says", uint64(o.p.n.id), uint64(s.Node), uint64(len(msg.Start)), uint64(len(msg.Stop)), uint64(len(msg.Recorded)), uint64(len(msg.Unknown)), uint64(len(msg.Demand)))
 	t.toWorker(msg)
 }
 

@@ -2,11 +2,13 @@ package job
 
 import (
 	"bytes"
+	"math"
 	"path"
 	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -95,6 +97,7 @@ func validateSizes(spec *banyanv1.JobSpec) error {
 		{"a task may be tried %d times", int(spec.AttemptsMax), banyan.RetriesMax, "RetriesMax"},
 		{"the job sends %d files", len(spec.Send), banyan.SendFilesMax, "SendFilesMax"},
 		{"the job selects sent files by %d templates", len(spec.SendTemplates), banyan.SendFilesMax, "SendFilesMax"},
+		{"each task needs %d slots", int(min(spec.Demand.GetSlots(), math.MaxInt32)), banyan.SlotsMax, "SlotsMax"},
 		{"the job returns %d patterns", len(spec.Return), banyan.ReturnFilesMax, "ReturnFilesMax"},
 		{"the job's specification has %d bytes", proto.Size(small), banyan.JobSpecBytesMax, "JobSpecBytesMax"},
 		{"the list of sent files has %d bytes", proto.Size(spec) - proto.Size(small), banyan.JobSendBytesMax, "JobSendBytesMax"},
@@ -193,12 +196,36 @@ func InputBytes(in *banyanv1.Input) int {
 // TrimSpec gives the specification without its list of sent files, which can
 // be large. The parts are shared with spec.
 func TrimSpec(spec *banyanv1.JobSpec) *banyanv1.JobSpec {
-	return &banyanv1.JobSpec{
-		Name: spec.Name, Command: spec.Command, Then: spec.Then, Env: spec.Env,
-		AttemptsMax: spec.AttemptsMax, TimeoutMs: spec.TimeoutMs, PerNodeMax: spec.PerNodeMax,
-		Return: spec.Return, WorkDir: spec.WorkDir, Traceparent: spec.Traceparent, SendTemplates: spec.SendTemplates,
-	}
+	small := &banyanv1.JobSpec{}
+	to := small.ProtoReflect()
+	spec.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.Name() != "send" {
+			to.Set(f, v)
+		}
+		return true
+	})
+	return small
 }
+
+// Demand is what each attempt of the job occupies: at least one slot.
+func Demand(spec *banyanv1.JobSpec) banyan.Resources {
+	r := ResourcesOf(spec.GetDemand())
+	r.Slots = max(1, r.Slots)
+	return r
+}
+
+// ResourcesOf reads resources from a message; too much counts as the most there may be.
+func ResourcesOf(m *banyanv1.Resources) banyan.Resources {
+	return banyan.Resources{Slots: int(min(m.GetSlots(), math.MaxInt32)), Memory: int64(min(m.GetMemory(), memoryMax))}
+}
+
+// ResourcesProto is the opposite; what is negative counts as nothing.
+func ResourcesProto(r banyan.Resources) *banyanv1.Resources {
+	return &banyanv1.Resources{Slots: uint32(max(0, r.Slots)), Memory: uint64(max(0, r.Memory))}
+}
+
+// memoryMax is far from where sums of memory overflow.
+const memoryMax = 1 << 50
 
 // Tries is how often a task of the job may be tried.
 func Tries(spec *banyanv1.JobSpec) int { return max(1, int(spec.GetAttemptsMax())) }

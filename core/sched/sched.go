@@ -4,22 +4,26 @@
 // the same snapshot gives the same plan. A plan never gives a node more than it
 // asked for or a job more than it has pending, shares room evenly among jobs,
 // spreads over nodes by how full they are, and leaves no room unused that some
-// job could use, unless the bound on its length stops it.
+// job could use, unless the bound on its length stops it or a large task waits
+// for the rest of a node (Plan).
 package sched
+
+import "banyan"
 
 // Job is one job's demand.
 type Job struct {
-	Pending    int   // tasks that could start now
-	Running    int   // its attempts on all nodes
-	PerNodeMax int   // its attempts on one node at once; 0: no bound
-	OnNode     []int // with PerNodeMax: its attempts on each node of the snapshot
+	Demand     banyan.Resources // of each of its tasks, at least one slot
+	Pending    int              // tasks that could start now
+	Running    int              // its attempts on all nodes
+	PerNodeMax int              // its attempts on one node at once; 0: no bound
+	OnNode     []int            // with PerNodeMax: its attempts on each node of the snapshot
 }
 
 // Node is one node's room.
 type Node struct {
-	Free  int // attempts it will take beyond those it holds
-	Holds int // attempts it holds, of all jobs
-	Slots int // attempts it runs at once
+	Free  banyan.Resources // what it will take beyond what it holds
+	Holds int              // slots of the attempts that it holds, of all jobs
+	Offer banyan.Resources // what it has
 }
 
 // Assignment sends one task of a job to a node, both by their place in the snapshot.
@@ -30,8 +34,13 @@ type Assignment struct{ Job, Node int }
 // equals) and from there to the node with the smallest part of its slots taken.
 // It keeps neither slice and changes only dst. The work is bounded by
 // limit × (jobs + nodes).
+//
+// A task that needs more than is free anywhere now, of a job of which nothing
+// runs, reserves a node that is large enough: nobody else gets what is free
+// there. Otherwise small tasks, which fit into each slot as it becomes free,
+// would keep the large one waiting for ever.
 func Plan(dst []Assignment, jobs []Job, nodes []Node, limit int) []Assignment {
-	p := plan{jobs: jobs, nodes: nodes, given: make([]int, len(jobs)), taken: make([]int, len(nodes))}
+	p := plan{jobs: jobs, nodes: nodes, given: make([]int, len(jobs)), taken: make([]banyan.Resources, len(nodes))}
 	for ; limit > 0; limit-- {
 		a, ok := p.next()
 		if !ok {
@@ -46,8 +55,8 @@ func Plan(dst []Assignment, jobs []Job, nodes []Node, limit int) []Assignment {
 type plan struct {
 	jobs   []Job
 	nodes  []Node
-	given  []int // per job; negative: no node can take more of it
-	taken  []int // per node
+	given  []int              // per job; negative: no node can take more of it
+	taken  []banyan.Resources // per node
 	onNode [][]int
 }
 
@@ -62,9 +71,27 @@ func (p *plan) next() (Assignment, bool) {
 		if n := p.emptiest(j); n >= 0 {
 			return Assignment{j, n}, true
 		}
+		if p.jobs[j].Running+p.given[j] == 0 {
+			p.reserve(j)
+		}
 		p.given[j] = blocked
 	}
 }
+
+// reserve keeps the freest node that could ever run a task of the job from others.
+func (p *plan) reserve(j int) {
+	best := -1
+	for n := range p.nodes {
+		if free := p.free(n).Slots; free > 0 && p.jobs[j].Demand.FitsIn(p.nodes[n].Offer) && !p.full(j, n) && (best < 0 || free > p.free(best).Slots) {
+			best = n
+		}
+	}
+	if best >= 0 {
+		p.taken[best] = p.nodes[best].Free
+	}
+}
+
+func (p *plan) free(n int) banyan.Resources { return p.nodes[n].Free.Minus(p.taken[n]) }
 
 func (p *plan) hungriest() int {
 	best := -1
@@ -82,7 +109,7 @@ func (p *plan) hungriest() int {
 func (p *plan) emptiest(j int) int {
 	best := -1
 	for n := range p.nodes {
-		if p.taken[n] >= p.nodes[n].Free || p.full(j, n) {
+		if !p.jobs[j].Demand.FitsIn(p.free(n)) || p.full(j, n) {
 			continue
 		}
 		if best < 0 || p.emptier(n, best) {
@@ -94,8 +121,8 @@ func (p *plan) emptiest(j int) int {
 
 // emptier compares held ÷ slots without dividing.
 func (p *plan) emptier(a, b int) bool {
-	holdsA, holdsB := p.nodes[a].Holds+p.taken[a], p.nodes[b].Holds+p.taken[b]
-	return holdsA*max(1, p.nodes[b].Slots) < holdsB*max(1, p.nodes[a].Slots)
+	holdsA, holdsB := p.nodes[a].Holds+p.taken[a].Slots, p.nodes[b].Holds+p.taken[b].Slots
+	return holdsA*max(1, p.nodes[b].Offer.Slots) < holdsB*max(1, p.nodes[a].Offer.Slots)
 }
 
 func (p *plan) full(j, n int) bool {
@@ -115,7 +142,7 @@ func (p *plan) full(j, n int) bool {
 
 func (p *plan) give(a Assignment) {
 	p.given[a.Job]++
-	p.taken[a.Node]++
+	p.taken[a.Node] = p.taken[a.Node].Plus(p.jobs[a.Job].Demand)
 	if p.jobs[a.Job].PerNodeMax == 0 {
 		return
 	}

@@ -7,15 +7,18 @@ import (
 	"strings"
 	"testing"
 
+	"banyan"
+
 	"github.com/cockroachdb/datadriven"
 )
 
 // TestScripts reads snapshots such as
 //
 //	plan limit=4
-//	job pending=3 running=1 per-node=2 on=1,0
-//	node free=2 holds=0 slots=2
+//	job pending=3 running=1 per-node=2 on=1,0 needs=1 memory=0
+//	node free=2 holds=0 slots=2 spare=0 memory=0
 //
+// (needs: slots of a task; spare: free memory of memory)
 // and shows the plan as "job→node" pairs, both counted from 0.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -41,7 +44,7 @@ func TestScripts(t *testing.T) {
 func parse(t *testing.T, input string) (jobs []Job, nodes []Node) {
 	for line := range strings.Lines(input) {
 		words := strings.Fields(line)
-		j, n := Job{}, Node{}
+		j, n := Job{Demand: banyan.Resources{Slots: 1}}, Node{}
 		for _, w := range words[1:] {
 			k, v, _ := strings.Cut(w, "=")
 			if k == "on" {
@@ -50,7 +53,18 @@ func parse(t *testing.T, input string) (jobs []Job, nodes []Node) {
 				}
 				continue
 			}
-			field := map[string]*int{"pending": &j.Pending, "running": &j.Running, "per-node": &j.PerNodeMax, "free": &n.Free, "holds": &n.Holds, "slots": &n.Slots}[k]
+			if words[0] == "job" && k == "memory" {
+				j.Demand.Memory = int64(number(t, v))
+				continue
+			}
+			if m := map[string]*int64{"spare": &n.Free.Memory, "memory": &n.Offer.Memory}[k]; m != nil {
+				*m = int64(number(t, v))
+				continue
+			}
+			field := map[string]*int{
+				"pending": &j.Pending, "running": &j.Running, "per-node": &j.PerNodeMax, "needs": &j.Demand.Slots,
+				"free": &n.Free.Slots, "holds": &n.Holds, "slots": &n.Offer.Slots,
+			}[k]
 			if field == nil {
 				t.Fatalf("unknown word %q", w)
 			}
@@ -75,10 +89,16 @@ func number(t *testing.T, s string) (n int) {
 func randomSnapshot(rng *rand.Rand) (jobs []Job, nodes []Node) {
 	for range rng.IntN(6) {
 		slots := 1 + rng.IntN(8)
-		nodes = append(nodes, Node{Free: rng.IntN(10), Holds: rng.IntN(10), Slots: slots})
+		nodes = append(nodes, Node{
+			Free: banyan.Resources{Slots: rng.IntN(10), Memory: rng.Int64N(10)}, Holds: rng.IntN(10),
+			Offer: banyan.Resources{Slots: slots, Memory: rng.Int64N(20)},
+		})
 	}
 	for range rng.IntN(6) {
-		j := Job{Pending: rng.IntN(12), Running: rng.IntN(8)}
+		j := Job{Pending: rng.IntN(12), Running: rng.IntN(8), Demand: banyan.Resources{Slots: 1}}
+		if rng.IntN(3) == 0 {
+			j.Demand = banyan.Resources{Slots: 1 + rng.IntN(4), Memory: rng.Int64N(8)}
+		}
 		if rng.IntN(2) == 0 {
 			j.PerNodeMax = 1 + rng.IntN(3)
 			for range nodes {
@@ -109,32 +129,34 @@ func check(jobs []Job, nodes []Node, limit int, plan []Assignment) string {
 	if len(plan) > limit {
 		return "longer than its limit"
 	}
-	given, taken := make([]int, len(jobs)), make([]int, len(nodes))
+	given, taken := make([]int, len(jobs)), make([]banyan.Resources, len(nodes))
 	on := make([][]int, len(jobs))
 	for j := range jobs {
 		on[j] = make([]int, len(nodes))
 		copy(on[j], jobs[j].OnNode)
 	}
 	fits := func(j, n int) bool {
-		return given[j] < jobs[j].Pending && taken[n] < nodes[n].Free && (jobs[j].PerNodeMax == 0 || on[j][n] < jobs[j].PerNodeMax)
+		return given[j] < jobs[j].Pending && jobs[j].Demand.FitsIn(nodes[n].Free.Minus(taken[n])) && (jobs[j].PerNodeMax == 0 || on[j][n] < jobs[j].PerNodeMax)
 	}
-	load := func(n int) float64 { return float64(nodes[n].Holds+taken[n]) / float64(nodes[n].Slots) }
+	// A large task of a job of which nothing runs may have reserved a node.
+	reserves := slices.ContainsFunc(jobs, func(j Job) bool { return j.Running == 0 && j.Demand != banyan.Resources{Slots: 1} })
+	load := func(n int) float64 { return float64(nodes[n].Holds+taken[n].Slots) / float64(nodes[n].Offer.Slots) }
 	for _, a := range plan {
 		if !fits(a.Job, a.Node) {
 			return fmt.Sprintf("%v goes beyond a bound", a)
 		}
 		for j := range jobs {
 			for n := range nodes {
-				if fits(j, n) && jobs[j].Running+given[j] < jobs[a.Job].Running+given[a.Job] {
+				if fits(j, n) && !reserves && jobs[j].Running+given[j] < jobs[a.Job].Running+given[a.Job] {
 					return fmt.Sprintf("%v is unfair to job %d", a, j)
 				}
-				if j == a.Job && fits(j, n) && load(n) < load(a.Node)-1e-9 {
+				if j == a.Job && fits(j, n) && !reserves && load(n) < load(a.Node)-1e-9 {
 					return fmt.Sprintf("%v does not spread: node %d is emptier", a, n)
 				}
 			}
 		}
 		given[a.Job]++
-		taken[a.Node]++
+		taken[a.Node] = taken[a.Node].Plus(jobs[a.Job].Demand)
 		on[a.Job][a.Node]++
 	}
 	if len(plan) == limit {
@@ -142,7 +164,7 @@ func check(jobs []Job, nodes []Node, limit int, plan []Assignment) string {
 	}
 	for j := range jobs {
 		for n := range nodes {
-			if fits(j, n) {
+			if fits(j, n) && !reserves {
 				return fmt.Sprintf("job %d could still use node %d", j, n)
 			}
 		}
@@ -153,10 +175,10 @@ func check(jobs []Job, nodes []Node, limit int, plan []Assignment) string {
 func BenchmarkPlanOne(b *testing.B) {
 	jobs := make([]Job, 20)
 	for i := range jobs {
-		jobs[i] = Job{Pending: 1000, Running: i}
+		jobs[i] = Job{Pending: 1000, Running: i, Demand: banyan.Resources{Slots: 1}}
 	}
 	nodes := make([]Node, 100)
-	nodes[50] = Node{Free: 1, Holds: 3, Slots: 4}
+	nodes[50] = Node{Free: banyan.Resources{Slots: 1}, Holds: 3, Offer: banyan.Resources{Slots: 4}}
 	var dst []Assignment
 	for b.Loop() {
 		dst = Plan(dst[:0], jobs, nodes, 1024)

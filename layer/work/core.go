@@ -26,6 +26,7 @@ type Core struct {
 
 	shards  []*shard // led here and loaded, by id
 	jobs    map[banyan.JobID]*Run
+	large   int     // of them: those an attempt of which occupies anything but one slot
 	wanting []*Run  // those that could start something, oldest first
 	nodes   []*node // by id
 	effects Effects
@@ -154,7 +155,7 @@ func (c *Core) Lose(id banyan.ShardID) {
 	c.wanting = slices.DeleteFunc(c.wanting, func(r *Run) bool { return r.shard == s })
 	for jobID, r := range c.jobs { // only deletes: the order does not show
 		if r.shard == s {
-			delete(c.jobs, jobID)
+			c.drop(jobID)
 		}
 	}
 }
@@ -232,6 +233,9 @@ func (c *Core) insert(s *shard, r *Run) {
 		r.fedAt = c.now
 	}
 	c.jobs[r.id] = r
+	if r.large() {
+		c.large++
+	}
 	c.want(r)
 }
 
@@ -246,7 +250,14 @@ func (c *Core) remove(r *Run) {
 	if r.source {
 		r.shard.sources--
 	}
-	delete(c.jobs, r.id)
+	c.drop(r.id)
+}
+
+func (c *Core) drop(id banyan.JobID) {
+	if c.jobs[id].large() {
+		c.large--
+	}
+	delete(c.jobs, id)
 }
 
 // want keeps the list of jobs that could start something.
@@ -296,12 +307,16 @@ func (c *Core) Progress(now int64, r *Run) *banyanv1.Progress {
 		Tasks: r.tasks, Succeeded: r.succeeded, Failed: r.failed,
 		Retried: r.retried, Repeated: r.repeated, RatePerS: r.rate.perSecond(now), Open: r.source,
 	}
+	p.TooLarge = r.header.Spec.Demand != nil // until one is found
 	for _, n := range c.nodes {
-		running := uint32(max(0, min(r.running[n.id], n.slots)))
+		if p.TooLarge && n.session != 0 && n.alive && !n.draining && !n.leaving && r.demand.FitsIn(n.offer) {
+			p.TooLarge = false
+		}
+		running := uint32(max(0, min(r.running[n.id], n.offer.Slots/r.demand.Slots)))
 		p.Running += running
 		if n.session != 0 && n.alive || r.running[n.id] > 0 || r.done[n.id] > 0 {
 			p.Nodes = append(p.Nodes, &banyanv1.NodeProgress{
-				Node: uint64(n.id), Name: n.name, Running: running, Done: r.done[n.id], Slots: uint32(n.slots), State: n.state,
+				Node: uint64(n.id), Name: n.name, Running: running, Done: r.done[n.id], Slots: uint32(n.offer.Slots), State: n.state,
 			})
 		}
 	}

@@ -17,14 +17,14 @@ type node struct {
 	name, state string
 	alive       bool
 	draining    bool // as a member
-	slots       int
+	offer       banyan.Resources
 	lastContact int64
 
-	session     uint64         // 0: not connected
-	leaving     bool           // as the worker says
-	left        bool           // so it said, and then its stream ended
-	window      int            // attempts it will hold at once
-	holds       map[Key]uint64 // what counts against the window, and the session it was sent or last claimed on
+	session     uint64           // 0: not connected
+	leaving     bool             // as the worker says
+	left        bool             // so it said, and then its stream ended
+	window      banyan.Resources // what it will hold at once
+	holds       map[Key]uint64   // what counts against the window, and the session it was sent or last claimed on
 	helloAt     int64
 	leads       []banyan.ShardID // of the latest hello, without those that were sent something since
 	claimed     []Key            // of the latest hello
@@ -68,17 +68,35 @@ func (n *node) dismiss(k Key) {
 
 const dismissedMany = 1024
 
-func (n *node) room() int {
+// room is what a node would take beyond what it holds; nothing is negative.
+func (c *Core) room(n *node) banyan.Resources {
 	if n.session == 0 || !n.alive || n.draining || n.leaving {
-		return 0
+		return banyan.Resources{}
 	}
-	return max(0, n.window-len(n.holds))
+	r := n.window.Minus(c.held(n))
+	return banyan.Resources{Slots: max(0, r.Slots), Memory: max(0, r.Memory)}
+}
+
+// held is what counts against a node's window.
+func (c *Core) held(n *node) banyan.Resources {
+	if c.large == 0 {
+		return banyan.Resources{Slots: len(n.holds)}
+	}
+	var sum banyan.Resources
+	for k := range n.holds { // a sum: the order does not show
+		each := banyan.Resources{Slots: 1}
+		if r := c.jobs[k.Job]; r != nil {
+			each = r.demand
+		}
+		sum = sum.Plus(each)
+	}
+	return sum
 }
 
 // ahead is how many attempts the worker wants waiting beyond its slots. They
 // wait beyond a job's bound on one node, too: the worker starts no more than
 // the bound at once, and a slot must not idle for a round trip.
-func (n *node) ahead() int { return max(0, n.window-n.slots) }
+func (n *node) ahead() int { return max(0, n.window.Slots-n.offer.Slots) }
 
 // find gives a node, nil if it is neither a member nor connected.
 func (c *Core) find(id banyan.NodeID) *node {
@@ -111,7 +129,7 @@ func (c *Core) Members(now int64, members []NodeInfo) {
 		n := c.meet(m.ID)
 		n.name, n.state, n.draining, n.lastContact = m.Name, m.State, m.Draining, now-m.Silent.Milliseconds()
 		if n.session == 0 {
-			n.slots = m.Slots
+			n.offer = banyan.Resources{Slots: m.Slots, Memory: n.offer.Memory}
 		}
 		if n.alive = m.Alive; !n.alive {
 			c.bury(n, dead)
@@ -177,7 +195,7 @@ func (c *Core) Disconnect(now int64, s Session) {
 
 func (c *Core) disconnect(n *node) {
 	n.left = n.left || n.leaving
-	n.session, n.window, n.leaving, n.told, n.woken = 0, 0, false, false, false
+	n.session, n.window, n.leaving, n.told, n.woken = 0, banyan.Resources{}, false, false, false
 	n.helloAt, n.leads, n.claimed, n.dismissed, n.named = 0, nil, nil, nil, nil
 	n.out = Message{}
 	if len(n.holds) > 0 {
@@ -193,7 +211,7 @@ func (c *Core) Receive(now int64, s Session, m *peerv1.WorkerMessage) {
 		return
 	}
 	n.lastContact = max(n.lastContact, now)
-	n.window, n.leaving = int(m.Credit), m.Draining
+	n.window, n.leaving = job.ResourcesOf(m.Credit), m.Draining
 	for _, f := range m.Finished {
 		c.finished(n, keyOf(f.Key), f.Result)
 	}
@@ -216,7 +234,7 @@ func keyOf(k *peerv1.AttemptKey) Key {
 // hello takes what a worker says it holds. For the shards in Leads that is
 // complete: what it was sent on an earlier stream and does not claim is lost.
 func (c *Core) hello(n *node, h *peerv1.Hello) {
-	n.slots = int(h.Slots)
+	n.offer = job.ResourcesOf(h.Offer)
 	first := n.helloAt == 0
 	n.helloAt = c.now
 	n.claimed, n.leads = make([]Key, len(h.Running)), make([]banyan.ShardID, len(h.Leads))

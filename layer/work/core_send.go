@@ -1,7 +1,10 @@
 package work
 
 import (
+	"math"
+
 	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/core/job"
 	"banyan/core/sched"
 )
@@ -26,8 +29,14 @@ type Message struct {
 	Recorded []Key
 	Begin    []Key // suspects
 	Unknown  []Key
-	SayHello bool // ask what it holds
-	Demand   int  // attempts that could go to this worker if it had room
+	SayHello bool     // ask what it holds
+	Demand   []Demand // attempts that could go to this worker if it had room
+}
+
+// Demand is a number of attempts that occupy the same.
+type Demand struct {
+	Each     banyan.Resources
+	Attempts int
 }
 
 // Take gives the next message to a worker and forgets it. ok is false if the
@@ -39,7 +48,7 @@ func (c *Core) Take(s Session) (m Message, ok bool) {
 	}
 	m, n.out, n.woken = n.out, Message{}, false
 	m.Demand = c.appetite().of(n)
-	n.told = m.Demand > 0
+	n.told = len(m.Demand) > 0
 	return m, true
 }
 
@@ -62,7 +71,7 @@ func (c *Core) schedule() {
 	}
 	a := c.appetite()
 	for _, n := range c.nodes {
-		if n.session != 0 && n.told != (a.of(n) > 0) {
+		if n.session != 0 && n.told != (len(a.of(n)) > 0) {
 			c.wake(n)
 		}
 	}
@@ -73,8 +82,8 @@ func (c *Core) pass() int {
 	p := &c.plan
 	p.nodes, p.at = p.nodes[:0], p.at[:0]
 	for _, n := range c.nodes {
-		if free := n.room(); free > 0 {
-			p.nodes = append(p.nodes, sched.Node{Free: free, Holds: len(n.holds), Slots: n.slots})
+		if free := c.room(n); free.Slots > 0 {
+			p.nodes = append(p.nodes, sched.Node{Free: free, Holds: c.held(n).Slots, Offer: n.offer})
 			p.at = append(p.at, n)
 		}
 	}
@@ -84,7 +93,7 @@ func (c *Core) pass() int {
 	p.runs = append(p.runs[:0], c.wanting[:min(len(c.wanting), planJobsMax)]...)
 	p.jobs = p.jobs[:0]
 	for _, r := range p.runs {
-		j := sched.Job{Pending: r.pending, Running: r.active, PerNodeMax: r.perNode}
+		j := sched.Job{Demand: r.demand, Pending: r.pending, Running: r.active, PerNodeMax: r.perNode}
 		if len(r.shard.queue) >= banyan.ResultQueueMax {
 			j.Pending = 0
 		}
@@ -119,36 +128,76 @@ func (c *Core) send(r *Run, n *node, task uint32, suspect bool) {
 
 // appetite is what could be started if there were room.
 type appetite struct {
-	anywhere int    // attempts that any node may have
-	limited  []*Run // jobs that bound their attempts on one node
-	suspects func(*node) bool
+	anywhere []Demand // attempts that any node may have that is large enough
+	limited  []*Run   // jobs that bound their attempts on one node
+	suspects []*Run
+	has      func(*node) bool // a suspect: it gets no second one
 }
 
 func (c *Core) appetite() (a appetite) {
 	for _, r := range c.wanting[:min(len(c.wanting), planJobsMax)] {
 		if r.perNode == 0 {
-			a.anywhere += r.pending
+			a.anywhere = addDemand(a.anywhere, r.demand, r.pending)
 		} else {
 			a.limited = append(a.limited, r)
 		}
+		if len(r.suspects) > 0 {
+			a.suspects = append(a.suspects, r)
+		}
 	}
-	if c.suspicious() {
-		a.suspects = func(n *node) bool { return !c.hasSuspect(n) }
-	}
+	a.has = c.hasSuspect
 	return a
 }
 
-// of counts the attempts that could go to a node.
-func (a appetite) of(n *node) int {
-	if !n.alive || n.draining || n.leaving {
-		return 0
+// DemandProto is demands as a worker is told them.
+func DemandProto(all []Demand) []*peerv1.Demand {
+	var out []*peerv1.Demand
+	for _, d := range all {
+		out = append(out, &peerv1.Demand{Each: job.ResourcesProto(d.Each), Attempts: uint32(min(d.Attempts, math.MaxInt32))})
 	}
-	d := a.anywhere
-	if a.suspects != nil && a.suspects(n) {
-		d++
+	return out
+}
+
+// addDemand counts attempts with those that occupy the same. Kinds beyond the
+// limit are left out: their turn comes when others are done.
+func addDemand(all []Demand, each banyan.Resources, attempts int) []Demand {
+	if attempts <= 0 {
+		return all
+	}
+	for i := range all {
+		if all[i].Each == each {
+			all[i].Attempts += attempts
+			return all
+		}
+	}
+	if len(all) == banyan.DemandKindsMax {
+		return all
+	}
+	return append(all, Demand{each, attempts})
+}
+
+// of lists the attempts that could go to a node.
+func (a appetite) of(n *node) []Demand {
+	if !n.alive || n.draining || n.leaving {
+		return nil
+	}
+	var all []Demand
+	for _, d := range a.anywhere {
+		if d.Each.FitsIn(n.offer) {
+			all = append(all, d)
+		}
+	}
+	if len(a.suspects) > 0 && !a.has(n) {
+		for _, r := range a.suspects {
+			if r.demand.FitsIn(n.offer) {
+				all = addDemand(all, r.demand, 1)
+			}
+		}
 	}
 	for _, r := range a.limited {
-		d += min(r.pending, max(0, r.perNode+n.ahead()-r.running[n.id]))
+		if r.demand.FitsIn(n.offer) {
+			all = addDemand(all, r.demand, min(r.pending, max(0, r.perNode+n.ahead()-r.running[n.id])))
+		}
 	}
-	return d
+	return all
 }

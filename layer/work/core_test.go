@@ -96,7 +96,7 @@ func (x *script) do(t *testing.T, w []string) {
 		delete(x.sessions, s.Node)
 		x.core.Disconnect(x.now, s)
 	case "credit":
-		x.core.Receive(x.now, x.sessions[nodeNamed(w[1])], &peerv1.WorkerMessage{Credit: uint32(atoi(w[2]))})
+		x.core.Receive(x.now, x.sessions[nodeNamed(w[1])], &peerv1.WorkerMessage{Credit: resources(w[2])})
 	case "batch":
 		x.take(t)
 	case "ack":
@@ -165,6 +165,8 @@ func (x *script) ask(w []string) {
 					s.AttemptsMax = uint32(atoi(v))
 				case "per-node":
 					s.PerNodeMax = uint32(atoi(v))
+				case "needs":
+					s.Demand = resources(v)
 				}
 			}
 		})
@@ -202,11 +204,13 @@ func (x *script) restore(id banyan.JobID) {
 
 func (x *script) hello(w []string) {
 	n := nodeNamed(w[1])
-	m := &peerv1.WorkerMessage{Hello: &peerv1.Hello{Node: uint64(n), Slots: 2}}
+	m := &peerv1.WorkerMessage{Hello: &peerv1.Hello{Node: uint64(n), Offer: &banyanv1.Resources{Slots: 2}}}
 	for _, o := range w[2:] {
 		switch k, v, _ := strings.Cut(o, "="); k {
 		case "credit":
-			m.Credit = uint32(atoi(v))
+			m.Credit = resources(v)
+		case "offer":
+			m.Hello.Offer = resources(v)
 		case "leads":
 			m.Hello.Leads = append(m.Hello.Leads, uint32(atoi(v)))
 		case "lost":
@@ -233,7 +237,7 @@ func (x *script) report(t *testing.T, w []string) {
 	s := x.sessions[nodeNamed(w[0])]
 	m := &peerv1.WorkerMessage{}
 	if n := x.core.find(s.Node); n != nil {
-		m.Credit = uint32(n.window)
+		m.Credit = job.ResourcesProto(n.window)
 	}
 	for _, k := range w[2:] {
 		if w[1] == "reject" {
@@ -398,7 +402,33 @@ func (x *script) message(n banyan.NodeID, m Message) {
 	if m.SayHello {
 		x.out.WriteString(" say-hello")
 	}
-	fmt.Fprintf(&x.out, " demand=%d\n", m.Demand)
+	fmt.Fprintf(&x.out, " demand=%s\n", demands(m.Demand))
+}
+
+// demands shows a number of attempts of one slot as the number, others as in
+// 2*3+8: two that need three slots and 8 bytes of memory.
+func demands(all []Demand) string {
+	if len(all) == 0 {
+		return "0"
+	}
+	var texts []string
+	for _, d := range all {
+		text := fmt.Sprint(d.Attempts)
+		if d.Each != (banyan.Resources{Slots: 1}) {
+			text += fmt.Sprintf("*%d+%d", d.Each.Slots, d.Each.Memory)
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, ",")
+}
+
+func resources(text string) *banyanv1.Resources {
+	slots, memory, _ := strings.Cut(text, "+")
+	r := &banyanv1.Resources{Slots: uint32(atoi(slots))}
+	if memory != "" {
+		r.Memory = uint64(atoi(memory))
+	}
+	return r
 }
 
 func (x *script) show(id banyan.JobID) {

@@ -41,6 +41,10 @@ type simWorker struct {
 	down    []Message
 }
 
+func (w *simWorker) offer() *banyanv1.Resources {
+	return &banyanv1.Resources{Slots: uint32(w.slots), Memory: uint64(w.slots)}
+}
+
 type simAttempt struct {
 	key  Key
 	done *banyanv1.TaskResult
@@ -75,6 +79,9 @@ func newFaults(t *testing.T, seed uint64) *faults {
 		h := header(banyan.JobID(fmt.Sprintf("job%d", i)), 5+x.rng.IntN(40), func(s *banyanv1.JobSpec) {
 			s.AttemptsMax = uint32(x.rng.IntN(3))
 			s.PerNodeMax = uint32(x.rng.IntN(3))
+			if x.rng.IntN(3) == 0 {
+				s.Demand = &banyanv1.Resources{Slots: uint32(x.rng.IntN(3)), Memory: uint64(x.rng.IntN(3))}
+			}
 			if x.rng.IntN(2) == 0 {
 				s.Then = s.Command
 			}
@@ -174,7 +181,7 @@ func (x *faults) talk(w *simWorker) {
 			a.done = &banyanv1.TaskResult{State: state}
 		}
 	}
-	m := &peerv1.WorkerMessage{Credit: uint32(w.slots)}
+	m := &peerv1.WorkerMessage{Credit: w.offer()}
 	if w.session.ID == 0 {
 		x.session++
 		w.session = Session{w.id, x.session}
@@ -199,8 +206,12 @@ func (x *faults) carry(w *simWorker) {
 		m := w.up[0]
 		w.up = w.up[1:]
 		n := x.core.find(w.id)
-		before := len(n.holds)
+		before, room := len(n.holds), job.ResourcesOf(w.offer())
+		fits := x.core.held(n).FitsIn(room)
 		x.core.Receive(x.now, w.session, m)
+		if m.Hello == nil && fits && !x.core.held(n).FitsIn(room) {
+			x.t.Fatalf("seed %d: %s holds %+v of a window of %+v", x.seed, w.id, x.core.held(n), room)
+		}
 		if m.Hello == nil && before <= w.slots && len(n.holds) > w.slots {
 			x.t.Fatalf("seed %d: %s holds %d of a window of %d", x.seed, w.id, len(n.holds), w.slots)
 		}
@@ -212,7 +223,7 @@ func (x *faults) carry(w *simWorker) {
 }
 
 func (x *faults) hello(w *simWorker) *peerv1.Hello {
-	h := &peerv1.Hello{Node: uint64(w.id), Slots: uint32(w.slots), Leads: []uint32{1}}
+	h := &peerv1.Hello{Node: uint64(w.id), Offer: w.offer(), Leads: []uint32{1}}
 	for _, a := range w.held {
 		h.Running = append(h.Running, protoKey(a.key))
 	}
@@ -290,7 +301,7 @@ func (x *faults) deliver(w *simWorker, m Message) {
 		w.held = append(w.held, simAttempt{key: s.Key})
 	}
 	if m.SayHello {
-		w.up = append(w.up, &peerv1.WorkerMessage{Credit: uint32(w.slots), Hello: x.hello(w)})
+		w.up = append(w.up, &peerv1.WorkerMessage{Credit: w.offer(), Hello: x.hello(w)})
 	}
 }
 

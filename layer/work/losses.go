@@ -296,11 +296,10 @@ func (c *Core) hasSuspect(n *node) bool {
 // sendSuspects gives each node that has room and no suspect one that waits,
 // those of the oldest jobs first.
 func (c *Core) sendSuspects() {
-	at := 0
 	for _, r := range slices.Clone(c.wanting[:min(len(c.wanting), planJobsMax)]) {
-		for ; len(r.suspects) > 0 && at < len(c.nodes) && len(r.shard.queue) < banyan.ResultQueueMax; at++ {
+		for at := 0; len(r.suspects) > 0 && at < len(c.nodes) && len(r.shard.queue) < banyan.ResultQueueMax; at++ {
 			n := c.nodes[at]
-			if n.room() > 0 && (r.perNode == 0 || r.running[n.id] < r.perNode) && !c.hasSuspect(n) {
+			if r.demand.FitsIn(c.room(n)) && (r.perNode == 0 || r.running[n.id] < r.perNode) && !c.hasSuspect(n) {
 				c.send(r, n, r.suspects[0], true)
 			}
 		}

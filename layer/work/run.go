@@ -56,10 +56,11 @@ type Run struct {
 	trim     job.Trim
 	tries    uint32
 	perNode  int
-	settled  bool // who runs what is known
-	freezing bool // about to be held or canceled
-	retrying bool // failed results are being taken back
-	wants    bool // is in Core.wanting
+	demand   banyan.Resources // of each attempt
+	settled  bool             // who runs what is known
+	freezing bool             // about to be held or canceled
+	retrying bool             // failed results are being taken back
+	wants    bool             // is in Core.wanting
 
 	taken    bitmap // running, finished or recorded; the then step also until it may run
 	recorded bitmap
@@ -89,7 +90,7 @@ func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
 	r := &Run{
 		id: banyan.JobID(header.Id), header: header, mod: mod,
 		tasks: header.Tasks, then: header.Spec.Then != nil, source: header.Open, sent: header.StoredBytes,
-		tries: uint32(job.Tries(header.Spec)), perNode: int(header.Spec.PerNodeMax),
+		tries: uint32(job.Tries(header.Spec)), perNode: int(header.Spec.PerNodeMax), demand: job.Demand(header.Spec),
 		pending: int(header.Tasks),
 		open:    map[uint32]*attempt{}, failures: map[uint32]job.Failure{}, lost: map[uint32]uint32{}, losses: map[uint32]job.Loss{},
 		running: map[banyan.NodeID]int{}, done: map[banyan.NodeID]uint32{},
@@ -97,6 +98,9 @@ func NewRun(header *banyanv1.Job, mod banyan.Revision) *Run {
 	r.taken.set(r.tasks)
 	return r
 }
+
+// large says whether an attempt occupies anything but one slot.
+func (r *Run) large() bool { return r.demand != banyan.Resources{Slots: 1} }
 
 // ID is the job's id.
 func (r *Run) ID() banyan.JobID { return r.id }

@@ -124,7 +124,7 @@ func (w *fakeWorker) connect(s *Service) (cut func()) {
 
 func (w *fakeWorker) talk(p pipe) {
 	say := func(m *peerv1.WorkerMessage) {
-		m.Credit = w.window
+		m.Credit = &banyanv1.Resources{Slots: w.window}
 		select {
 		case p.up <- m:
 		case <-p.ctx.Done():
@@ -151,7 +151,7 @@ func (w *fakeWorker) hello() *peerv1.WorkerMessage {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m := &peerv1.WorkerMessage{Hello: &peerv1.Hello{
-		Node: uint64(w.node), Slots: w.window, Protocol: banyan.ProtocolVersion, Leads: []uint32{1, 2},
+		Node: uint64(w.node), Offer: &banyanv1.Resources{Slots: w.window}, Protocol: banyan.ProtocolVersion, Leads: []uint32{1, 2},
 	}}
 	for _, a := range w.holds {
 		m.Hello.Running = append(m.Hello.Running, a.Key)
@@ -789,7 +789,7 @@ func (s *sentStream) Send(m *peerv1.ControllerMessage) error {
 func TestMessagesOfStartsAreBounded(t *testing.T) {
 	s := New(Config{ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
 	sent := &sentStream{}
-	o := &outgoing{x: &session{stream: sent}, msg: &peerv1.ControllerMessage{Demand: 7}}
+	o := &outgoing{x: &session{stream: sent}, msg: &peerv1.ControllerMessage{Demand: []*peerv1.Demand{{Attempts: 7}}}}
 	const tasks, files = 100, 20_000
 	for i := range tasks {
 		a := &peerv1.Attempt{Key: &peerv1.AttemptKey{JobId: "j", Task: uint32(i)}, Input: banyanv1.NewInput(strings.Repeat("x", banyan.InputBytesMax))}
@@ -806,8 +806,8 @@ func TestMessagesOfStartsAreBounded(t *testing.T) {
 	}
 	starts, came := 0, 0
 	for _, m := range sent.all {
-		if n := proto.Size(m); n > 2*outgoingBytes || m.Demand != 7 {
-			t.Errorf("a message of %d bytes with demand %d", n, m.Demand)
+		if n := proto.Size(m); n > 2*outgoingBytes || m.Demand[0].Attempts != 7 {
+			t.Errorf("a message of %d bytes with demand %v", n, m.Demand)
 		}
 		for _, f := range m.ThenFiles {
 			came += len(f.Files)

@@ -160,7 +160,7 @@ func (s *Service) send(x *session) error {
 		}
 		msg := &peerv1.ControllerMessage{
 			Stop: protoKeys(m.Stop), Recorded: protoKeys(m.Recorded), Unknown: protoKeys(m.Unknown),
-			Demand: uint32(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
+			Demand: DemandProto(m.Demand), SayHello: m.SayHello, Begin: protoKeys(m.Begin),
 		}
 		failed, err := s.start(x, msg, starts)
 		if err != nil {

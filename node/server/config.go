@@ -40,6 +40,7 @@ type Config struct {
 	Name      string // shown to people; default: the host's name
 	Zone      string // replicas are spread over zones
 	Slots     int    // attempts at once; default: the number of CPUs
+	Memory    int64  // bytes that it offers to tasks that say how much they need; default: nine tenths of the machine's
 	NoWork    bool   // take no attempts, until it is started without
 
 	Shards      int           // data shards, chosen once when the cluster is created
@@ -99,6 +100,7 @@ func (c Config) withDefaults() Config {
 		def(&c.Name, f.Name)
 		def(&c.Zone, f.Zone)
 		num(&c.Slots, f.Slots)
+		c.Memory = cmp.Or(c.Memory, f.Memory)
 	}
 	if host, err := os.Hostname(); err == nil {
 		def(&c.Name, host)
@@ -129,6 +131,8 @@ func (c Config) Validate() error {
 		return banyan.Errorf(banyan.Invalid, "no directory given: say where the node keeps its data with --dir")
 	case c.Slots < 0 || c.Slots > banyan.SlotsMax:
 		return banyan.Errorf(banyan.Invalid, "slots %d: give a number from 1 to %d", c.Slots, banyan.SlotsMax)
+	case c.Memory < 0:
+		return banyan.Errorf(banyan.Invalid, "memory %d: give a number of bytes above 0", c.Memory)
 	case c.Shards < 0 || c.Shards > banyan.ShardsMax:
 		return banyan.Errorf(banyan.Invalid, "shards %d: give a number from 1 to %d", c.Shards, banyan.ShardsMax)
 	case c.Replication < 0 || c.Replication > 0 && c.Replication%2 == 0 || c.Replication > 7:
@@ -239,5 +243,8 @@ func (c Config) offered() int {
 	}
 	return c.Slots
 }
+
+// memory is what the node offers to tasks that say how much they need, in bytes.
+func (c Config) memory() int64 { return cmp.Or(c.Memory, exec.MemorySpare()) }
 
 func (c Config) nodeFile() string { return filepath.Join(c.Dir, "node.json") }

@@ -33,6 +33,7 @@ type nodeFile struct {
 	Listen  string                   `json:"listen,omitempty"`
 	Address string                   `json:"address,omitempty"`
 	Slots   int                      `json:"slots"`
+	Memory  int64                    `json:"memory,omitempty"` // 0: what the machine has
 	Peers   map[banyan.NodeID]string `json:"peers,omitempty"`
 }
 
@@ -138,7 +139,7 @@ func newClusterID() string {
 func create(c Config) (*nodeFile, error) {
 	f := &nodeFile{
 		Version: nodeFileVersion, Cluster: newClusterID(), Node: 1,
-		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots,
+		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots, Memory: c.Memory,
 	}
 	if !c.Embedded {
 		if err := createTrust(c, f.Cluster); err != nil {

@@ -152,7 +152,7 @@ func settle(c Config, m *banyanv1.JoinResponse, key []byte) error {
 	}
 	f := &nodeFile{
 		Version: nodeFileVersion, Cluster: m.ClusterId, Node: banyan.NodeID(m.Node),
-		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots,
+		Name: c.Name, Zone: c.Zone, Listen: c.Listen, Address: c.Advertise, Slots: c.Slots, Memory: c.Memory,
 		Peers: map[banyan.NodeID]string{},
 	}
 	for _, n := range m.Nodes {

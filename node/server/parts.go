@@ -127,7 +127,7 @@ func (n *Server) openWork() error {
 	})
 	var err error
 	n.worker, err = worker.New(worker.Config{
-		Node: n.file.Node, Slots: n.slots(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs, Env: n.cfg.TaskEnv,
+		Node: n.file.Node, Slots: n.slots(), Memory: n.cfg.memory(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs, Env: n.cfg.TaskEnv,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err != nil {

@@ -253,7 +253,7 @@ func (n *Server) settleAddress(listen string) error {
 	if _, port, _ := net.SplitHostPort(listen); port == "0" {
 		f.Listen = bound
 	}
-	f.Name, f.Zone, f.Slots = n.cfg.Name, n.cfg.Zone, n.cfg.Slots
+	f.Name, f.Zone, f.Slots, f.Memory = n.cfg.Name, n.cfg.Zone, n.cfg.Slots, n.cfg.Memory
 	n.file = &f
 	return f.write(n.cfg)
 }

@@ -53,7 +53,9 @@ type Effects struct {
 // job's shard, as far as this worker knows; that may change at any time.
 type Core struct {
 	node    banyan.NodeID
-	slots   []*attempt // what runs, by slot
+	offer   banyan.Resources // to all controllers together
+	slots   []*attempt       // what runs; one that occupies several slots has the number of one
+	taken   banyan.Resources // by what runs
 	shardOf func(partition []byte) banyan.ShardID
 	view    map[banyan.ShardID]banyan.NodeID // as last told
 	leaders map[banyan.ShardID]banyan.NodeID // view, and what starts have taught since
@@ -73,12 +75,13 @@ type Core struct {
 }
 
 type attempt struct {
-	key   Key
-	shard banyan.ShardID
-	from  banyan.NodeID // whose present stream brought it; 0: that stream is gone
-	msg   *peerv1.Attempt
-	job   *peerv1.JobHeader
-	since int64 // it has waited or run since
+	key    Key
+	demand banyan.Resources
+	shard  banyan.ShardID
+	from   banyan.NodeID // whose present stream brought it; 0: that stream is gone
+	msg    *peerv1.Attempt
+	job    *peerv1.JobHeader
+	since  int64 // it has waited or run since
 
 	slot    int // from 1; 0: it does not run
 	suspect bool
@@ -103,13 +106,25 @@ type controller struct {
 	extra    int              // hellos to repeat soon: the first may come before it knows that it leads
 	leads    []banyan.ShardID // of the hello before
 	jobs     map[banyan.JobID]*peerv1.JobHeader
-	demand   int
+	demand   []demand
 	rejected []Key
-	credit   int
-	told     *peerv1.WorkerMessage // the last message's credit and draining; nil: none yet
+	credit   banyan.Resources
+	told     *told // by the last message; nil: none yet
 
 	ahead      *peerv1.ThenFiles // came ahead of the start they belong to
 	aheadBytes int
+}
+
+// demand is a number of attempts that a controller could give away, all alike.
+type demand struct {
+	each     banyan.Resources
+	attempts int
+}
+
+// told is what a controller was told of this worker's room.
+type told struct {
+	credit   banyan.Resources
+	draining bool
 }
 
 const (
@@ -124,9 +139,9 @@ const (
 )
 
 // NewCore makes a worker that holds nothing.
-func NewCore(node banyan.NodeID, slots int, shardOf func([]byte) banyan.ShardID) *Core {
+func NewCore(node banyan.NodeID, offer banyan.Resources, shardOf func([]byte) banyan.ShardID) *Core {
 	return &Core{
-		node: node, slots: make([]*attempt, slots), shardOf: shardOf,
+		node: node, offer: offer, slots: make([]*attempt, offer.Slots), shardOf: shardOf,
 		leaders:  map[banyan.ShardID]banyan.NodeID{},
 		learned:  map[banyan.ShardID]int64{},
 		attempts: map[Key]*attempt{},
@@ -224,7 +239,7 @@ func (c *Core) Receive(now int64, node banyan.NodeID, m *peerv1.ControllerMessag
 	if from == nil {
 		return nil
 	}
-	from.demand = int(m.GetDemand())
+	from.demand = demandsOf(m.GetDemand())
 	if m.GetSayHello() {
 		from.hello = true
 		c.unsent(node) // it may not have led yet when they came
@@ -309,7 +324,7 @@ func (c *Core) accept(now int64, from *controller, s *peerv1.Attempt) error {
 		from.rejected = append(from.rejected, k)
 		return nil
 	}
-	a := &attempt{key: k, shard: c.shardOf([]byte(k.Job)), from: from.node, msg: s, job: job, since: now, suspect: s.GetSuspect()}
+	a := &attempt{key: k, demand: jobs.Demand(job.GetSpec()), shard: c.shardOf([]byte(k.Job)), from: from.node, msg: s, job: job, since: now, suspect: s.GetSuspect()}
 	if c.leaders[a.shard] != from.node {
 		c.leaders[a.shard], c.learned[a.shard] = from.node, now
 		c.greet()
@@ -370,6 +385,7 @@ func (c *Core) Finish(now int64, k Key, result *banyanv1.TaskResult) {
 		return
 	}
 	c.slots[a.slot-1], a.slot = nil, 0
+	c.taken = c.taken.Minus(a.demand)
 	if !a.killed {
 		c.pace.ended(now, now-a.since)
 	}
@@ -448,12 +464,13 @@ func (c *Core) Calm(now int64) bool {
 		!slices.ContainsFunc(c.controllers, func(x *controller) bool { return x.extra > 0 })
 }
 
-// fill starts what fits into free slots.
+// fill starts what fits into free slots. One that needs more than is free now
+// keeps those behind it waiting: they would take each slot as it becomes free.
 func (c *Core) fill(now int64) {
 	c.turn()
 	for i := 0; i < len(c.waiting) && !c.stopped; {
 		slot := slices.Index(c.slots, nil)
-		if slot < 0 || c.running() >= c.most() {
+		if slot < 0 || c.taken.Slots >= c.most() {
 			break
 		}
 		a := c.waiting[i]
@@ -461,8 +478,12 @@ func (c *Core) fill(now int64) {
 			i++
 			continue
 		}
+		if room := (banyan.Resources{Slots: c.most(), Memory: c.offer.Memory}); !a.demand.FitsIn(room.Minus(c.taken)) && c.taken.Slots > 0 {
+			break
+		}
 		c.unqueue(a)
 		c.slots[slot] = a
+		c.taken = c.taken.Plus(a.demand)
 		a.slot, a.since = slot+1, now
 		c.pace.moved = now
 		c.effects.Start = append(c.effects.Start, Start{Key: a.key, Slot: a.slot, Attempt: a.msg, Job: a.job})

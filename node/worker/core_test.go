@@ -17,10 +17,10 @@ import (
 // which is its shard (a is 1, b is 2 …); an attempt is job/task#attempt. After
 // each command come the effects and every message that is due. The commands:
 //
-//	new slots=2
+//	new slots=2 [memory=8]
 //	lead a=1 b=2           who leads which shard
 //	connect N, disconnect N
-//	recv N [demand=D] [say-hello]  lines: job NAME tasks=T [per-node=P], start K… [suspect], begin K…, stop K…, recorded K…, unknown K…
+//	recv N [demand=D] [say-hello]  lines: job NAME tasks=T [per-node=P] [needs=S+M], start K… [suspect], begin K…, stop K…, recorded K…, unknown K…
 //	finish K… took=MS      the attempts ended by themselves, one after another
 //	handback K             it was killed because the worker stops
 //	scarce K               it could not begin for want of something
@@ -32,7 +32,7 @@ func TestCore(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		var s script
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			return s.run(d)
+			return s.run(t, d)
 		})
 	})
 }
@@ -42,13 +42,15 @@ type script struct {
 	now  int64
 }
 
-func (s *script) run(d *datadriven.TestData) string {
+func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	var b strings.Builder
 	quiet := d.HasArg("quiet")
 	switch d.Cmd {
 	case "new":
-		slots, _ := strconv.Atoi(d.CmdArgs[0].Vals[0])
-		s.core, s.now = NewCore(9, slots, func(p []byte) banyan.ShardID { return banyan.ShardID(p[0] - 'a' + 1) }), 0
+		offer := banyan.Resources{}
+		d.ScanArgs(t, "slots", &offer.Slots)
+		d.MaybeScanArgs(t, "memory", &offer.Memory)
+		s.core, s.now = NewCore(9, offer, func(p []byte) banyan.ShardID { return banyan.ShardID(p[0] - 'a' + 1) }), 0
 	case "lead":
 		view := map[banyan.ShardID]banyan.NodeID{}
 		for _, a := range d.CmdArgs {
@@ -129,7 +131,7 @@ func (s *script) messages(b *strings.Builder) {
 		if m == nil {
 			continue
 		}
-		fmt.Fprintf(b, "to n%d: credit=%d", x.node, m.Credit)
+		fmt.Fprintf(b, "to n%d: credit=%s", x.node, amount(m.Credit))
 		if m.Hello != nil {
 			fmt.Fprintf(b, " hello%s of shards %d", keys(m.Hello.Running), m.Hello.Leads)
 		}
@@ -164,13 +166,32 @@ func (s *script) messages(b *strings.Builder) {
 	}
 }
 
+// amount shows resources: slots, and memory if there is any, as in 3+8.
+func amount(r *banyanv1.Resources) string {
+	if r.GetMemory() == 0 {
+		return fmt.Sprint(r.GetSlots())
+	}
+	return fmt.Sprintf("%d+%d", r.GetSlots(), r.GetMemory())
+}
+
+// resources reads what amount shows.
+func resources(text string) *banyanv1.Resources {
+	slots, memory, _ := strings.Cut(text, "+")
+	s, _ := strconv.Atoi(slots)
+	m, _ := strconv.Atoi(memory)
+	return &banyanv1.Resources{Slots: uint32(s), Memory: uint64(m)}
+}
+
 func parse(d *datadriven.TestData) *peerv1.ControllerMessage {
 	m := &peerv1.ControllerMessage{}
 	for _, a := range d.CmdArgs {
 		switch a.Key {
 		case "demand":
-			n, _ := strconv.Atoi(a.Vals[0])
-			m.Demand = uint32(n)
+			for _, v := range a.Vals { // such as 10, or 2*3+8 for two that need three slots and 8 bytes
+				n, each, _ := strings.Cut(v, "*")
+				attempts, _ := strconv.Atoi(n)
+				m.Demand = append(m.Demand, &peerv1.Demand{Each: resources(each), Attempts: uint32(attempts)})
+			}
 		case "say-hello":
 			m.SayHello = true
 		}
@@ -184,6 +205,8 @@ func parse(d *datadriven.TestData) *peerv1.ControllerMessage {
 				n, _ := strconv.Atoi(v)
 				if name == "tasks" {
 					h.Tasks = uint32(n)
+				} else if name == "needs" {
+					h.Spec.Demand = resources(v)
 				} else {
 					h.Spec.PerNodeMax = uint32(n)
 				}

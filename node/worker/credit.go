@@ -2,8 +2,11 @@ package worker
 
 import (
 	"math/bits"
+	"slices"
 
 	"banyan"
+	peerv1 "banyan/api/banyan/peer/v1"
+	jobs "banyan/core/job"
 )
 
 // ahead is how much work may wait at a worker, in µs of each slot's time: it
@@ -45,52 +48,72 @@ func (p *pace) ahead(now int64, slots int) int {
 // grant divides what this worker can take among the controllers. A credit is a
 // window: it includes what is held already, so that nothing in flight is
 // counted twice. Those with demand come first, the one that holds least before
-// others; what is left is spread, so that a job can begin without asking.
+// others; slots that are left are spread, so that a job can begin without asking.
 func (c *Core) grant() {
-	free := c.most() + c.ahead(c.pace.now)
+	free := banyan.Resources{Slots: c.most() + c.ahead(c.pace.now), Memory: c.offer.Memory}
 	if c.draining || c.stopped || len(c.results) >= banyan.WorkerResultsMax {
-		free = 0
+		free = banyan.Resources{}
 	}
 	for _, x := range c.controllers {
-		x.credit = 0
+		x.credit = banyan.Resources{}
 	}
 	for _, a := range c.slots {
 		if a != nil {
-			free--
+			free = free.Minus(a.demand)
 			c.count(a)
 		}
 	}
 	for _, a := range c.waiting {
-		free--
+		free = free.Minus(a.demand)
 		c.count(a)
 	}
 	if len(c.controllers) == 0 {
 		return
 	}
-	demand := make([]int, len(c.controllers))
-	for i, x := range c.controllers {
-		demand[i] = x.demand
+	free = c.meet(free)
+	for i := 0; free.Slots > 0; i, free.Slots = i+1, free.Slots-1 {
+		c.controllers[i%len(c.controllers)].credit.Slots++
 	}
-	for ; free > 0; free-- {
-		least := -1
+}
+
+// meet grants what the controllers have demand for, and gives what is left.
+func (c *Core) meet(free banyan.Resources) banyan.Resources {
+	left := make([][]demand, len(c.controllers))
+	for i, x := range c.controllers {
+		left[i] = slices.Clone(x.demand)
+	}
+	for free.Slots > 0 {
+		least, kind := -1, 0
 		for i, x := range c.controllers {
-			if demand[i] > 0 && (least < 0 || x.credit < c.controllers[least].credit) {
-				least = i
+			if least >= 0 && x.credit.Slots >= c.controllers[least].credit.Slots {
+				continue
+			}
+			if k := slices.IndexFunc(left[i], func(d demand) bool { return d.attempts > 0 && d.each.FitsIn(free) }); k >= 0 {
+				least, kind = i, k
 			}
 		}
 		if least < 0 {
 			break
 		}
-		demand[least]--
-		c.controllers[least].credit++
+		d, x := &left[least][kind], c.controllers[least]
+		d.attempts--
+		x.credit, free = x.credit.Plus(d.each), free.Minus(d.each)
 	}
-	for i := 0; free > 0; i, free = i+1, free-1 {
-		c.controllers[i%len(c.controllers)].credit++
+	return free
+}
+
+func demandsOf(list []*peerv1.Demand) []demand {
+	var all []demand
+	for _, d := range list[:min(len(list), banyan.DemandKindsMax)] {
+		each := jobs.ResourcesOf(d.GetEach())
+		each.Slots = max(1, each.Slots)
+		all = append(all, demand{each, int(d.GetAttempts())})
 	}
+	return all
 }
 
 func (c *Core) count(a *attempt) {
 	if x := c.owner(a); x != nil {
-		x.credit++
+		x.credit = x.credit.Plus(a.demand)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
+	jobs "banyan/core/job"
 )
 
 // Due says whether there is something to tell a controller. It is not urgent
@@ -16,7 +17,7 @@ func (c *Core) Due(node banyan.NodeID) (due, urgent bool) {
 	if x == nil {
 		return false, false
 	}
-	if x.hello || c.asks(x) || x.told == nil || len(x.rejected) > 0 || int(x.told.Credit) != x.credit || x.told.Draining != c.drains() {
+	if x.hello || c.asks(x) || x.told == nil || len(x.rejected) > 0 || *x.told != (told{x.credit, c.drains()}) {
 		return true, true
 	}
 	for _, a := range c.results {
@@ -34,10 +35,10 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 		return nil
 	}
 	x := c.controller(node)
-	m := &peerv1.WorkerMessage{Credit: uint32(x.credit), Draining: c.drains()}
+	m := &peerv1.WorkerMessage{Credit: jobs.ResourcesProto(x.credit), Draining: c.drains()}
 	if x.hello {
 		x.hello, x.helloAt, x.leads = false, now, c.leadsOf(x)
-		m.Hello = &peerv1.Hello{Node: uint64(c.node), Slots: uint32(len(c.slots)), Protocol: banyan.ProtocolMin} // the same in all protocols so far
+		m.Hello = &peerv1.Hello{Node: uint64(c.node), Offer: jobs.ResourcesProto(c.offer), Protocol: banyan.ProtocolMin} // the same in all protocols so far
 		for _, shard := range x.leads {
 			m.Hello.Leads = append(m.Hello.Leads, uint32(shard))
 		}
@@ -68,7 +69,7 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 		m.Rejected = append(m.Rejected, k.proto())
 	}
 	x.rejected = x.rejected[n:]
-	x.told = &peerv1.WorkerMessage{Credit: m.Credit, Draining: m.Draining}
+	x.told = &told{x.credit, c.drains()}
 	return m
 }
 

@@ -10,6 +10,7 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
+	jobs "banyan/core/job"
 )
 
 // TestRandom throws everything at a core in any order and holds it to what must
@@ -18,7 +19,8 @@ func TestRandom(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		m := &chaos{t: t, seed: seed, r: r, told: map[Key]int{}, killed: map[Key]bool{}, window: map[banyan.NodeID]int{}}
-		m.core = NewCore(9, 1+r.IntN(4), func(p []byte) banyan.ShardID { return banyan.ShardID(p[0]) })
+		m.large = r.IntN(2) == 0
+		m.core = NewCore(9, banyan.Resources{Slots: 1 + r.IntN(4), Memory: r.Int64N(6)}, func(p []byte) banyan.ShardID { return banyan.ShardID(p[0]) })
 		for range 400 {
 			m.step()
 			m.check()
@@ -39,7 +41,10 @@ type chaos struct {
 	told    map[Key]int // finished, rejected
 	killed  map[Key]bool
 	window  map[banyan.NodeID]int
+	large   bool // job b needs more than a slot
 }
+
+var largeDemand = &banyanv1.Resources{Slots: 2, Memory: 2}
 
 func (m *chaos) node() banyan.NodeID { return banyan.NodeID(1 + m.r.IntN(3)) }
 
@@ -66,7 +71,7 @@ func (m *chaos) step() {
 			}
 			slices.SortFunc(ks, func(a, b Key) int { return int(int64(a.Attempt) - int64(b.Attempt)) })
 			k := ks[m.r.IntN(len(ks))].proto()
-			msg := &peerv1.ControllerMessage{Demand: uint32(m.r.IntN(5))}
+			msg := &peerv1.ControllerMessage{Demand: []*peerv1.Demand{{Attempts: uint32(m.r.IntN(5))}}}
 			switch m.r.IntN(3) {
 			case 0:
 				msg.Stop = append(msg.Stop, k)
@@ -88,10 +93,16 @@ func (m *chaos) step() {
 
 // start sends as much as the window allows, and now and then more.
 func (m *chaos) start(n banyan.NodeID) {
-	msg := &peerv1.ControllerMessage{Demand: uint32(m.r.IntN(100))}
+	msg := &peerv1.ControllerMessage{Demand: []*peerv1.Demand{
+		{Attempts: uint32(m.r.IntN(50))}, {Each: largeDemand, Attempts: uint32(m.r.IntN(50))},
+	}}
 	job := []string{"a", "b"}[m.r.IntN(2)]
-	msg.Jobs = []*peerv1.JobHeader{{JobId: job, Tasks: 1000, Spec: &banyanv1.JobSpec{PerNodeMax: uint32(len(job) * m.r.IntN(3))}}}
-	for range m.r.IntN(2 + m.window[n]) {
+	var demand *banyanv1.Resources
+	if job == "b" && m.large {
+		demand = largeDemand
+	}
+	msg.Jobs = []*peerv1.JobHeader{{JobId: job, Tasks: 1000, Spec: &banyanv1.JobSpec{PerNodeMax: uint32(len(job) * m.r.IntN(3)), Demand: demand}}}
+	for range m.r.IntN(2 + m.window[n]/jobs.Demand(msg.Jobs[0].Spec).Slots) {
 		m.next++
 		msg.Start = append(msg.Start, &peerv1.Attempt{Key: Key{banyan.JobID(job), uint32(m.next % 1000), m.next}.proto(), Try: 1})
 	}
@@ -132,7 +143,7 @@ func (m *chaos) send(n banyan.NodeID) *peerv1.WorkerMessage {
 	if msg == nil {
 		return nil
 	}
-	m.window[n] = int(msg.Credit)
+	m.window[n] = int(msg.Credit.GetSlots())
 	for _, f := range msg.Finished {
 		m.told[keyOf(f.Key)]++
 	}
@@ -176,12 +187,23 @@ func (m *chaos) check() {
 	if running := len(m.running); running != held-len(c.waiting) {
 		m.t.Fatalf("seed %d: %d run, the core knows %d", m.seed, running, held-len(c.waiting))
 	}
-	credit := 0
+	var credit, holds, runs banyan.Resources
+	asking := 0 // of those that run, for memory; one alone may ask for more than there is
 	for _, x := range c.controllers {
-		credit += x.credit
+		credit = credit.Plus(x.credit)
 	}
-	if most := max(held, len(c.slots)+c.pace.ahead(c.pace.now, len(c.slots))); credit > most {
-		m.t.Fatalf("seed %d: credit for %d given, there is room for %d", m.seed, credit, most)
+	for _, a := range c.held() {
+		holds = holds.Plus(a.demand)
+		if a.slot > 0 {
+			runs = runs.Plus(a.demand)
+			asking += int(min(a.demand.Memory, 1))
+		}
+	}
+	if most := max(holds.Slots, len(c.slots)+c.pace.ahead(c.pace.now, len(c.slots))); credit.Slots > most || credit.Memory > max(holds.Memory, c.offer.Memory) {
+		m.t.Fatalf("seed %d: credit for %+v given, there is room for %d slots and %d bytes", m.seed, credit, most, c.offer.Memory)
+	}
+	if runs != c.taken || len(m.running) > 1 && runs.Slots > c.offer.Slots || asking > 1 && runs.Memory > c.offer.Memory {
+		m.t.Fatalf("seed %d: what runs occupies %+v, the core counts %+v of %+v", m.seed, runs, c.taken, c.offer)
 	}
 }
 

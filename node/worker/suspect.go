@@ -80,8 +80,8 @@ func (c *Core) begin(k Key) {
 	}
 }
 
-// mayStart says whether an attempt that waits may take a free slot: not the one
-// that is kept for the suspect whose turn it is, and a suspect only that one.
+// mayStart says whether an attempt that waits may take free slots: not those
+// that are kept for the suspect whose turn it is, and a suspect only that one.
 func (c *Core) mayStart(a *attempt) bool {
 	switch {
 	case c.full(a):
@@ -89,7 +89,7 @@ func (c *Core) mayStart(a *attempt) bool {
 	case a.suspect:
 		return c.turns == a && a.begun
 	}
-	return c.turns == nil || c.free() > 1
+	return c.turns == nil || c.free() >= a.demand.Slots+c.turns.demand.Slots
 }
 
 // full says whether as many of a job run here as may.
@@ -105,8 +105,8 @@ func (c *Core) full(a *attempt) bool {
 	return n >= limit
 }
 
-// free counts how many attempts may begin now.
-func (c *Core) free() int { return max(0, c.most()-c.running()) }
+// free counts the slots that attempts may take now.
+func (c *Core) free() int { return max(0, c.most()-c.taken.Slots) }
 
 // asks says whether a controller has yet to be asked to let a suspect begin.
 func (c *Core) asks(x *controller) bool {

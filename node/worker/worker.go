@@ -56,7 +56,8 @@ type Leaders interface {
 // Metrics are required.
 type Config struct {
 	Node    banyan.NodeID
-	Slots   int // attempts at once; 0: it takes none
+	Slots   int   // attempts at once; 0: it takes none
+	Memory  int64 // bytes, for attempts that say how much they need
 	Runner  Runner
 	Blobs   blob.Store
 	Leaders Leaders
@@ -122,7 +123,7 @@ func New(cfg Config) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, env: cfg.Env, began: time.Now(),
 		blobs:   patient{cfg.Blobs, blobPatience},
-		core:    NewCore(cfg.Node, cfg.Slots, cfg.Leaders.ShardOf),
+		core:    NewCore(cfg.Node, banyan.Resources{Slots: cfg.Slots, Memory: cfg.Memory}, cfg.Leaders.ShardOf),
 		streams: map[banyan.NodeID]*stream{},
 		running: map[Key]*running{},
 		lively:  make(chan struct{}, 1),

@@ -72,7 +72,7 @@ func (c *boss) Work(ctx context.Context, s *connect.BidiStream[peerv1.WorkerMess
 		}
 		c.mu.Lock()
 		out := c.take(in, session)
-		for len(c.pending) > 0 && len(c.out) < int(in.Credit) {
+		for len(c.pending) > 0 && len(c.out) < int(in.Credit.GetSlots()) {
 			c.next++
 			k := Key{testJob, c.pending[0], c.next}
 			c.pending, c.out[k] = c.pending[1:], session
@@ -82,7 +82,7 @@ func (c *boss) Work(ctx context.Context, s *connect.BidiStream[peerv1.WorkerMess
 			out.Stop = append(out.Stop, k.proto())
 		}
 		c.stop = nil
-		out.Demand = uint32(len(c.pending))
+		out.Demand = []*peerv1.Demand{{Attempts: uint32(len(c.pending))}}
 		if !known && len(out.Start) > 0 {
 			out.Jobs, known = []*peerv1.JobHeader{c.header}, true
 		}

@@ -387,6 +387,7 @@ type JobSpec struct {
 	KeepMs         int64                  `protobuf:"varint,40,opt,name=keep_ms,json=keepMs,proto3" json:"keep_ms,omitempty"`                           // after its end, in the place of what holds for the cluster; 0: as the cluster says, -1: for ever
 	KeepNewest     uint32                 `protobuf:"varint,41,opt,name=keep_newest,json=keepNewest,proto3" json:"keep_newest,omitempty"`               // it goes once so many newer jobs of its name (or command) have ended; 0: not so
 	OutputBytesMax int64                  `protobuf:"varint,20,opt,name=output_bytes_max,json=outputBytesMax,proto3" json:"output_bytes_max,omitempty"` // of a task's two outputs together; 0: the default (OutputBytesDefault)
+	Demand         *Resources             `protobuf:"bytes,21,opt,name=demand,proto3" json:"demand,omitempty"`                                          // of each attempt; absent: one slot
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -526,6 +527,66 @@ func (x *JobSpec) GetOutputBytesMax() int64 {
 	return 0
 }
 
+func (x *JobSpec) GetDemand() *Resources {
+	if x != nil {
+		return x.Demand
+	}
+	return nil
+}
+
+// Resources is what an attempt occupies, or what a node offers.
+type Resources struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slots         uint32                 `protobuf:"varint,1,opt,name=slots,proto3" json:"slots,omitempty"`   // as a demand 0 means 1
+	Memory        uint64                 `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"` // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resources) Reset() {
+	*x = Resources{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resources) ProtoMessage() {}
+
+func (x *Resources) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resources.ProtoReflect.Descriptor instead.
+func (*Resources) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Resources) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *Resources) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
 type SubmitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -539,7 +600,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +612,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[5]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +625,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{5}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SubmitRequest) GetJobId() string {
@@ -618,7 +679,7 @@ type FeedRequest struct {
 
 func (x *FeedRequest) Reset() {
 	*x = FeedRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +691,7 @@ func (x *FeedRequest) String() string {
 func (*FeedRequest) ProtoMessage() {}
 
 func (x *FeedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[6]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +704,7 @@ func (x *FeedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
 func (*FeedRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{6}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FeedRequest) GetJobId() string {
@@ -692,7 +753,7 @@ type FeedResponse struct {
 
 func (x *FeedResponse) Reset() {
 	*x = FeedResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +765,7 @@ func (x *FeedResponse) String() string {
 func (*FeedResponse) ProtoMessage() {}
 
 func (x *FeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[7]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +778,7 @@ func (x *FeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedResponse.ProtoReflect.Descriptor instead.
 func (*FeedResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{7}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FeedResponse) GetTasks() uint32 {
@@ -751,7 +812,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +824,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[8]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +837,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{8}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubmitResponse) GetJobId() string {
@@ -805,14 +866,15 @@ type Progress struct {
 	RatePerS      float64                `protobuf:"fixed64,8,opt,name=rate_per_s,json=ratePerS,proto3" json:"rate_per_s,omitempty"` // tasks recorded per second, over the last few seconds
 	Nodes         []*NodeProgress        `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	ThenRunning   bool                   `protobuf:"varint,10,opt,name=then_running,json=thenRunning,proto3" json:"then_running,omitempty"`
-	Open          bool                   `protobuf:"varint,11,opt,name=open,proto3" json:"open,omitempty"` // more tasks may come
+	Open          bool                   `protobuf:"varint,11,opt,name=open,proto3" json:"open,omitempty"`                         // more tasks may come
+	TooLarge      bool                   `protobuf:"varint,15,opt,name=too_large,json=tooLarge,proto3" json:"too_large,omitempty"` // no node that takes work now offers as much as one of its tasks needs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +886,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[9]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +899,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{9}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetTasks() uint32 {
@@ -917,6 +979,13 @@ func (x *Progress) GetOpen() bool {
 	return false
 }
 
+func (x *Progress) GetTooLarge() bool {
+	if x != nil {
+		return x.TooLarge
+	}
+	return false
+}
+
 type NodeProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -931,7 +1000,7 @@ type NodeProgress struct {
 
 func (x *NodeProgress) Reset() {
 	*x = NodeProgress{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1012,7 @@ func (x *NodeProgress) String() string {
 func (*NodeProgress) ProtoMessage() {}
 
 func (x *NodeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[10]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1025,7 @@ func (x *NodeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProgress.ProtoReflect.Descriptor instead.
 func (*NodeProgress) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{10}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeProgress) GetNode() uint64 {
@@ -1024,7 +1093,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1105,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[11]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1118,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{11}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Job) GetId() string {
@@ -1169,7 +1238,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1250,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[12]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1263,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{12}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Output) GetBytes() int64 {
@@ -1255,7 +1324,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1336,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[13]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1349,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{13}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TaskResult) GetTask() uint32 {
@@ -1432,7 +1501,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1513,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[14]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1526,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{14}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -1476,7 +1545,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1557,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[15]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1570,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{15}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1521,7 +1590,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1602,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[16]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1615,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{16}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListJobsRequest) GetLimit() uint32 {
@@ -1573,7 +1642,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1654,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[17]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1667,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{17}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1628,7 +1697,7 @@ type TasksRequest struct {
 
 func (x *TasksRequest) Reset() {
 	*x = TasksRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1709,7 @@ func (x *TasksRequest) String() string {
 func (*TasksRequest) ProtoMessage() {}
 
 func (x *TasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[18]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1722,7 @@ func (x *TasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksRequest.ProtoReflect.Descriptor instead.
 func (*TasksRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{18}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TasksRequest) GetJobId() string {
@@ -1702,7 +1771,7 @@ type TasksResponse struct {
 
 func (x *TasksResponse) Reset() {
 	*x = TasksResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1783,7 @@ func (x *TasksResponse) String() string {
 func (*TasksResponse) ProtoMessage() {}
 
 func (x *TasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1796,7 @@ func (x *TasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksResponse.ProtoReflect.Descriptor instead.
 func (*TasksResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TasksResponse) GetResults() []*TaskResult {
@@ -1761,7 +1830,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1842,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1855,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FollowRequest) GetJobId() string {
@@ -1816,7 +1885,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1897,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1910,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowResponse) GetResults() []*TaskResult {
@@ -1893,7 +1962,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +1974,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +1987,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogsRequest) GetJobId() string {
@@ -1978,7 +2047,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2059,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2072,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -2064,7 +2133,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2145,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2158,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HoldRequest) GetJobId() string {
@@ -2108,7 +2177,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2189,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2202,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HoldResponse) GetJob() *Job {
@@ -2153,7 +2222,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2234,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2247,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResumeRequest) GetJobId() string {
@@ -2204,7 +2273,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2285,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2298,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResumeResponse) GetJob() *Job {
@@ -2248,7 +2317,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2329,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2342,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelRequest) GetJobId() string {
@@ -2292,7 +2361,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2373,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2386,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelResponse) GetJob() *Job {
@@ -2337,7 +2406,7 @@ type RemoveJobRequest struct {
 
 func (x *RemoveJobRequest) Reset() {
 	*x = RemoveJobRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2418,7 @@ func (x *RemoveJobRequest) String() string {
 func (*RemoveJobRequest) ProtoMessage() {}
 
 func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2431,7 @@ func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveJobRequest.ProtoReflect.Descriptor instead.
 func (*RemoveJobRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{30}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveJobRequest) GetJobId() string {
@@ -2388,7 +2457,7 @@ type RemoveJobResponse struct {
 
 func (x *RemoveJobResponse) Reset() {
 	*x = RemoveJobResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2469,7 @@ func (x *RemoveJobResponse) String() string {
 func (*RemoveJobResponse) ProtoMessage() {}
 
 func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2482,7 @@ func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveJobResponse.ProtoReflect.Descriptor instead.
 func (*RemoveJobResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{31}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveJobResponse) GetJob() *Job {
@@ -2441,7 +2510,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\bFileList\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\rR\x05files\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06chunks\x18\x03 \x03(\fR\x06chunks\"\xf7\x03\n" +
+	"\x06chunks\x18\x03 \x03(\fR\x06chunks\"\xa5\x04\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\acommand\x18\x02 \x01(\v2\x12.banyan.v1.CommandR\acommand\x12&\n" +
@@ -2461,7 +2530,11 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\akeep_ms\x18( \x01(\x03R\x06keepMs\x12\x1f\n" +
 	"\vkeep_newest\x18) \x01(\rR\n" +
 	"keepNewest\x12(\n" +
-	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMaxJ\x04\b\x04\x10\x05\"\xa2\x01\n" +
+	"\x10output_bytes_max\x18\x14 \x01(\x03R\x0eoutputBytesMax\x12,\n" +
+	"\x06demand\x18\x15 \x01(\v2\x14.banyan.v1.ResourcesR\x06demandJ\x04\b\x04\x10\x05\"9\n" +
+	"\tResources\x12\x14\n" +
+	"\x05slots\x18\x01 \x01(\rR\x05slots\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\x04R\x06memory\"\xa2\x01\n" +
 	"\rSubmitRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12(\n" +
@@ -2480,7 +2553,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x04open\x18\x03 \x01(\bR\x04open\"=\n" +
 	"\x0eSubmitResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x14\n" +
-	"\x05tasks\x18\x02 \x01(\rR\x05tasks\"\xc4\x02\n" +
+	"\x05tasks\x18\x02 \x01(\rR\x05tasks\"\xe1\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05tasks\x18\x01 \x01(\rR\x05tasks\x12\x18\n" +
 	"\apending\x18\x02 \x01(\rR\apending\x12\x18\n" +
@@ -2494,7 +2567,8 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05nodes\x18\t \x03(\v2\x17.banyan.v1.NodeProgressR\x05nodes\x12!\n" +
 	"\fthen_running\x18\n" +
 	" \x01(\bR\vthenRunning\x12\x12\n" +
-	"\x04open\x18\v \x01(\bR\x04open\"\x90\x01\n" +
+	"\x04open\x18\v \x01(\bR\x04open\x12\x1b\n" +
+	"\ttoo_large\x18\x0f \x01(\bR\btooLarge\"\x90\x01\n" +
 	"\fNodeProgress\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2657,7 +2731,7 @@ func file_banyan_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_banyan_v1_jobs_proto_goTypes = []any{
 	(JobState)(0),             // 0: banyan.v1.JobState
 	(TaskState)(0),            // 1: banyan.v1.TaskState
@@ -2666,91 +2740,93 @@ var file_banyan_v1_jobs_proto_goTypes = []any{
 	(*FileRef)(nil),           // 4: banyan.v1.FileRef
 	(*FileList)(nil),          // 5: banyan.v1.FileList
 	(*JobSpec)(nil),           // 6: banyan.v1.JobSpec
-	(*SubmitRequest)(nil),     // 7: banyan.v1.SubmitRequest
-	(*FeedRequest)(nil),       // 8: banyan.v1.FeedRequest
-	(*FeedResponse)(nil),      // 9: banyan.v1.FeedResponse
-	(*SubmitResponse)(nil),    // 10: banyan.v1.SubmitResponse
-	(*Progress)(nil),          // 11: banyan.v1.Progress
-	(*NodeProgress)(nil),      // 12: banyan.v1.NodeProgress
-	(*Job)(nil),               // 13: banyan.v1.Job
-	(*Output)(nil),            // 14: banyan.v1.Output
-	(*TaskResult)(nil),        // 15: banyan.v1.TaskResult
-	(*GetJobRequest)(nil),     // 16: banyan.v1.GetJobRequest
-	(*GetJobResponse)(nil),    // 17: banyan.v1.GetJobResponse
-	(*ListJobsRequest)(nil),   // 18: banyan.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),  // 19: banyan.v1.ListJobsResponse
-	(*TasksRequest)(nil),      // 20: banyan.v1.TasksRequest
-	(*TasksResponse)(nil),     // 21: banyan.v1.TasksResponse
-	(*FollowRequest)(nil),     // 22: banyan.v1.FollowRequest
-	(*FollowResponse)(nil),    // 23: banyan.v1.FollowResponse
-	(*LogsRequest)(nil),       // 24: banyan.v1.LogsRequest
-	(*LogsResponse)(nil),      // 25: banyan.v1.LogsResponse
-	(*HoldRequest)(nil),       // 26: banyan.v1.HoldRequest
-	(*HoldResponse)(nil),      // 27: banyan.v1.HoldResponse
-	(*ResumeRequest)(nil),     // 28: banyan.v1.ResumeRequest
-	(*ResumeResponse)(nil),    // 29: banyan.v1.ResumeResponse
-	(*CancelRequest)(nil),     // 30: banyan.v1.CancelRequest
-	(*CancelResponse)(nil),    // 31: banyan.v1.CancelResponse
-	(*RemoveJobRequest)(nil),  // 32: banyan.v1.RemoveJobRequest
-	(*RemoveJobResponse)(nil), // 33: banyan.v1.RemoveJobResponse
+	(*Resources)(nil),         // 7: banyan.v1.Resources
+	(*SubmitRequest)(nil),     // 8: banyan.v1.SubmitRequest
+	(*FeedRequest)(nil),       // 9: banyan.v1.FeedRequest
+	(*FeedResponse)(nil),      // 10: banyan.v1.FeedResponse
+	(*SubmitResponse)(nil),    // 11: banyan.v1.SubmitResponse
+	(*Progress)(nil),          // 12: banyan.v1.Progress
+	(*NodeProgress)(nil),      // 13: banyan.v1.NodeProgress
+	(*Job)(nil),               // 14: banyan.v1.Job
+	(*Output)(nil),            // 15: banyan.v1.Output
+	(*TaskResult)(nil),        // 16: banyan.v1.TaskResult
+	(*GetJobRequest)(nil),     // 17: banyan.v1.GetJobRequest
+	(*GetJobResponse)(nil),    // 18: banyan.v1.GetJobResponse
+	(*ListJobsRequest)(nil),   // 19: banyan.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),  // 20: banyan.v1.ListJobsResponse
+	(*TasksRequest)(nil),      // 21: banyan.v1.TasksRequest
+	(*TasksResponse)(nil),     // 22: banyan.v1.TasksResponse
+	(*FollowRequest)(nil),     // 23: banyan.v1.FollowRequest
+	(*FollowResponse)(nil),    // 24: banyan.v1.FollowResponse
+	(*LogsRequest)(nil),       // 25: banyan.v1.LogsRequest
+	(*LogsResponse)(nil),      // 26: banyan.v1.LogsResponse
+	(*HoldRequest)(nil),       // 27: banyan.v1.HoldRequest
+	(*HoldResponse)(nil),      // 28: banyan.v1.HoldResponse
+	(*ResumeRequest)(nil),     // 29: banyan.v1.ResumeRequest
+	(*ResumeResponse)(nil),    // 30: banyan.v1.ResumeResponse
+	(*CancelRequest)(nil),     // 31: banyan.v1.CancelRequest
+	(*CancelResponse)(nil),    // 32: banyan.v1.CancelResponse
+	(*RemoveJobRequest)(nil),  // 33: banyan.v1.RemoveJobRequest
+	(*RemoveJobResponse)(nil), // 34: banyan.v1.RemoveJobResponse
 }
 var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	3,  // 0: banyan.v1.JobSpec.command:type_name -> banyan.v1.Command
 	3,  // 1: banyan.v1.JobSpec.then:type_name -> banyan.v1.Command
 	4,  // 2: banyan.v1.JobSpec.send:type_name -> banyan.v1.FileRef
-	6,  // 3: banyan.v1.SubmitRequest.spec:type_name -> banyan.v1.JobSpec
-	2,  // 4: banyan.v1.SubmitRequest.inputs:type_name -> banyan.v1.Input
-	2,  // 5: banyan.v1.FeedRequest.inputs:type_name -> banyan.v1.Input
-	12, // 6: banyan.v1.Progress.nodes:type_name -> banyan.v1.NodeProgress
-	6,  // 7: banyan.v1.Job.spec:type_name -> banyan.v1.JobSpec
-	0,  // 8: banyan.v1.Job.state:type_name -> banyan.v1.JobState
-	11, // 9: banyan.v1.Job.progress:type_name -> banyan.v1.Progress
-	15, // 10: banyan.v1.Job.then_result:type_name -> banyan.v1.TaskResult
-	1,  // 11: banyan.v1.TaskResult.state:type_name -> banyan.v1.TaskState
-	14, // 12: banyan.v1.TaskResult.stdout:type_name -> banyan.v1.Output
-	14, // 13: banyan.v1.TaskResult.stderr:type_name -> banyan.v1.Output
-	4,  // 14: banyan.v1.TaskResult.returned:type_name -> banyan.v1.FileRef
-	2,  // 15: banyan.v1.TaskResult.input:type_name -> banyan.v1.Input
-	5,  // 16: banyan.v1.TaskResult.returned_list:type_name -> banyan.v1.FileList
-	13, // 17: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
-	13, // 18: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
-	15, // 19: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
-	15, // 20: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
-	11, // 21: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
-	0,  // 22: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
-	15, // 23: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
-	15, // 24: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
-	13, // 25: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
-	13, // 26: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
-	13, // 27: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
-	13, // 28: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
-	7,  // 29: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
-	8,  // 30: banyan.v1.Jobs.Feed:input_type -> banyan.v1.FeedRequest
-	16, // 31: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
-	18, // 32: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
-	20, // 33: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
-	22, // 34: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
-	24, // 35: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
-	26, // 36: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
-	28, // 37: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
-	30, // 38: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
-	32, // 39: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
-	10, // 40: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
-	9,  // 41: banyan.v1.Jobs.Feed:output_type -> banyan.v1.FeedResponse
-	17, // 42: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
-	19, // 43: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
-	21, // 44: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
-	23, // 45: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
-	25, // 46: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
-	27, // 47: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
-	29, // 48: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
-	31, // 49: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
-	33, // 50: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
-	40, // [40:51] is the sub-list for method output_type
-	29, // [29:40] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	7,  // 3: banyan.v1.JobSpec.demand:type_name -> banyan.v1.Resources
+	6,  // 4: banyan.v1.SubmitRequest.spec:type_name -> banyan.v1.JobSpec
+	2,  // 5: banyan.v1.SubmitRequest.inputs:type_name -> banyan.v1.Input
+	2,  // 6: banyan.v1.FeedRequest.inputs:type_name -> banyan.v1.Input
+	13, // 7: banyan.v1.Progress.nodes:type_name -> banyan.v1.NodeProgress
+	6,  // 8: banyan.v1.Job.spec:type_name -> banyan.v1.JobSpec
+	0,  // 9: banyan.v1.Job.state:type_name -> banyan.v1.JobState
+	12, // 10: banyan.v1.Job.progress:type_name -> banyan.v1.Progress
+	16, // 11: banyan.v1.Job.then_result:type_name -> banyan.v1.TaskResult
+	1,  // 12: banyan.v1.TaskResult.state:type_name -> banyan.v1.TaskState
+	15, // 13: banyan.v1.TaskResult.stdout:type_name -> banyan.v1.Output
+	15, // 14: banyan.v1.TaskResult.stderr:type_name -> banyan.v1.Output
+	4,  // 15: banyan.v1.TaskResult.returned:type_name -> banyan.v1.FileRef
+	2,  // 16: banyan.v1.TaskResult.input:type_name -> banyan.v1.Input
+	5,  // 17: banyan.v1.TaskResult.returned_list:type_name -> banyan.v1.FileList
+	14, // 18: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
+	14, // 19: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
+	16, // 20: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
+	16, // 21: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
+	12, // 22: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
+	0,  // 23: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
+	16, // 24: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
+	16, // 25: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
+	14, // 26: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
+	14, // 27: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
+	14, // 28: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
+	14, // 29: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
+	8,  // 30: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
+	9,  // 31: banyan.v1.Jobs.Feed:input_type -> banyan.v1.FeedRequest
+	17, // 32: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
+	19, // 33: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
+	21, // 34: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
+	23, // 35: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
+	25, // 36: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
+	27, // 37: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
+	29, // 38: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
+	31, // 39: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
+	33, // 40: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
+	11, // 41: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
+	10, // 42: banyan.v1.Jobs.Feed:output_type -> banyan.v1.FeedResponse
+	18, // 43: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
+	20, // 44: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
+	22, // 45: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
+	24, // 46: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
+	26, // 47: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
+	28, // 48: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
+	30, // 49: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
+	32, // 50: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
+	34, // 51: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
+	41, // [41:52] is the sub-list for method output_type
+	30, // [30:41] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_jobs_proto_init() }
@@ -2764,7 +2840,7 @@ func file_banyan_v1_jobs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_jobs_proto_rawDesc), len(file_banyan_v1_jobs_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1804,8 +1804,8 @@ func (x *Attempt) GetSuspect() bool {
 
 type WorkerMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`    // first message; again when shards move to this controller
-	Credit        uint32                 `protobuf:"varint,2,opt,name=credit,proto3" json:"credit,omitempty"` // a window: how many attempts this worker will hold of this controller, those it has included
+	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`   // first message; again when shards move to this controller
+	Credit        *v1.Resources          `protobuf:"bytes,2,opt,name=credit,proto3" json:"credit,omitempty"` // a window: how much this worker will hold of this controller, what it holds included
 	Finished      []*Finished            `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty"`
 	Rejected      []*AttemptKey          `protobuf:"bytes,4,rep,name=rejected,proto3" json:"rejected,omitempty"` // handed back without a result: not started, or killed because this worker stops
 	Draining      bool                   `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"`
@@ -1851,11 +1851,11 @@ func (x *WorkerMessage) GetHello() *Hello {
 	return nil
 }
 
-func (x *WorkerMessage) GetCredit() uint32 {
+func (x *WorkerMessage) GetCredit() *v1.Resources {
 	if x != nil {
 		return x.Credit
 	}
-	return 0
+	return nil
 }
 
 func (x *WorkerMessage) GetFinished() []*Finished {
@@ -1889,7 +1889,7 @@ func (x *WorkerMessage) GetBegins() []*AttemptKey {
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
-	Slots         uint32                 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	Offer         *v1.Resources          `protobuf:"bytes,2,opt,name=offer,proto3" json:"offer,omitempty"`     // to all controllers together
 	Running       []*AttemptKey          `protobuf:"bytes,3,rep,name=running,proto3" json:"running,omitempty"` // of the shards that this controller node leads, all it holds
 	Protocol      uint32                 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Leads         []uint32               `protobuf:"varint,5,rep,packed,name=leads,proto3" json:"leads,omitempty"` // shards that the worker believes this controller node leads; of their jobs, running is complete
@@ -1935,11 +1935,11 @@ func (x *Hello) GetNode() uint64 {
 	return 0
 }
 
-func (x *Hello) GetSlots() uint32 {
+func (x *Hello) GetOffer() *v1.Resources {
 	if x != nil {
-		return x.Slots
+		return x.Offer
 	}
-	return 0
+	return nil
 }
 
 func (x *Hello) GetRunning() []*AttemptKey {
@@ -2028,7 +2028,7 @@ type ControllerMessage struct {
 	Stop          []*AttemptKey          `protobuf:"bytes,2,rep,name=stop,proto3" json:"stop,omitempty"`                                 // cancel: kill, and report it canceled
 	Recorded      []*AttemptKey          `protobuf:"bytes,3,rep,name=recorded,proto3" json:"recorded,omitempty"`                         // results now durable; the worker may forget them
 	Jobs          []*JobHeader           `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty"`                                 // specs of the jobs that start refers to, sent once per stream
-	Demand        uint32                 `protobuf:"varint,5,opt,name=demand,proto3" json:"demand,omitempty"`                            // attempts waiting for credit, over all jobs here
+	Demand        []*Demand              `protobuf:"bytes,5,rep,name=demand,proto3" json:"demand,omitempty"`                             // attempts waiting for credit, over all jobs here
 	Unknown       []*AttemptKey          `protobuf:"bytes,6,rep,name=unknown,proto3" json:"unknown,omitempty"`                           // claimed, but of no job here that wants them: kill and forget
 	SayHello      bool                   `protobuf:"varint,7,opt,name=say_hello,json=sayHello,proto3" json:"say_hello,omitempty"`        // this node has taken shards over: send a Hello again, now
 	Begin         []*AttemptKey          `protobuf:"bytes,16,rep,name=begin,proto3" json:"begin,omitempty"`                              // suspects that may begin: it is durable that they do
@@ -2096,11 +2096,11 @@ func (x *ControllerMessage) GetJobs() []*JobHeader {
 	return nil
 }
 
-func (x *ControllerMessage) GetDemand() uint32 {
+func (x *ControllerMessage) GetDemand() []*Demand {
 	if x != nil {
 		return x.Demand
 	}
-	return 0
+	return nil
 }
 
 func (x *ControllerMessage) GetUnknown() []*AttemptKey {
@@ -2138,6 +2138,59 @@ func (x *ControllerMessage) GetThenFiles() []*ThenFiles {
 	return nil
 }
 
+// Demand is a number of attempts that occupy the same.
+type Demand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Each          *v1.Resources          `protobuf:"bytes,1,opt,name=each,proto3" json:"each,omitempty"`
+	Attempts      uint32                 `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Demand) Reset() {
+	*x = Demand{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Demand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Demand) ProtoMessage() {}
+
+func (x *Demand) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Demand.ProtoReflect.Descriptor instead.
+func (*Demand) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Demand) GetEach() *v1.Resources {
+	if x != nil {
+		return x.Each
+	}
+	return nil
+}
+
+func (x *Demand) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
 type JobHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -2149,7 +2202,7 @@ type JobHeader struct {
 
 func (x *JobHeader) Reset() {
 	*x = JobHeader{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2214,7 @@ func (x *JobHeader) String() string {
 func (*JobHeader) ProtoMessage() {}
 
 func (x *JobHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2227,7 @@ func (x *JobHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobHeader.ProtoReflect.Descriptor instead.
 func (*JobHeader) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JobHeader) GetJobId() string {
@@ -2210,7 +2263,7 @@ type ThenFiles struct {
 
 func (x *ThenFiles) Reset() {
 	*x = ThenFiles{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2275,7 @@ func (x *ThenFiles) String() string {
 func (*ThenFiles) ProtoMessage() {}
 
 func (x *ThenFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2288,7 @@ func (x *ThenFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThenFiles.ProtoReflect.Descriptor instead.
 func (*ThenFiles) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ThenFiles) GetKey() *AttemptKey {
@@ -2271,7 +2324,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2336,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2349,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TailRequest) GetKey() *AttemptKey {
@@ -2338,7 +2391,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2350,7 +2403,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2363,7 +2416,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TailResponse) GetData() []byte {
@@ -2397,7 +2450,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2462,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2475,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Lost) GetKey() *AttemptKey {
@@ -2586,37 +2639,40 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x11inputs_from_tasks\x18\x05 \x03(\v2\x12.banyan.v1.FileRefR\x0finputsFromTasks\x12=\n" +
 	"\x10lists_from_tasks\x18\x06 \x03(\v2\x13.banyan.v1.FileListR\x0elistsFromTasks\x12\x12\n" +
 	"\x04then\x18\x11 \x01(\bR\x04then\x12\x18\n" +
-	"\asuspect\x18\x10 \x01(\bR\asuspect\"\x92\x02\n" +
+	"\asuspect\x18\x10 \x01(\bR\asuspect\"\xa8\x02\n" +
 	"\rWorkerMessage\x12+\n" +
-	"\x05hello\x18\x01 \x01(\v2\x15.banyan.peer.v1.HelloR\x05hello\x12\x16\n" +
-	"\x06credit\x18\x02 \x01(\rR\x06credit\x124\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.banyan.peer.v1.HelloR\x05hello\x12,\n" +
+	"\x06credit\x18\x02 \x01(\v2\x14.banyan.v1.ResourcesR\x06credit\x124\n" +
 	"\bfinished\x18\x03 \x03(\v2\x18.banyan.peer.v1.FinishedR\bfinished\x126\n" +
 	"\brejected\x18\x04 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\brejected\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\bR\bdraining\x122\n" +
-	"\x06begins\x18\x10 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x06begins\"\xc3\x01\n" +
+	"\x06begins\x18\x10 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x06begins\"\xd9\x01\n" +
 	"\x05Hello\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
-	"\x05slots\x18\x02 \x01(\rR\x05slots\x124\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12*\n" +
+	"\x05offer\x18\x02 \x01(\v2\x14.banyan.v1.ResourcesR\x05offer\x124\n" +
 	"\arunning\x18\x03 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\arunning\x12\x1a\n" +
 	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x14\n" +
 	"\x05leads\x18\x05 \x03(\rR\x05leads\x12(\n" +
 	"\x04lost\x18\x10 \x03(\v2\x14.banyan.peer.v1.LostR\x04lost\"g\n" +
 	"\bFinished\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12-\n" +
-	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xd1\x03\n" +
+	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xe9\x03\n" +
 	"\x11ControllerMessage\x12-\n" +
 	"\x05start\x18\x01 \x03(\v2\x17.banyan.peer.v1.AttemptR\x05start\x12.\n" +
 	"\x04stop\x18\x02 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x04stop\x126\n" +
 	"\brecorded\x18\x03 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\brecorded\x12-\n" +
-	"\x04jobs\x18\x04 \x03(\v2\x19.banyan.peer.v1.JobHeaderR\x04jobs\x12\x16\n" +
-	"\x06demand\x18\x05 \x01(\rR\x06demand\x124\n" +
+	"\x04jobs\x18\x04 \x03(\v2\x19.banyan.peer.v1.JobHeaderR\x04jobs\x12.\n" +
+	"\x06demand\x18\x05 \x03(\v2\x16.banyan.peer.v1.DemandR\x06demand\x124\n" +
 	"\aunknown\x18\x06 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\aunknown\x12\x1b\n" +
 	"\tsay_hello\x18\a \x01(\bR\bsayHello\x120\n" +
 	"\x05begin\x18\x10 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x05begin\x12\x1f\n" +
 	"\vforget_jobs\x18\x11 \x01(\bR\n" +
 	"forgetJobs\x128\n" +
 	"\n" +
-	"then_files\x18\b \x03(\v2\x19.banyan.peer.v1.ThenFilesR\tthenFiles\"`\n" +
+	"then_files\x18\b \x03(\v2\x19.banyan.peer.v1.ThenFilesR\tthenFiles\"N\n" +
+	"\x06Demand\x12(\n" +
+	"\x04each\x18\x01 \x01(\v2\x14.banyan.v1.ResourcesR\x04each\x12\x1a\n" +
+	"\battempts\x18\x02 \x01(\rR\battempts\"`\n" +
 	"\tJobHeader\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.banyan.v1.JobSpecR\x04spec\x12\x14\n" +
@@ -2665,7 +2721,7 @@ func file_banyan_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_banyan_peer_v1_peer_proto_rawDescData
 }
 
-var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*CommitRequest)(nil),          // 0: banyan.peer.v1.CommitRequest
 	(*CommitResponse)(nil),         // 1: banyan.peer.v1.CommitResponse
@@ -2697,78 +2753,84 @@ var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*Hello)(nil),                  // 27: banyan.peer.v1.Hello
 	(*Finished)(nil),               // 28: banyan.peer.v1.Finished
 	(*ControllerMessage)(nil),      // 29: banyan.peer.v1.ControllerMessage
-	(*JobHeader)(nil),              // 30: banyan.peer.v1.JobHeader
-	(*ThenFiles)(nil),              // 31: banyan.peer.v1.ThenFiles
-	(*TailRequest)(nil),            // 32: banyan.peer.v1.TailRequest
-	(*TailResponse)(nil),           // 33: banyan.peer.v1.TailResponse
-	(*Lost)(nil),                   // 34: banyan.peer.v1.Lost
-	nil,                            // 35: banyan.peer.v1.ShardInfo.BehindEntry
-	(*v1.Input)(nil),               // 36: banyan.v1.Input
-	(*v1.FileRef)(nil),             // 37: banyan.v1.FileRef
-	(*v1.FileList)(nil),            // 38: banyan.v1.FileList
-	(*v1.TaskResult)(nil),          // 39: banyan.v1.TaskResult
-	(*v1.JobSpec)(nil),             // 40: banyan.v1.JobSpec
+	(*Demand)(nil),                 // 30: banyan.peer.v1.Demand
+	(*JobHeader)(nil),              // 31: banyan.peer.v1.JobHeader
+	(*ThenFiles)(nil),              // 32: banyan.peer.v1.ThenFiles
+	(*TailRequest)(nil),            // 33: banyan.peer.v1.TailRequest
+	(*TailResponse)(nil),           // 34: banyan.peer.v1.TailResponse
+	(*Lost)(nil),                   // 35: banyan.peer.v1.Lost
+	nil,                            // 36: banyan.peer.v1.ShardInfo.BehindEntry
+	(*v1.Input)(nil),               // 37: banyan.v1.Input
+	(*v1.FileRef)(nil),             // 38: banyan.v1.FileRef
+	(*v1.FileList)(nil),            // 39: banyan.v1.FileList
+	(*v1.Resources)(nil),           // 40: banyan.v1.Resources
+	(*v1.TaskResult)(nil),          // 41: banyan.v1.TaskResult
+	(*v1.JobSpec)(nil),             // 42: banyan.v1.JobSpec
 }
 var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: banyan.peer.v1.ReadResponse.rows:type_name -> banyan.peer.v1.Row
 	3,  // 1: banyan.peer.v1.RowEvent.row:type_name -> banyan.peer.v1.Row
 	6,  // 2: banyan.peer.v1.WatchRowsResponse.events:type_name -> banyan.peer.v1.RowEvent
 	17, // 3: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
-	35, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
+	36, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
 	24, // 5: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
-	36, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
-	37, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
-	38, // 8: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
+	37, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
+	38, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
+	39, // 8: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
 	27, // 9: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
-	28, // 10: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
-	24, // 11: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
-	24, // 12: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
-	24, // 13: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
-	34, // 14: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
-	24, // 15: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
-	39, // 16: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
-	25, // 17: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
-	24, // 18: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
-	24, // 19: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
-	30, // 20: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
-	24, // 21: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
-	24, // 22: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
-	31, // 23: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
-	40, // 24: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
-	24, // 25: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
-	37, // 26: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
-	38, // 27: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
-	24, // 28: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
-	24, // 29: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
-	0,  // 30: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
-	2,  // 31: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
-	5,  // 32: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
-	9,  // 33: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
-	11, // 34: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
-	13, // 35: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
-	15, // 36: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
-	18, // 37: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
-	20, // 38: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
-	22, // 39: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
-	26, // 40: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
-	32, // 41: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
-	1,  // 42: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
-	4,  // 43: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
-	7,  // 44: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
-	10, // 45: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
-	12, // 46: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
-	14, // 47: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
-	16, // 48: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
-	19, // 49: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
-	21, // 50: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
-	23, // 51: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
-	29, // 52: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
-	33, // 53: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
-	42, // [42:54] is the sub-list for method output_type
-	30, // [30:42] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	40, // 10: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
+	28, // 11: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
+	24, // 12: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
+	24, // 13: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
+	40, // 14: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
+	24, // 15: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
+	35, // 16: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
+	24, // 17: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
+	41, // 18: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
+	25, // 19: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
+	24, // 20: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
+	24, // 21: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
+	31, // 22: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
+	30, // 23: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
+	24, // 24: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
+	24, // 25: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
+	32, // 26: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
+	40, // 27: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
+	42, // 28: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
+	24, // 29: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
+	38, // 30: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
+	39, // 31: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
+	24, // 32: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
+	24, // 33: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
+	0,  // 34: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
+	2,  // 35: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
+	5,  // 36: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
+	9,  // 37: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
+	11, // 38: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
+	13, // 39: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
+	15, // 40: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
+	18, // 41: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
+	20, // 42: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
+	22, // 43: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
+	26, // 44: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
+	33, // 45: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
+	1,  // 46: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
+	4,  // 47: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
+	7,  // 48: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
+	10, // 49: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
+	12, // 50: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
+	14, // 51: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
+	16, // 52: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
+	19, // 53: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
+	21, // 54: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
+	23, // 55: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
+	29, // 56: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
+	34, // 57: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
+	46, // [46:58] is the sub-list for method output_type
+	34, // [34:46] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_banyan_peer_v1_peer_proto_init() }
@@ -2782,7 +2844,7 @@ func file_banyan_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_peer_v1_peer_proto_rawDesc), len(file_banyan_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
