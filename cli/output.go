@@ -28,7 +28,7 @@ func outputHelp() string {
 	}{
 		{"run, resume (one line per result)", resultJSON{}},
 		{"run --detach", idJSON{}},
-		{"jobs (one line per job), cancel, wait", jobJSON{}},
+		{"jobs (one line per job), cancel, wait, job rm", jobJSON{}},
 		{"job show", jobShowJSON{}},
 		{"logs (one line per piece of output)", logJSON{}},
 		{"nodes (one line per node), drain", nodeJSON{}},
