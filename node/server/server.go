@@ -353,9 +353,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	n.log.Info("stopping", "node", n.file.Node)
 	stopWorkers()
 	_ = workGroup.Wait() // its error, if any, came through failed
-	if err := n.runner.Close(); err != nil {
-		n.log.Warn("working directories not removed; the next start does", "error", err)
-	}
+	n.closeRunner()
 	if !banyan.IsKind(err, banyan.Removed) && !banyan.IsKind(err, banyan.TooNew) { // else nobody listens
 		n.sayGoodbye()
 	}
@@ -366,6 +364,12 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	_ = doorGroup.Wait()
 	stopEngine()
 	return errors.Join(err, engineGroup.Wait())
+}
+
+func (n *Server) closeRunner() {
+	if err := n.runner.Close(); err != nil {
+		n.log.Warn("working directories not removed; the next start does", "error", err)
+	}
 }
 
 // hush ends every connection. The end of the process does so too, but the
