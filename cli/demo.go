@@ -238,7 +238,7 @@ func (d *demo) render(ctx context.Context) error {
 		numbers.groups[0] = append(numbers.groups[0], []string{strconv.Itoa(i + 1)})
 	}
 	var err error
-	if d.job, err = d.app.submit(ctx, d.s, spec, numbers); err != nil {
+	if d.job, err = d.app.submit(ctx, d.s, spec, numbers, false); err != nil {
 		return err
 	}
 	d.say("Job %s: %d frames, one task each.", d.job, d.frames)

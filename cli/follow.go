@@ -14,13 +14,15 @@ import (
 
 // follow says which job to follow and how.
 type follow struct {
-	job  banyan.JobID
-	show showFlags
-	seen bitmap                               // results recorded before: they are not printed, their files are fetched
-	mute bool                                 // results are neither printed nor fetched
-	back asked                                // the files that may come back
-	then bool                                 // the job has a then step: its files come back, not those of the tasks
-	on   func(*banyanv1.FollowResponse) error // told of every message; its error ends the following
+	job      banyan.JobID
+	show     showFlags
+	seen     bitmap                               // results recorded before: they are not printed, their files are fetched
+	streamed bool                                 // the job may have more than banyan.JobTasksMax
+	mute     bool                                 // results are neither printed nor fetched
+	back     asked                                // the files that may come back
+	feed     *feeder                              // gives the job its inputs; nil: it has them
+	then     bool                                 // the job has a then step: its files come back, not those of the tasks
+	on       func(*banyanv1.FollowResponse) error // told of every message; its error ends the following
 }
 
 // follow prints a job's results and progress until it has ended, and gives the
@@ -47,11 +49,24 @@ func (a *app) follow(ctx context.Context, sig *interrupts, s *session, f follow)
 		cancel()
 	}()
 	fw := a.newFollower(s, f)
+	fed := make(chan error, 1)
+	go func() {
+		var err error
+		if f.feed != nil {
+			if err = f.feed.run(ctx); err != nil {
+				cancel()
+			}
+		}
+		fed <- err
+	}()
 	err := fw.run(ctx)
 	cancel()
 	<-done
+	feedErr := <-fed
 	fw.bar.clear()
 	switch {
+	case !held && feedErr != nil && !errors.Is(feedErr, context.Canceled) && !ended(fw.state):
+		return errors.Join(fw.flush(), fw.fail(whole, feedErr))
 	case held && holdErr != nil && !ended(fw.state):
 		return &exit{code: exitInterrupted, err: fmt.Errorf("job %s could not be held: %w: 'banyan cancel%s %s' ends it", f.job, holdErr, s.hint, f.job)}
 	case held && !ended(fw.state):
@@ -81,7 +96,11 @@ func (f *follower) heldExit(ctx context.Context) error {
 	if j, err := f.s.Jobs().Get(ctx, f.job); err == nil && j.GetProgress() != nil {
 		f.progress = j.Progress
 	}
-	fmt.Fprintf(f.app.Err, "banyan: job %s is held, %d of %d tasks done: 'banyan resume%s %s' goes on\n", f.job, f.doneTasks(), f.progress.GetTasks(), f.s.hint, f.job)
+	rest := ""
+	if f.progress.GetOpen() {
+		rest = ", without the inputs that were not read"
+	}
+	fmt.Fprintf(f.app.Err, "banyan: job %s is held, %d of %d tasks done: 'banyan resume%s %s' goes on%s\n", f.job, f.doneTasks(), f.progress.GetTasks(), f.s.hint, f.job, rest)
 	return &exit{code: exitInterrupted}
 }
 
@@ -142,7 +161,7 @@ func (f *follower) run(ctx context.Context) error {
 // take handles one message: results first, then the progress that counts them.
 func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 	for _, r := range m.Results {
-		if r.Task >= banyan.JobTasksMax {
+		if r.Task >= f.tasksMax() {
 			return banyan.Errorf(banyan.Corrupt, "a node told of task %d of job %s: no job has so many: 'banyan status' shows the nodes", r.Task, f.job)
 		}
 		if f.got.has(r.Task) {
@@ -152,6 +171,9 @@ func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 			return err
 		}
 		f.got.set(r.Task)
+		if f.feed != nil {
+			f.feed.forget(r.Task)
+		}
 	}
 	if m.State != banyanv1.JobState_JOB_STATE_UNSPECIFIED {
 		f.state = m.State
@@ -172,6 +194,13 @@ func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 	if err := f.flush(); err != nil {
 		return err
 	}
+	if f.feed != nil {
+		printed := f.got.prefix()
+		if f.keep != nil {
+			printed = f.keep.next
+		}
+		f.feed.progress(f.got.len(), printed)
+	}
 	if f.state == banyanv1.JobState_JOB_STATE_HELD {
 		return errHeld
 	}
@@ -179,6 +208,13 @@ func (f *follower) take(ctx context.Context, m *banyanv1.FollowResponse) error {
 		f.bar.show(m.Progress)
 	}
 	return nil
+}
+
+func (f *follower) tasksMax() uint32 {
+	if f.feed != nil || f.streamed {
+		return banyan.StreamTasksMax
+	}
+	return banyan.JobTasksMax
 }
 
 func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {

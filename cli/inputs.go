@@ -80,18 +80,24 @@ type inputs struct {
 // read reads all sources. It refuses more than banyan.JobTasksMax rows and
 // banyan.JobInputBytesMax bytes before anything is multiplied out.
 func (r reading) read(sources []source) (*inputs, error) {
-	in := &inputs{count: 1}
+	var groups [][][]string
 	for _, s := range sources {
 		values, err := r.values(s)
 		if err != nil {
 			return nil, err
 		}
-		if n := len(in.groups); s.linked && n > 0 {
-			in.groups[n-1] = zip(in.groups[n-1], values)
+		if n := len(groups); s.linked && n > 0 {
+			groups[n-1] = zip(groups[n-1], values)
 		} else {
-			in.groups = append(in.groups, values)
+			groups = append(groups, values)
 		}
 	}
+	return newInputs(groups)
+}
+
+// newInputs makes the product of groups.
+func newInputs(groups [][][]string) (*inputs, error) {
+	in := &inputs{count: 1, groups: groups}
 	total := 0
 	for _, g := range in.groups {
 		in.count *= len(g)
@@ -140,35 +146,44 @@ func zip(a, b [][]string) [][]string {
 // values reads one source into rows of columns.
 func (r reading) values(s source) ([][]string, error) {
 	var rows [][]string
-	add := func(v string) {
-		row := []string{v}
-		if r.columns != nil {
-			row = r.columns.Split(v, -1)
-		}
-		rows = append(rows, row)
-	}
+	add := func(v string) bool { rows = append(rows, r.row(v)); return true }
 	if !s.file {
 		for _, v := range s.values {
 			add(v)
 		}
 		return rows, nil
 	}
-	file := r.stdin
-	name := "standard input"
-	if s.path != "-" {
-		f, err := os.Open(s.path)
-		if err != nil {
-			return nil, banyan.Errorf(banyan.NotFound, "input file %s cannot be read: %w: give -a or '::::' a file that is there", s.path, unwrapPath(err))
-		}
-		defer f.Close()
-		file, name = f, s.path
+	file, name, err := r.open(s)
+	if err != nil {
+		return nil, err
 	}
-	return rows, r.lines(file, name, add)
+	defer file.Close()
+	br := bufio.NewReaderSize(file, banyan.InputBytesMax+1)
+	return rows, r.lines(br, name, banyan.JobTasksMax, add)
 }
 
-// lines calls add for every value of a file.
-func (r reading) lines(file io.Reader, name string, add func(string)) error {
-	br := bufio.NewReaderSize(file, banyan.InputBytesMax+1)
+func (r reading) row(value string) []string {
+	if r.columns != nil {
+		return r.columns.Split(value, -1)
+	}
+	return []string{value}
+}
+
+// open opens a file, or gives standard input, with its name for people.
+func (r reading) open(s source) (file io.ReadCloser, name string, err error) {
+	if s.path == "-" {
+		return io.NopCloser(r.stdin), "standard input", nil
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, "", banyan.Errorf(banyan.NotFound, "input file %s cannot be read: %w: give -a or '::::' a file that is there", s.path, unwrapPath(err))
+	}
+	return f, s.path, nil
+}
+
+// lines calls add for every value of a file, until that gives false. Of at most
+// linesMax lines they hold at most banyan.JobInputBytesMax; 0: without end.
+func (r reading) lines(br *bufio.Reader, name string, linesMax int, add func(string) bool) error {
 	total := 0
 	for n := 1; ; n++ {
 		line, err := br.ReadSlice(r.sep)
@@ -185,14 +200,13 @@ func (r reading) lines(file io.Reader, name string, add func(string)) error {
 		if !last {
 			line = line[:len(line)-1]
 		}
-		if total += len(line); total > banyan.JobInputBytesMax || n > banyan.JobTasksMax {
+		if total += len(line); linesMax > 0 && (total > banyan.JobInputBytesMax || n > linesMax) {
 			return banyan.Errorf(banyan.Exhausted, "%s: too many inputs: a job has at most %d, with %d bytes together: split the job", name, banyan.JobTasksMax, banyan.JobInputBytesMax)
 		}
 		if bytes.IndexByte(line, 0) >= 0 {
 			return banyan.Errorf(banyan.Invalid, "%s: line %d holds a NUL byte, which no argument can: give -0 if the inputs end with NUL", name, n)
 		}
-		add(string(line))
-		if last {
+		if !add(string(line)) || last {
 			return nil
 		}
 	}

@@ -131,7 +131,11 @@ func (a *app) printJob(j *banyanv1.Job, results []*banyanv1.TaskResult, hint str
 	if ended(j.State) {
 		open = fmt.Sprintf("%d not done", p.GetRunning()+p.GetPending())
 	}
-	fmt.Fprintf(w, "Tasks      %d: %d succeeded, %d failed, %s\n", j.Tasks, p.GetSucceeded(), p.GetFailed(), open)
+	sofar := ""
+	if j.Open {
+		sofar = " so far, and more may come"
+	}
+	fmt.Fprintf(w, "Tasks      %d%s: %d succeeded, %d failed, %s\n", j.Tasks, sofar, p.GetSucceeded(), p.GetFailed(), open)
 	fmt.Fprintf(w, "Attempts   %d tried again after a failure, %d repeated for a lost node\n", p.GetRetried(), p.GetRepeated())
 	if p.GetRatePerS() > 0 && !ended(j.State) {
 		fmt.Fprintf(w, "Rate       %.*f/s\n", rateDigits(p.RatePerS), p.RatePerS)

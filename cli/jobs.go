@@ -23,6 +23,8 @@ type jobJSON struct {
 	Shell     bool        `json:"shell"`
 	State     string      `json:"state"`
 	Tasks     uint32      `json:"tasks"`
+	Open      bool        `json:"open"`    // more tasks may come
+	Trimmed   uint32      `json:"trimmed"` // of tasks up to this one only the results of those that failed are kept
 	Pending   uint32      `json:"pending"`
 	Running   uint32      `json:"running"`
 	Succeeded uint32      `json:"succeeded"`
@@ -52,7 +54,7 @@ func newJobJSON(j *banyanv1.Job) jobJSON {
 	p := j.GetProgress()
 	out := jobJSON{
 		ID: j.Id, Name: j.GetSpec().GetName(), Command: banyanv1.Strings(j.GetSpec().GetCommand().GetArgs()), Shell: j.GetSpec().GetCommand().GetShell(),
-		State: jobState(j.State), Tasks: j.Tasks, Pending: p.GetPending(), Running: p.GetRunning(), Succeeded: p.GetSucceeded(),
+		State: jobState(j.State), Tasks: j.Tasks, Open: j.Open, Trimmed: j.Trimmed, Pending: p.GetPending(), Running: p.GetRunning(), Succeeded: p.GetSucceeded(),
 		Failed: p.GetFailed(), Retried: p.GetRetried(), Repeated: p.GetRepeated(), RatePerS: p.GetRatePerS(),
 		SubmitMs: j.SubmitMs, EndMs: j.EndMs, Shard: j.Shard,
 	}

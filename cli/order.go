@@ -100,24 +100,59 @@ func resultBytes(r *banyanv1.TaskResult) int {
 	return 256 + len(r.Stdout.GetInline()) + len(r.Stderr.GetInline())
 }
 
-// bitmap is a set of tasks.
-type bitmap []uint64
+// bitmap is a set of tasks. What it has from the first one on without a gap costs
+// nothing, so that a job without end does not either.
+type bitmap struct {
+	whole uint32 // words of 64 tasks that are full, before words
+	words []uint64
+}
 
 func (b *bitmap) set(i uint32) {
-	for int(i/64) >= len(*b) {
-		*b = append(*b, 0)
+	if i/64 < b.whole {
+		return
 	}
-	(*b)[i/64] |= 1 << (i % 64)
+	at := int(i/64 - b.whole)
+	for at >= len(b.words) {
+		b.words = append(b.words, 0)
+	}
+	b.words[at] |= 1 << (i % 64)
+	for len(b.words) > 0 && b.words[0] == ^uint64(0) {
+		b.words = b.words[1:]
+		b.whole++
+	}
 }
 
-func (b bitmap) has(i uint32) bool {
-	return int(i/64) < len(b) && b[i/64]>>(i%64)&1 == 1
+func (b *bitmap) has(i uint32) bool {
+	if i/64 < b.whole {
+		return true
+	}
+	at := int(i/64 - b.whole)
+	return at < len(b.words) && b.words[at]>>(i%64)&1 == 1
 }
 
-func (b bitmap) len() uint32 {
-	n := 0
-	for _, w := range b {
+func (b *bitmap) len() uint32 {
+	n := int(b.whole) * 64
+	for _, w := range b.words {
 		n += bits.OnesCount64(w)
 	}
 	return uint32(n)
+}
+
+// prefix is the first task that is not in the set.
+func (b *bitmap) prefix() uint32 {
+	if len(b.words) == 0 {
+		return b.whole * 64
+	}
+	return b.whole*64 + uint32(bits.TrailingZeros64(^b.words[0]))
+}
+
+// fill sets all before n.
+func (b *bitmap) fill(n uint32) {
+	if full := n / 64; full > b.whole {
+		b.words = b.words[min(int(full-b.whole), len(b.words)):]
+		b.whole = full
+	}
+	for i := n - n%64; i < n; i++ {
+		b.set(i)
+	}
 }

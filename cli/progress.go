@@ -93,6 +93,9 @@ func (p *plain) through(w io.Writer) io.Writer { return w }
 func figures(m *banyanv1.Progress) []string {
 	done := m.Succeeded + m.Failed
 	f := []string{fmt.Sprintf("%d of %d done", done, m.Tasks), fmt.Sprintf("%d running", m.Running)}
+	if m.Open {
+		f[0] = fmt.Sprintf("%d done of %d so far", done, m.Tasks)
+	}
 	if m.ThenRunning {
 		f[1] = "the --then step is running"
 	}
@@ -104,7 +107,7 @@ func figures(m *banyanv1.Progress) []string {
 	}
 	if m.RatePerS > 0 && done < m.Tasks {
 		f = append(f, fmt.Sprintf("%.*f/s", rateDigits(m.RatePerS), m.RatePerS))
-		if s := float64(m.Tasks-done) / m.RatePerS; s < 100*24*3600 {
+		if s := float64(m.Tasks-done) / m.RatePerS; s < 100*24*3600 && !m.Open {
 			f = append(f, duration(time.Duration(math.Ceil(s))*time.Second)+" left")
 		}
 	}

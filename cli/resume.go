@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -54,27 +55,51 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 	if err != nil {
 		return err
 	}
-	seen, err := recorded(ctx, s, id, retryFailed)
+	seen, err := recorded(ctx, s, j, retryFailed)
 	if err != nil {
 		return err
 	}
-	if _, err := s.Jobs().Resume(ctx, id, retryFailed); err != nil {
-		return err
+	if j.GetOpen() { // who read its inputs is gone, or is told so
+		if _, err := s.Jobs().Feed(ctx, &banyanv1.FeedRequest{JobId: string(id), First: j.Tasks, Close: true}); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Err, "banyan: job %s has the %s that were read, and no more\n", id, count(j.Tasks, "input"))
+		if j, err = s.Jobs().Get(ctx, id); err != nil {
+			return err
+		}
+	}
+	if !j.GetStreamed() || !ended(j.State) || retryFailed { // closing it may have ended it
+		if _, err := s.Jobs().Resume(ctx, id, retryFailed); err != nil {
+			return err
+		}
 	}
 	cancel()
-	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, back: asked{banyanv1.Strings(j.GetSpec().GetReturn()), int(j.GetTasks()), nil}, then: j.GetSpec().GetThen() != nil})
+	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, streamed: j.GetStreamed(), back: asked{banyanv1.Strings(j.GetSpec().GetReturn()), int(j.GetTasks()), nil}, then: j.GetSpec().GetThen() != nil})
 }
 
 // recorded gives the tasks that have a result, without those that are to be
 // tried again.
-func recorded(ctx context.Context, s *session, id banyan.JobID, retryFailed bool) (bitmap, error) {
+func recorded(ctx context.Context, s *session, j *banyanv1.Job, retryFailed bool) (bitmap, error) {
 	var seen bitmap
-	err := s.eachResult(ctx, &banyanv1.TasksRequest{JobId: string(id)}, func(r *banyanv1.TaskResult) error {
+	if !retryFailed {
+		seen.fill(j.Trimmed)
+	}
+	next := uint32(0) // behind the last of those that are trimmed and have a row
+	err := s.eachResult(ctx, &banyanv1.TasksRequest{JobId: j.Id}, func(r *banyanv1.TaskResult) error {
+		if retryFailed && r.Task < j.Trimmed { // of these the failed ones have rows, and those that were tried again
+			for ; next < r.Task; next++ {
+				seen.set(next)
+			}
+			next = r.Task + 1
+		}
 		if r.State == banyanv1.TaskState_TASK_STATE_SUCCEEDED || !retryFailed {
 			seen.set(r.Task)
 		}
 		return nil
 	})
+	for ; retryFailed && next < j.Trimmed; next++ {
+		seen.set(next)
+	}
 	return seen, err
 }
 

@@ -54,6 +54,13 @@ node says, only files that --return names are written (* and ? stand for no dot
 in front; of --then all but hidden ones), below --outdir, also not through links
 out of it, and with no more rights than the umask gives.
 
+Inputs from one file or pipe stream: tasks begin while the rest is read, as in
+'tail -f queue | banyan run …', and there may be any number of them. What is
+read ahead is bounded. Of such a job the results that were printed are removed
+again, some thousands at a time, and those of failed tasks kept; --keep and
+--then keep all, of a million tasks at most. All inputs are read first where
+{##}, {0#} or a template in --send want to know them, and with --detach.
+
 A task is over when its command has ended and none of its processes holds its
 output any more, or 5 s later; what is left running then is killed and named.
 To leave something running have the machine's service manager start it, as with
@@ -62,6 +69,7 @@ To leave something running have the machine's service manager start it, as with
 const runExamples = `  banyan run gzip -9 {} ::: *.log
   banyan run 'convert {1} -resize {2} {1/.}-{2}.png' ::: *.jpg ::: 100 400
   find . -name '*.c' | banyan run -k --tag wc -l
+  tail -f queue | banyan run ./handle {}
   banyan run --send {} --return {.}.mp3 'lame {} {.}.mp3' ::: *.wav
   banyan run --send {} --return {}.part --then 'sort -m *.part > sorted' \
     'sort {} > {}.part' ::: *.txt`
@@ -138,7 +146,7 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	in, err := a.readInputs(f, sources)
+	in, rest, err := a.takeInputs(f, sources, spec)
 	if err != nil {
 		return err
 	}
@@ -158,14 +166,18 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	perNode, err := parseJobs(f.jobs, in.count)
+	tasks := in.count
+	if rest != nil {
+		tasks = banyan.JobTasksMax // or how many it will be
+	}
+	perNode, err := parseJobs(f.jobs, tasks)
 	if err != nil {
 		return err
 	}
 	if f.dryRun {
 		return a.dryRun(spec, in)
 	}
-	return a.submitAndFollow(ctx, f, spec, in, files, perNode)
+	return a.submitAndFollow(ctx, f, spec, in, rest, files, perNode)
 }
 
 // spec builds the job's specification, but for the files sent with it.
@@ -239,8 +251,8 @@ func checkTemplates(f *runFlags, spec *banyanv1.JobSpec, columns int) error {
 	return nil
 }
 
-// readInputs reads all sources of inputs.
-func (a *app) readInputs(f *runFlags, sources []source) (*inputs, error) {
+// reading says how the sources of inputs are read.
+func (a *app) reading(f *runFlags, sources []source) (reading, error) {
 	r := reading{stdin: a.In, sep: '\n'}
 	if f.null {
 		r.sep = 0
@@ -248,16 +260,16 @@ func (a *app) readInputs(f *runFlags, sources []source) (*inputs, error) {
 	if f.colsep != "" {
 		re, err := regexp.Compile(f.colsep)
 		if err != nil {
-			return nil, usage("bad --colsep %q: %v: give a regular expression such as , or '\\t'", f.colsep, err)
+			return r, usage("bad --colsep %q: %v: give a regular expression such as , or '\\t'", f.colsep, err)
 		}
 		r.columns = re
 	}
 	for _, s := range sources {
 		if s.file && s.path == "-" && isTerminal(a.In) && len(f.files) == 0 {
-			return nil, usage("no inputs: give some after ':::', in a file with -a, or on standard input")
+			return r, usage("no inputs: give some after ':::', in a file with -a, or on standard input")
 		}
 	}
-	return r.read(sources)
+	return r, nil
 }
 
 // dryRun prints what would be run, quoted for a shell.
@@ -283,7 +295,7 @@ func (a *app) dryRun(spec *banyanv1.JobSpec, in *inputs) error {
 }
 
 // submitAndFollow opens the cluster, sends files and job, and follows it.
-func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.JobSpec, in *inputs, files []sendFile, perNode parallelism) (err error) {
+func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.JobSpec, in *inputs, rest *streaming, files []sendFile, perNode parallelism) (err error) {
 	ctx, span := obs.Start(ctx, "banyan run")
 	defer func() { span.End(err) }()
 	spec.Traceparent = obs.Traceparent(ctx)
@@ -314,7 +326,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	if err := upload(ctx, s, spec, files, f.send); err != nil {
 		return err
 	}
-	id, err := a.submit(ctx, s, spec, in)
+	id, err := a.submit(ctx, s, spec, in, rest != nil)
 	if err != nil {
 		return err
 	}
@@ -323,7 +335,12 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 		return f.show.printID(a.Out, id)
 	}
 	cancel()
-	err = a.follow(ctx, sig, s, follow{job: id, show: f.show, back: asked{banyanv1.Strings(spec.Return), in.count, in.row}, then: spec.Then != nil})
+	how := follow{job: id, show: f.show, back: asked{banyanv1.Strings(spec.Return), in.count, in.row}, then: spec.Then != nil}
+	if rest != nil {
+		how.feed = newFeeder(s, id, rest, in, f, spec)
+		how.back.row = how.feed.row
+	}
+	err = a.follow(ctx, sig, s, how)
 	failed := (*exit)(nil)
 	if errors.As(err, &failed) || err == nil {
 		a.dispose(context.WithoutCancel(ctx), s, spec, id)

@@ -193,13 +193,17 @@ func (p parallelism) perNodeMax(ctx context.Context, s *session) (uint32, error)
 const drawsMax = 5
 
 // submit stores a job under an id that no other job has.
-func (a *app) submit(ctx context.Context, s *session, spec *banyanv1.JobSpec, in *inputs) (id banyan.JobID, err error) {
+func (a *app) submit(ctx context.Context, s *session, spec *banyanv1.JobSpec, in *inputs, open bool) (id banyan.JobID, err error) {
+	put := s.Jobs().Submit
+	if open {
+		put = s.Jobs().Open
+	}
 	for range drawsMax {
 		id = a.newJobID()
 		if err = s.place(id); err != nil {
 			return id, err
 		}
-		if _, err = s.Jobs().Submit(ctx, id, spec, in.messages()); !banyan.IsKind(err, banyan.AlreadyExists) {
+		if _, err = put(ctx, id, spec, in.messages()); !banyan.IsKind(err, banyan.AlreadyExists) {
 			break
 		}
 	}
