@@ -84,6 +84,7 @@ const (
 	BlobBytesMax          = 1 << 40
 	BlobTransfersMax      = 16
 	BlobHashesMax         = 4096
+	SweepChunksMax        = 262_144
 	TokensMax             = 1000
 	TokenUsesMax          = 10_000
 	JoinGuessesMax        = 10
@@ -191,6 +192,7 @@ var Limits = []Limit{
 	{"BlobBytesMax", BlobBytesMax, "bytes", "of one file"},
 	{"BlobTransfersMax", BlobTransfersMax, "chunks", "read or written at once by one node's blob store; others wait"},
 	{"BlobHashesMax", BlobHashesMax, "hashes", "asked about in one request"},
+	{"SweepChunksMax", SweepChunksMax, "chunks", "looked at at once by a sweep, and condemned on one node; what is more waits for the next look or the next epoch"},
 	{"TokensMax", TokensMax, "tokens", "valid at once"},
 	{"TokenUsesMax", TokenUsesMax, "uses", "of one join token"},
 	{"JoinGuessesMax", JoinGuessesMax, "joins", "with a bad token from one address in a minute, at one node; more are refused unread"},

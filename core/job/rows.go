@@ -124,6 +124,16 @@ func ResultOf(key []byte) (id banyan.JobID, task banyan.TaskIndex, ok bool) {
 // SendKey is where the n-th piece of the list of sent files is.
 func SendKey(id banyan.JobID, n int) []byte { return key(id, 's', uint32(n)) }
 
+// SendOf tells of which job's list of sent files a row is a piece; not ok if it is
+// none.
+func SendOf(key []byte) (id banyan.JobID, ok bool) {
+	r, ok := banyan.ParseRowKey(key)
+	if !ok || r.Layer != banyan.LayerJob || len(r.Key) < 7 || r.Key[0] != details || string(r.Key[len(r.Key)-6:len(r.Key)-4]) != "/s" {
+		return "", false
+	}
+	return banyan.JobID(r.Key[1 : len(r.Key)-6]), true
+}
+
 // SendRange is where the pieces of the list of sent files are.
 func SendRange(id banyan.JobID) (lo, hi []byte) { return span(id, 's', 0) }
 

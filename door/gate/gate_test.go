@@ -176,12 +176,12 @@ func TestPeerServiceIsForNodes(t *testing.T) {
 	if data, err := peers.GetBlob(t.Context(), 1, h); err != nil || string(data) != "x" {
 		t.Errorf("%q, %v", data, err)
 	}
-	if has, err := peers.HasBlobs(t.Context(), 1, []banyan.Hash{h, {}}); err != nil || fmt.Sprint(has) != "[true false]" {
+	if has, err := peers.HasBlobs(t.Context(), 1, blob.Touch{}, []banyan.Hash{h, {}}); err != nil || fmt.Sprint(has) != "[true false]" {
 		t.Errorf("%v, %v", has, err)
 	}
 	_, err := peers.GetBlob(t.Context(), 1, banyan.Hash{})
 	wantError(t, "a chunk that is not there", err, banyan.NotFound, "no blob")
-	err = peers.PutBlob(t.Context(), 1, h, []byte("y"))
+	err = peers.PutBlob(t.Context(), 1, 0, h, []byte("y"))
 	wantError(t, "other bytes", err, banyan.Invalid, "hash")
 }
 

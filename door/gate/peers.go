@@ -21,7 +21,7 @@ func (p PeerBlobs) PutBlob(ctx context.Context, req *connect.Request[peerv1.PutC
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Store.PeerPut(ctx, h, req.Msg.Data); err != nil {
+	if err := p.Store.PeerPut(ctx, req.Msg.Epoch, h, req.Msg.Data); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&peerv1.PutChunkResponse{}), nil
@@ -46,7 +46,7 @@ func (p PeerBlobs) HasBlobs(_ context.Context, req *connect.Request[peerv1.HasCh
 	if err != nil {
 		return nil, err
 	}
-	has, err := p.Store.PeerHas(hs)
+	has, err := p.Store.PeerHas(blob.Touch{Refer: req.Msg.Refer, Epoch: req.Msg.Epoch}, hs)
 	if err != nil {
 		return nil, err
 	}
@@ -61,12 +61,12 @@ func BlobPeers(dial func(banyan.NodeID) (peerv1connect.PeerClient, error)) blob.
 
 type blobPeers func(banyan.NodeID) (peerv1connect.PeerClient, error)
 
-func (dial blobPeers) PutBlob(ctx context.Context, to banyan.NodeID, h banyan.Hash, data []byte) error {
+func (dial blobPeers) PutBlob(ctx context.Context, to banyan.NodeID, epoch uint64, h banyan.Hash, data []byte) error {
 	peer, err := dial(to)
 	if err != nil {
 		return err
 	}
-	_, err = peer.PutBlob(ctx, connect.NewRequest(&peerv1.PutChunkRequest{Hash: h[:], Data: data}))
+	_, err = peer.PutBlob(ctx, connect.NewRequest(&peerv1.PutChunkRequest{Hash: h[:], Data: data, Epoch: epoch}))
 	return err
 }
 
@@ -82,12 +82,12 @@ func (dial blobPeers) GetBlob(ctx context.Context, from banyan.NodeID, h banyan.
 	return reply.Msg.Data, nil
 }
 
-func (dial blobPeers) HasBlobs(ctx context.Context, at banyan.NodeID, hs []banyan.Hash) ([]bool, error) {
+func (dial blobPeers) HasBlobs(ctx context.Context, at banyan.NodeID, t blob.Touch, hs []banyan.Hash) ([]bool, error) {
 	peer, err := dial(at)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := peer.HasBlobs(ctx, connect.NewRequest(&peerv1.HasChunksRequest{Hashes: fromHashes(hs)}))
+	reply, err := peer.HasBlobs(ctx, connect.NewRequest(&peerv1.HasChunksRequest{Hashes: fromHashes(hs), Epoch: t.Epoch, Refer: t.Refer}))
 	if err != nil {
 		return nil, err
 	}

@@ -4,8 +4,8 @@
 //
 // A row of the replicated machine points at a chunk only after Put returned, so
 // only after enough copies were on disk. Every read is checked against the
-// name; a bad copy is mended from a good one. Nothing is ever deleted because
-// it looks unused.
+// name; a bad copy is mended from a good one. Nothing is deleted because it looks
+// unused: what may go, and when, is the rule of package core/sweep.
 package blob
 
 import (

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"banyan"
+	"banyan/core/sweep"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -32,6 +33,10 @@ type Disk struct {
 	seq atomic.Uint64
 	sem chan struct{} // bounds the chunks in memory: banyan.BlobTransfersMax
 
+	hold          sync.Mutex
+	holder        *sweep.Holder
+	condemnedSize int64 // of its file
+
 	mu   sync.Mutex
 	made map[string]bool // fan-out directories known to exist durably; at most 258
 }
@@ -50,7 +55,7 @@ func OpenDisk(dir string, fs vfs.FS) (*Disk, error) {
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, d.failed("create", dir, err)
 	}
-	return d, nil
+	return d, d.loadCondemned()
 }
 
 // acquire waits for one of the transfers that may be in memory at once.
@@ -61,6 +66,12 @@ func (d *Disk) acquire(ctx context.Context) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, waitErr(ctx)
 	}
+}
+
+// PutAs is Put for somebody who will refer to the chunk and knew an epoch before.
+func (d *Disk) PutAs(ctx context.Context, epoch uint64, h banyan.Hash, data []byte) error {
+	d.Learn(epoch)
+	return d.Put(ctx, h, data)
 }
 
 // Put writes the chunk beside its place, syncs it, moves it there and syncs the
@@ -74,6 +85,9 @@ func (d *Disk) Put(ctx context.Context, h banyan.Hash, data []byte) error {
 		return err
 	}
 	defer release()
+	if err := d.touch(0, h); err != nil {
+		return err
+	}
 	if _, err := d.read(h); err == nil {
 		return nil
 	}
@@ -85,7 +99,7 @@ func (d *Disk) Put(ctx context.Context, h banyan.Hash, data []byte) error {
 	}
 	tmp := d.fs.PathJoin(d.dir, tmpDir, name+"."+strconv.FormatUint(d.seq.Add(1), 10))
 	if err := d.writeFile(tmp, data); err != nil {
-		_ = d.fs.Remove(tmp) // best effort: sweep removes what this leaves
+		_ = d.fs.Remove(tmp) // best effort: tidy removes what this leaves
 		return err
 	}
 	if err := d.fs.Rename(tmp, d.path(h)); err != nil {
@@ -112,7 +126,8 @@ func (d *Disk) Get(ctx context.Context, h banyan.Hash) ([]byte, error) {
 	return nil, err
 }
 
-// Has says whether a copy of the chunk is here, without reading it.
+// Has says whether a copy of the chunk is here, without reading it. Who will refer
+// to it asks Check.
 func (d *Disk) Has(h banyan.Hash) (bool, error) {
 	_, err := d.fs.Stat(d.path(h))
 	switch {
@@ -172,9 +187,9 @@ func (d *Disk) List(ctx context.Context, fn func([]banyan.Hash) error) error {
 	return nil
 }
 
-// sweep removes what a crash left half written. Opening does not do it (it would
+// tidy removes what a crash left half written. Opening does not do it (it would
 // cost a directory walk); the background work does, unless writes already began.
-func (d *Disk) sweep() error {
+func (d *Disk) tidy() error {
 	d.mu.Lock() // Put goes through ensure(tmpDir) before it creates a file
 	defer d.mu.Unlock()
 	if d.made[tmpDir] {

@@ -72,12 +72,12 @@ func (c *cluster) reach(ctx context.Context, id banyan.NodeID) (*member, error) 
 	return &m, nil
 }
 
-func (c *cluster) PutBlob(ctx context.Context, to banyan.NodeID, h banyan.Hash, data []byte) error {
+func (c *cluster) PutBlob(ctx context.Context, to banyan.NodeID, epoch uint64, h banyan.Hash, data []byte) error {
 	m, err := c.reach(ctx, to)
 	if err != nil {
 		return err
 	}
-	return m.PeerPut(ctx, h, data)
+	return m.PeerPut(ctx, epoch, h, data)
 }
 
 func (c *cluster) GetBlob(ctx context.Context, from banyan.NodeID, h banyan.Hash) ([]byte, error) {
@@ -88,12 +88,12 @@ func (c *cluster) GetBlob(ctx context.Context, from banyan.NodeID, h banyan.Hash
 	return m.PeerGet(ctx, h)
 }
 
-func (c *cluster) HasBlobs(ctx context.Context, at banyan.NodeID, hs []banyan.Hash) ([]bool, error) {
+func (c *cluster) HasBlobs(ctx context.Context, at banyan.NodeID, t Touch, hs []banyan.Hash) ([]bool, error) {
 	m, err := c.reach(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	return m.PeerHas(hs)
+	return m.PeerHas(t, hs)
 }
 
 // holders gives the nodes that have a good copy on disk.

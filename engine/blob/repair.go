@@ -21,7 +21,7 @@ type Mended struct {
 // check, when a chunk was stored with too few copies or a pass left some
 // undone, and, reading every chunk, once per ScrubEvery.
 func (r *Replicated) Run(ctx context.Context) error {
-	if err := r.Local.sweep(); err != nil {
+	if err := r.Local.tidy(); err != nil {
 		r.Logger.Warn("could not remove half-written blobs", "error", err)
 	}
 	tick := time.NewTicker(r.CheckEvery)
@@ -82,6 +82,9 @@ func (r *Replicated) Repair(ctx context.Context, scrub bool) (Mended, error) {
 func (r *Replicated) repairPart(ctx context.Context, hs []banyan.Hash, scrub bool, m *Mended) {
 	wanted := map[banyan.NodeID][]banyan.Hash{}
 	for _, h := range hs {
+		if r.Local.Condemned(h) {
+			continue // a copy of it elsewhere would only have to be removed there, too
+		}
 		m.Checked++
 		if scrub {
 			if _, err := r.Local.Get(ctx, h); banyan.IsKind(err, banyan.Corrupt) {
@@ -101,7 +104,7 @@ func (r *Replicated) repairPart(ctx context.Context, hs []banyan.Hash, scrub boo
 		}
 	}
 	for n, hs := range wanted {
-		has, err := r.hasAt(ctx, n, hs)
+		has, err := r.hasAt(ctx, n, hs, Touch{})
 		if err != nil {
 			m.Failed += len(hs)
 			continue

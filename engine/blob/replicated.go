@@ -12,6 +12,8 @@ import (
 
 	"banyan"
 	"banyan/obs/metric"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -30,10 +32,17 @@ const (
 // ctx; errors carry their kind (NotFound from GetBlob means: that node has no
 // good copy).
 type Peers interface {
-	PutBlob(ctx context.Context, to banyan.NodeID, h banyan.Hash, data []byte) error
+	PutBlob(ctx context.Context, to banyan.NodeID, epoch uint64, h banyan.Hash, data []byte) error
 	GetBlob(ctx context.Context, from banyan.NodeID, h banyan.Hash) ([]byte, error)
 	// HasBlobs answers for each hash, in order.
-	HasBlobs(ctx context.Context, at banyan.NodeID, hs []banyan.Hash) ([]bool, error)
+	HasBlobs(ctx context.Context, at banyan.NodeID, t Touch, hs []banyan.Hash) ([]bool, error)
+}
+
+// Touch says whether a question for chunks comes from somebody who will refer to
+// those that are there, and which epoch he knew before.
+type Touch struct {
+	Refer bool
+	Epoch uint64
 }
 
 // Config is what a Replicated is made of.
@@ -204,7 +213,7 @@ func (r *Replicated) putAt(ctx context.Context, to banyan.NodeID, h banyan.Hash,
 	if to == r.Self {
 		err = r.Local.Put(ctx, h, data)
 	} else {
-		err = r.Peers.PutBlob(ctx, to, h, data)
+		err = r.Peers.PutBlob(ctx, to, r.Epoch(), h, data)
 	}
 	if err != nil {
 		return fmt.Errorf("%v: %w", to, err)
@@ -309,26 +318,38 @@ func (r *Replicated) getAt(ctx context.Context, from banyan.NodeID, h banyan.Has
 	return data, nil
 }
 
+// Epoch is the latest epoch of sweeping that this node knows. Whoever stores
+// chunks, or asks which are missing, and then refers to them says which it was
+// before he began.
+func (r *Replicated) Epoch() uint64 { return r.Local.Epoch() }
+
 // Missing gives those of hs that are kept on fewer nodes than count as safe: a
-// caller that is about to store them need only store these. At most
-// banyan.BlobHashesMax hashes.
+// caller that is about to store them need only store these, and may refer to
+// the others. At most banyan.BlobHashesMax hashes.
 func (r *Replicated) Missing(ctx context.Context, hs []banyan.Hash) ([]banyan.Hash, error) {
 	if len(hs) > banyan.BlobHashesMax {
 		return nil, tooMany(len(hs))
 	}
-	copies := make(map[banyan.Hash]int, len(hs))
 	nodes := r.Nodes()
-	for _, n := range nodes {
-		has, err := r.hasAt(ctx, n, hs)
-		if ctx.Err() != nil {
-			return nil, waitErr(ctx)
-		}
-		if err != nil {
-			continue // what cannot be asked counts as not there; storing again is harmless
-		}
-		for i, h := range hs {
+	answers := make([][]bool, len(nodes))
+	var asked errgroup.Group
+	asked.SetLimit(askedAtOnce)
+	t := Touch{Refer: true, Epoch: r.Epoch()}
+	for i, n := range nodes {
+		asked.Go(func() error {
+			answers[i], _ = r.hasAt(ctx, n, hs, t) // what cannot be asked counts as not there; storing again is harmless
+			return nil
+		})
+	}
+	_ = asked.Wait() // none fails
+	if ctx.Err() != nil {
+		return nil, waitErr(ctx)
+	}
+	copies := make(map[banyan.Hash]int, len(hs))
+	for _, has := range answers {
+		for i := range has {
 			if has[i] {
-				copies[h]++
+				copies[hs[i]]++
 			}
 		}
 	}
@@ -336,13 +357,16 @@ func (r *Replicated) Missing(ctx context.Context, hs []banyan.Hash) ([]banyan.Ha
 	return slices.DeleteFunc(slices.Clone(hs), func(h banyan.Hash) bool { return copies[h] >= safe }), nil
 }
 
-func (r *Replicated) hasAt(ctx context.Context, n banyan.NodeID, hs []banyan.Hash) ([]bool, error) {
+// askedAtOnce is how many nodes are asked at once what they have.
+const askedAtOnce = 16
+
+func (r *Replicated) hasAt(ctx context.Context, n banyan.NodeID, hs []banyan.Hash, t Touch) ([]bool, error) {
 	if n == r.Self {
-		return r.Local.HasAll(hs)
+		return r.PeerHas(t, hs)
 	}
 	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
-	has, err := r.Peers.HasBlobs(ctx, n, hs)
+	has, err := r.Peers.HasBlobs(ctx, n, t, hs)
 	if err == nil && len(has) != len(hs) {
 		err = errors.New("blob: an answer for other hashes than asked")
 	}
@@ -350,8 +374,8 @@ func (r *Replicated) hasAt(ctx context.Context, n banyan.NodeID, hs []banyan.Has
 }
 
 // PeerPut answers another node's PutBlob: it stores the chunk here.
-func (r *Replicated) PeerPut(ctx context.Context, h banyan.Hash, data []byte) error {
-	return r.Local.Put(ctx, h, data)
+func (r *Replicated) PeerPut(ctx context.Context, epoch uint64, h banyan.Hash, data []byte) error {
+	return r.Local.PutAs(ctx, epoch, h, data)
 }
 
 // PeerGet answers another node's GetBlob with the copy here. A bad copy is
@@ -368,9 +392,12 @@ func (r *Replicated) PeerGet(ctx context.Context, h banyan.Hash) ([]byte, error)
 }
 
 // PeerHas answers another node's HasBlobs.
-func (r *Replicated) PeerHas(hs []banyan.Hash) ([]bool, error) {
+func (r *Replicated) PeerHas(t Touch, hs []banyan.Hash) ([]bool, error) {
 	if len(hs) > banyan.BlobHashesMax {
 		return nil, tooMany(len(hs))
+	}
+	if t.Refer {
+		return r.Local.Check(t.Epoch, hs)
 	}
 	return r.Local.HasAll(hs)
 }

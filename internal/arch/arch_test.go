@@ -32,7 +32,7 @@ var floors = [][]string{
 	{"api/banyan/peer/v1/peerv1connect"},
 	{"obs"},
 	{"obs/otlp", "obs/metric"},
-	{"core/mvcc", "core/sched", "core/placement", "core/shardmap"},
+	{"core/mvcc", "core/sched", "core/placement", "core/shardmap", "core/sweep"},
 	{"core/mvcc/memrows", "core/job"},
 	{"node/pki"},
 	{"engine/store"},

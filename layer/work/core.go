@@ -20,6 +20,10 @@ import (
 // Take (the next message to a worker), NextBatch (the next command of a shard)
 // and the answers among the effects.
 type Core struct {
+	// Fenced has results that refer to chunks recorded only on the condition that
+	// those were touched lately: see Batch.Stale.
+	Fenced bool
+
 	shardOf func(partition []byte) banyan.ShardID
 	now     int64
 	wall    int64 // the time of day, of the batch that is being made

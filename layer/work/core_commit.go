@@ -19,6 +19,7 @@ type report struct {
 	row    []byte    // encoded, once final
 	loss   *job.Loss // as it is now; without a result: all there is
 	begin  bool      // loss says that a suspect begins
+	epoch  uint64    // of sweeping, before what result refers to was touched
 }
 
 func (rep *report) failure() job.Failure {
@@ -30,6 +31,7 @@ type Batch struct {
 	Shard banyan.ShardID
 	Cmd   *mvcc.Command
 
+	fence   int // behind the condition that what is referred to was touched lately; 0: none
 	op      *Op
 	tasks   []uint32           // whose failure OpResume takes back
 	trim    *job.Trim          // as OpFeed makes it
@@ -47,12 +49,12 @@ type ending struct {
 
 // report queues a result: of a success, of a failure without tries left, or
 // only that a try failed.
-func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult) {
+func (c *Core) report(s *shard, r *Run, a *attempt, result *banyanv1.TaskResult, epoch uint64) {
 	result.Task, result.Node = a.key.Task, uint64(a.node)
 	result.Input, result.Revision = nil, 0
 	result.Attempt, result.AttemptId, result.Lost = a.number, a.key.Attempt, r.losses[a.key.Task].Count
 	job.Fit(result) // as the worker has, which may be another release
-	rep := &report{run: r, at: a, result: result, final: true}
+	rep := &report{run: r, at: a, result: result, final: true, epoch: epoch}
 	switch result.State {
 	case banyanv1.TaskState_TASK_STATE_SUCCEEDED:
 	case banyanv1.TaskState_TASK_STATE_FAILED, banyanv1.TaskState_TASK_STATE_TIMED_OUT:
@@ -146,6 +148,9 @@ func (c *Core) gather(s *shard, b *Batch) {
 		}
 	}
 	s.queue = append([]*report(nil), s.queue[n:]...)
+	if c.Fenced {
+		b.fenced()
+	}
 }
 
 // tally is what a batch adds to a job.

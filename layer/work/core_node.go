@@ -213,7 +213,7 @@ func (c *Core) Receive(now int64, s Session, m *peerv1.WorkerMessage) {
 	n.lastContact = max(n.lastContact, now)
 	n.window, n.leaving = job.ResourcesOf(m.Credit), m.Draining
 	for _, f := range m.Finished {
-		c.finished(n, keyOf(f.Key), f.Result)
+		c.finished(n, keyOf(f.Key), f.Result, f.Epoch)
 	}
 	for _, k := range m.Rejected {
 		c.returned(n, keyOf(k))
@@ -315,7 +315,7 @@ func (c *Core) claim(n *node, k Key, gentle bool) {
 
 // finished takes a result. The first one of a task is queued to be recorded,
 // whichever attempt it comes from; later ones are not wanted.
-func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
+func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult, epoch uint64) {
 	delete(n.holds, k)
 	s := c.shardFor(k.Job)
 	if s == nil {
@@ -356,7 +356,7 @@ func (c *Core) finished(n *node, k Key, result *banyanv1.TaskResult) {
 		c.want(r)
 	}
 	r.close(a, job.AttemptFinished)
-	c.report(s, r, a, result)
+	c.report(s, r, a, result, epoch)
 }
 
 // returned takes an attempt back that a worker did not start or had to end.
@@ -438,7 +438,7 @@ func (c *Core) Fail(now int64, k Key, why string) {
 	}
 	r.failures[k.Task] = job.Failure{Count: r.tries - 1}
 	if n := c.find(r.open[k.Task].node); n != nil {
-		c.finished(n, k, &banyanv1.TaskResult{State: banyanv1.TaskState_TASK_STATE_FAILED, Error: why})
+		c.finished(n, k, &banyanv1.TaskResult{State: banyanv1.TaskState_TASK_STATE_FAILED, Error: why}, 0)
 	}
 	c.schedule()
 }

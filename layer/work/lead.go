@@ -197,6 +197,14 @@ func (s *Service) commits(l *lead) error {
 		}
 		s.attachInputs(l.ctx, b, recs)
 		res, err := s.commit(l, b.Cmd)
+		for wait := retryMin; err == nil && b.Stale(res) && l.ctx.Err() == nil; wait = min(wait*2, retryMax) {
+			if terr := s.retouch(l.ctx, l, b); terr != nil {
+				s.cfg.Logger.Warn("results wait until what they refer to can be looked at", "shard", l.shard, "error", terr)
+				sleep(l.ctx, wait)
+				continue
+			}
+			res, err = s.commit(l, b.Cmd)
+		}
 		ok := true
 		switch {
 		case err == nil:

@@ -138,7 +138,7 @@ func (c *Core) doom(r *Run, a *attempt) {
 	c.report(r.shard, r, a, &banyanv1.TaskResult{
 		State: banyanv1.TaskState_TASK_STATE_FAILED, ExitCode: lostExit,
 		Error: fmt.Sprintf("lost with its node twice, the second time with node %s, where it was the one suspect: the task may be what ends nodes (memory?), so it is not tried again; when that is mended, resume the job with --retry-failed", node),
-	})
+	}, 0)
 }
 
 // lostExit is the exit code of a task that was lost with its node.

@@ -139,6 +139,7 @@ func (s *Service) Remove(ctx context.Context, req *banyanv1.RemoveJobRequest) (*
 		if l := s.leads[shard]; l != nil {
 			poke(l.remove)
 		}
+		s.removed = s.removed || header.StoredBytes > 0
 		s.mu.Unlock()
 		return &banyanv1.RemoveJobResponse{Job: s.placed(header, shard)}, nil
 	}
@@ -161,4 +162,11 @@ func (s *Service) whole(ctx context.Context, shard banyan.ShardID, id banyan.Job
 		err = noJob(id)
 	}
 	return err
+}
+
+// Removed says whether a job was removed here that took up space beside the rows.
+func (s *Service) Removed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.removed
 }

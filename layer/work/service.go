@@ -34,6 +34,7 @@ type Service struct {
 	touched  map[banyan.JobID]struct{} // submitted or resumed in this process, not ended
 	calm     bool                      // the next tick is far
 	lively   chan struct{}             // it no longer should be
+	removed  bool                      // see Removed
 }
 
 // record is what the driver keeps of an unfinished job beside the core's Run.
@@ -70,6 +71,7 @@ func New(cfg Config) *Service {
 		lively:   make(chan struct{}, 1),
 		meter:    newMeter(cfg.Metrics),
 	}
+	s.core.Fenced = cfg.Chunks != nil
 	cfg.Metrics.Read(s.readMeter)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s

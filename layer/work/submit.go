@@ -166,27 +166,47 @@ func (x *submission) finish(ctx context.Context) (*banyanv1.SubmitResponse, erro
 		Id: string(x.id), Spec: job.TrimSpec(x.spec), State: banyanv1.JobState_JOB_STATE_ACTIVE,
 		Tasks: uint32(x.cut.Tasks()), SubmitMs: x.s.wall(), Nonce: x.nonce, StoredBytes: job.FilesBytes(x.spec.Send), Open: x.open, Streamed: x.open,
 	}
-	key := job.HeaderKey(x.id)
-	cmd := &mvcc.Command{
-		Conds: append([]mvcc.Cond{{Key: key, Test: mvcc.Missing}, {Key: job.RemovedKey(x.id), Test: mvcc.Missing}}, x.sent...),
-		Muts:  append(x.muts, Header(header)...),
-	}
 	x.s.touch(x.id)
 	defer x.s.tidy(x.id)
-	a, err := x.s.do(ctx, &Op{
-		Kind: OpSubmit, Shard: x.shard, Job: x.id, Cmd: cmd, Run: NewRun(header, 0), spec: x.spec, chunks: x.chunks, sizes: x.sizes,
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case a.Result.OK:
-		return &banyanv1.SubmitResponse{JobId: string(x.id), Tasks: header.Tasks}, nil
-	case a.Result.FailedCond == 0:
-		return x.exists(ctx)
-	case a.Result.FailedCond == 1:
-		return nil, removing(x.id)
+	for {
+		a, err := x.commit(ctx, header)
+		switch {
+		case errors.Is(err, errFenced):
+			continue // an epoch began meanwhile, or two
+		case err != nil:
+			return nil, err
+		case a.Result.OK:
+			return &banyanv1.SubmitResponse{JobId: string(x.id), Tasks: header.Tasks}, nil
+		case a.Result.FailedCond == 0:
+			return x.exists(ctx)
+		case a.Result.FailedCond == 1:
+			return nil, removing(x.id)
+		}
+		return nil, banyan.Errorf(banyan.Conflict, "job %s was submitted twice at once and neither is complete: submit it again", x.id)
 	}
-	return nil, banyan.Errorf(banyan.Conflict, "job %s was submitted twice at once and neither is complete: submit it again", x.id)
+}
+
+// commit commits the header with what was not committed ahead of it.
+func (x *submission) commit(ctx context.Context, header *banyanv1.Job) (Answer, error) {
+	conds := append([]mvcc.Cond{
+		{Key: job.HeaderKey(x.id), Test: mvcc.Missing}, {Key: job.RemovedKey(x.id), Test: mvcc.Missing},
+	}, x.sent...)
+	fence := -1
+	if len(x.spec.Send) > 0 && x.s.cfg.Chunks != nil {
+		epoch, err := x.sends(ctx)
+		if err != nil {
+			return Answer{}, err
+		}
+		fence, conds = len(conds), append(conds, fresh(epoch))
+	}
+	a, err := x.s.do(ctx, &Op{
+		Kind: OpSubmit, Shard: x.shard, Job: x.id, Cmd: &mvcc.Command{Conds: conds, Muts: append(x.muts[:len(x.muts):len(x.muts)], Header(header)...)},
+		Run: NewRun(header, 0), spec: x.spec, chunks: x.chunks, sizes: x.sizes,
+	})
+	if err == nil && !a.Result.OK && a.Result.FailedCond == fence {
+		err = errFenced
+	}
+	return a, err
 }
 
 // abandon removes the inputs of a job that does not come to be. Should another

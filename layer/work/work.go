@@ -90,6 +90,9 @@ type Config struct {
 	Now            func() time.Time // the wall clock, which may jump; nil: time.Now
 	Logger         *slog.Logger
 	Metrics        *metric.Set // nil: none
+	// Chunks is the blob store that rows refer to; nil: what they refer to is never
+	// removed.
+	Chunks Chunks
 	// Room refuses new jobs of a shard while disks are low (Exhausted); nil: never.
 	Room func(banyan.ShardID) error
 }

@@ -25,6 +25,7 @@ const (
 	settingsKey   = clusterPrefix + "settings"
 	protocolKey   = clusterPrefix + "protocol"
 	keepKey       = clusterPrefix + "keep"
+	epochKey      = clusterPrefix + "epoch"
 	shardMapKey   = clusterPrefix + "shardmap"
 	noticePrefix  = clusterPrefix + "notice/" // and the node, and its own number of the notice
 )
@@ -54,6 +55,8 @@ type facts struct {
 	notices  map[string]notice
 	rose     func(protocol uint32)  // called when it rises, if not nil; does not block
 	moved    func(row []byte) error // called with each row of the shard map, if not nil
+	epoch    uint64                 // of sweeping
+	began    func(epoch uint64)     // called with each of those, if not nil; does not block
 }
 
 func newFacts() *facts { return &facts{protocol: banyan.ProtocolMin, notices: map[string]notice{}} }
@@ -101,6 +104,14 @@ func (f *facts) take(row *mvcc.Row) error {
 	case string(key) == shardMapKey:
 		if f.moved != nil {
 			err = f.moved(value)
+		}
+	case string(key) == epochKey:
+		var e epochRow
+		if err = json.Unmarshal(value, &e); err == nil {
+			f.epoch = max(f.epoch, e.Epoch)
+			if f.began != nil {
+				f.began(f.epoch)
+			}
 		}
 	case bytes.HasPrefix(key, []byte(noticePrefix)):
 		var n notice

@@ -125,15 +125,29 @@ func (n *Server) wallOfMost(ctx context.Context) time.Time {
 
 // keepAtTheEnd has a node inside a command look at its jobs once a day, however
 // short the commands are.
-func (n *Server) keepAtTheEnd() {
+func (n *Server) keepAtTheEnd(failed error) {
+	if !n.cfg.Embedded || failed != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), keepLast)
 	defer cancel()
 	row, _, err := n.readKeep(ctx)
-	if since := time.Since(time.UnixMilli(row.PassMs)); err == nil && since >= 0 && since < keepDue {
+	since := time.Since(time.UnixMilli(row.PassMs))
+	due := since < 0 || since >= keepDue
+	if err == nil && !due && !n.work.Removed() {
 		return
 	}
-	for more := true; more && err == nil && ctx.Err() == nil; {
+	for more := due; more && err == nil && ctx.Err() == nil; {
 		more, err = n.keepOnce(ctx, &keeping{})
+	}
+	if err == nil {
+		err = n.endRemovals(ctx)
+	}
+	if err == nil {
+		err = n.sweepAtTheEnd(ctx)
+	}
+	if err != nil {
+		n.log.Debug("jobs that have ended were not looked at, tried again", "error", err)
 	}
 }
 
@@ -150,4 +164,24 @@ func (n *Server) keep() job.Keep {
 		}
 	}
 	return keep
+}
+
+// endRemovals ends the removals under way in the shards led here, so that what the
+// jobs referred to can go.
+func (n *Server) endRemovals(ctx context.Context) error {
+	for _, shard := range n.router.DataShards() {
+		for {
+			cmd, err := work.NextRemoval(ctx, localRows{n}, shard)
+			if err == nil && cmd != nil {
+				_, err = n.router.Commit(ctx, shard, cmd)
+			}
+			if err != nil {
+				return err
+			}
+			if cmd == nil {
+				break
+			}
+		}
+	}
+	return nil
 }

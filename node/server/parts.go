@@ -42,6 +42,10 @@ func (n *Server) openBlobs() error {
 		c.Peers = gate.BlobPeers(n.peers.bulk)
 	}
 	n.blobs = blob.New(c)
+	n.facts.mu.Lock()
+	n.facts.began = disk.Learn
+	disk.Learn(n.facts.epoch)
+	n.facts.mu.Unlock()
 	return nil
 }
 
@@ -122,12 +126,13 @@ func (n *Server) openWork() error {
 		},
 		HoldUnfinished: n.cfg.Embedded,
 		Room:           n.room,
+		Chunks:         n.chunks(),
 		Logger:         n.log,
 		Metrics:        n.metrics,
 	})
 	var err error
 	n.worker, err = worker.New(worker.Config{
-		Node: n.file.Node, Slots: n.slots(), Memory: n.cfg.memory(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs, Env: n.cfg.TaskEnv,
+		Node: n.file.Node, Slots: n.slots(), Memory: n.cfg.memory(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs, Chunks: n.blobs, Env: n.cfg.TaskEnv,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -341,6 +346,8 @@ func (n *Server) background(ctx context.Context) error {
 		run(n.watchRemoval)
 		run(n.tellRecoveries)
 		run(n.evacuate)
+		run(n.countEpochs)
+		run(n.sweepChunks)
 		run(func(ctx context.Context) error { return n.facts.follow(ctx, n.router) })
 		run(n.blobs.Run)
 	}

@@ -50,6 +50,7 @@ type Server struct {
 	metrics *metric.Set
 	store   *store.Store
 	shards  *mapHolder
+	sweeps  sweeper
 	asked   int                  // data shards that a new cluster was to have; 0: nobody said
 	lives   *lives               // nil: embedded
 	port    *transport.Transport // nil: embedded
@@ -357,9 +358,7 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	if !banyan.IsKind(err, banyan.Removed) && !banyan.IsKind(err, banyan.TooNew) { // else nobody listens
 		n.sayGoodbye()
 	}
-	if n.cfg.Embedded && err == nil {
-		n.keepAtTheEnd()
-	}
+	n.keepAtTheEnd(err)
 	stopDoors()
 	_ = doorGroup.Wait()
 	stopEngine()

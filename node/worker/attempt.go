@@ -28,7 +28,8 @@ type running struct {
 	done   chan struct{}              // closed when its process is gone
 	full   bool                       // it was stopped because the disk is nearly full; under Worker.mu
 
-	starved error // it could not begin for want of something that others use
+	epoch   uint64 // of sweeping, before what it wrote was stored
+	starved error  // it could not begin for want of something that others use
 }
 
 // start runs an attempt in a goroutine of its own; w.mu is held.
@@ -59,6 +60,7 @@ func (w *Worker) start(s Start) {
 				w.core.Scarce(w.now())
 			}
 			w.ledger.end(s.Key)
+			w.core.Touched(s.Key, r.epoch)
 			w.core.Finish(w.now(), s.Key, result)
 		})
 	})
@@ -174,6 +176,7 @@ func (w *Worker) perform(ctx context.Context, s Start, r *running, result *banya
 		OutputMax: spec.GetOutputBytesMax(),
 	})
 	end()
+	r.epoch = w.epoch()
 	if res.Outcome == exec.NotStarted && exec.Starved(res.Err) {
 		return res.Err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
 	jobs "banyan/core/job"
 
 	peerv1 "banyan/api/banyan/peer/v1"
@@ -94,6 +95,7 @@ type attempt struct {
 
 	result *banyanv1.TaskResult
 	bytes  int           // of result, about
+	epoch  uint64        // of sweeping, before what result refers to was touched
 	sentTo banyan.NodeID // 0: not sent
 	sentAt int64
 }
@@ -399,6 +401,28 @@ func (c *Core) Finish(now int64, k Key, result *banyanv1.TaskResult) {
 		c.results = append(c.results, a)
 	}
 	c.fill(now)
+}
+
+// Touched says that what an attempt's result refers to was touched by this node,
+// which knew an epoch before.
+func (c *Core) Touched(k Key, epoch uint64) {
+	if a := c.attempts[k]; a != nil {
+		a.epoch = epoch
+	}
+}
+
+// Unpinned gives the results that refer to chunks and were touched before an epoch.
+func (c *Core) Unpinned(epoch uint64) map[Key]*banyanv1.TaskResult {
+	var out map[Key]*banyanv1.TaskResult
+	for _, a := range c.results {
+		if a.epoch < epoch && job.Refers(a.result) {
+			if out == nil {
+				out = map[Key]*banyanv1.TaskResult{}
+			}
+			out[a.key] = a.result
+		}
+	}
+	return out
 }
 
 // Drain stops taking attempts, or takes them again. What runs goes on to its end.

@@ -48,19 +48,28 @@ func (w *Worker) fromTasks(ctx context.Context, a *peerv1.Attempt) ([]*banyanv1.
 		if total += l.GetSize(); total > banyan.ThenFilesBytesMax || l.GetSize() < 0 {
 			return nil, banyan.Errorf(banyan.Exhausted, "the lists of files returned by all tasks have more than %d bytes (ThenFilesBytesMax): return fewer, larger files", banyan.ThenFilesBytesMax)
 		}
-		chunks, err := hashes(l.GetChunks())
+		more, err := w.readList(ctx, l)
 		if err != nil {
 			return nil, err
 		}
-		var b bytes.Buffer
-		if err := blob.Read(ctx, w.blobs, chunks, &b); err != nil {
-			return nil, fmt.Errorf("get the list of files that a task returned: %w", err)
-		}
-		more, err := banyanv1.DecodeFiles(b.Bytes())
-		if err != nil {
-			return nil, banyan.Errorf(banyan.Corrupt, "the list of files that a task returned: %w", err)
-		}
 		files = append(files, more...)
+	}
+	return files, nil
+}
+
+// readList reads a list of files that a task returned.
+func (w *Worker) readList(ctx context.Context, l *banyanv1.FileList) ([]*banyanv1.FileRef, error) {
+	chunks, err := hashes(l.GetChunks())
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := blob.Read(ctx, w.blobs, chunks, &b); err != nil {
+		return nil, fmt.Errorf("get the list of files that a task returned: %w", err)
+	}
+	files, err := banyanv1.DecodeFiles(b.Bytes())
+	if err != nil {
+		return nil, banyan.Errorf(banyan.Corrupt, "the list of files that a task returned: %w", err)
 	}
 	return files, nil
 }

@@ -61,7 +61,7 @@ func (c *Core) Message(now int64, node banyan.NodeID) *peerv1.WorkerMessage {
 		if c.owes(x, a) {
 			a.sentTo, a.sentAt = x.node, now
 			bytes += a.bytes
-			m.Finished = append(m.Finished, &peerv1.Finished{Key: a.key.proto(), Result: a.result})
+			m.Finished = append(m.Finished, &peerv1.Finished{Key: a.key.proto(), Result: a.result, Epoch: a.epoch})
 		}
 	}
 	n := min(len(x.rejected), rejectedMax)

@@ -64,6 +64,9 @@ type Config struct {
 	// Dial gives a client to a node, this one included. Its errors are
 	// *banyan.Error (wire.ClientInterceptor).
 	Dial func(banyan.NodeID) (peerv1connect.PeerClient, error)
+	// Chunks touches what results refer to while they wait to be recorded; nil:
+	// what they refer to is never removed.
+	Chunks Chunks
 	// Env is what tasks get of the environment where their job sets nothing,
 	// as KEY=value. Nil: PATH, HOME, LANG and the like of this process.
 	Env []string
@@ -102,6 +105,7 @@ type Worker struct {
 	calm   bool          // the next tick is far
 	lively chan struct{} // it no longer should be
 
+	pinning  bool // under mu
 	attempts sync.WaitGroup
 	count    atomic.Int64
 }
@@ -153,6 +157,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			select {
 			case <-ticker.C:
 				w.do(func() { w.core.Tick(w.now()) })
+				w.pin(ctx)
 			case <-w.lively:
 			case <-changed:
 				same = false

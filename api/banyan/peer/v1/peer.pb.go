@@ -1377,10 +1377,13 @@ func (x *ShardInfo) GetLedMs() uint64 {
 	return 0
 }
 
+// Whoever will refer to chunks says which epoch of sweeping he knew before he
+// stored them or asked for them (core/sweep).
 type PutChunkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1427,6 +1430,13 @@ func (x *PutChunkRequest) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *PutChunkRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 type PutChunkResponse struct {
@@ -1556,6 +1566,8 @@ func (x *GetChunkResponse) GetData() []byte {
 type HasChunksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hashes        [][]byte               `protobuf:"bytes,1,rep,name=hashes,proto3" json:"hashes,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Refer         bool                   `protobuf:"varint,17,opt,name=refer,proto3" json:"refer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1595,6 +1607,20 @@ func (x *HasChunksRequest) GetHashes() [][]byte {
 		return x.Hashes
 	}
 	return nil
+}
+
+func (x *HasChunksRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *HasChunksRequest) GetRefer() bool {
+	if x != nil {
+		return x.Refer
+	}
+	return false
 }
 
 type HasChunksResponse struct {
@@ -1974,6 +2000,7 @@ type Finished struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *AttemptKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Result        *v1.TaskResult         `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"` // of sweeping, before the first chunk that result refers to was stored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2022,6 +2049,151 @@ func (x *Finished) GetResult() *v1.TaskResult {
 	return nil
 }
 
+func (x *Finished) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// Mark asks for the chunks that the rows of a shard refer to, of those whose hash
+// begins with a byte of first to last. The shard's fence is raised to the epoch first.
+type MarkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	First         uint32                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint32                 `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkRequest) Reset() {
+	*x = MarkRequest{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkRequest) ProtoMessage() {}
+
+func (x *MarkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
+func (*MarkRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MarkRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *MarkRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *MarkRequest) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *MarkRequest) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type MarkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hashes        []byte                 `protobuf:"bytes,1,opt,name=hashes,proto3" json:"hashes,omitempty"` // one behind the other
+	Low           []byte                 `protobuf:"bytes,2,opt,name=low,proto3" json:"low,omitempty"`       // with done: the bounds of the shard when it was read
+	High          []byte                 `protobuf:"bytes,3,opt,name=high,proto3" json:"high,omitempty"`
+	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"` // the last message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkResponse) Reset() {
+	*x = MarkResponse{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkResponse) ProtoMessage() {}
+
+func (x *MarkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
+func (*MarkResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *MarkResponse) GetHashes() []byte {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
+func (x *MarkResponse) GetLow() []byte {
+	if x != nil {
+		return x.Low
+	}
+	return nil
+}
+
+func (x *MarkResponse) GetHigh() []byte {
+	if x != nil {
+		return x.High
+	}
+	return nil
+}
+
+func (x *MarkResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type ControllerMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*Attempt             `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
@@ -2040,7 +2212,7 @@ type ControllerMessage struct {
 
 func (x *ControllerMessage) Reset() {
 	*x = ControllerMessage{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2224,7 @@ func (x *ControllerMessage) String() string {
 func (*ControllerMessage) ProtoMessage() {}
 
 func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2237,7 @@ func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerMessage.ProtoReflect.Descriptor instead.
 func (*ControllerMessage) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{29}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ControllerMessage) GetStart() []*Attempt {
@@ -2149,7 +2321,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2333,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2346,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Demand) GetEach() *v1.Resources {
@@ -2202,7 +2374,7 @@ type JobHeader struct {
 
 func (x *JobHeader) Reset() {
 	*x = JobHeader{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2386,7 @@ func (x *JobHeader) String() string {
 func (*JobHeader) ProtoMessage() {}
 
 func (x *JobHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2399,7 @@ func (x *JobHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobHeader.ProtoReflect.Descriptor instead.
 func (*JobHeader) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JobHeader) GetJobId() string {
@@ -2263,7 +2435,7 @@ type ThenFiles struct {
 
 func (x *ThenFiles) Reset() {
 	*x = ThenFiles{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2447,7 @@ func (x *ThenFiles) String() string {
 func (*ThenFiles) ProtoMessage() {}
 
 func (x *ThenFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2460,7 @@ func (x *ThenFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThenFiles.ProtoReflect.Descriptor instead.
 func (*ThenFiles) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ThenFiles) GetKey() *AttemptKey {
@@ -2324,7 +2496,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2508,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2521,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TailRequest) GetKey() *AttemptKey {
@@ -2391,7 +2563,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2575,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2588,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TailResponse) GetData() []byte {
@@ -2450,7 +2622,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2634,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2647,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{35}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Lost) GetKey() *AttemptKey {
@@ -2613,17 +2785,20 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x06led_ms\x18\r \x01(\x04R\x05ledMs\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"9\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"O\n" +
 	"\x0fPutChunkRequest\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\fR\x04hash\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"\x12\n" +
 	"\x10PutChunkResponse\"%\n" +
 	"\x0fGetChunkRequest\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\fR\x04hash\"&\n" +
 	"\x10GetChunkResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"*\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"V\n" +
 	"\x10HasChunksRequest\x12\x16\n" +
-	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"%\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\x12\x14\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05refer\x18\x11 \x01(\bR\x05refer\"%\n" +
 	"\x11HasChunksResponse\x12\x10\n" +
 	"\x03has\x18\x01 \x03(\bR\x03has\"Q\n" +
 	"\n" +
@@ -2653,10 +2828,21 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\arunning\x18\x03 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\arunning\x12\x1a\n" +
 	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x14\n" +
 	"\x05leads\x18\x05 \x03(\rR\x05leads\x12(\n" +
-	"\x04lost\x18\x10 \x03(\v2\x14.banyan.peer.v1.LostR\x04lost\"g\n" +
+	"\x04lost\x18\x10 \x03(\v2\x14.banyan.peer.v1.LostR\x04lost\"}\n" +
 	"\bFinished\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12-\n" +
-	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\"\xe9\x03\n" +
+	"\x06result\x18\x02 \x01(\v2\x15.banyan.v1.TaskResultR\x06result\x12\x14\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"c\n" +
+	"\vMarkRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05first\x18\x03 \x01(\rR\x05first\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\rR\x04last\"`\n" +
+	"\fMarkResponse\x12\x16\n" +
+	"\x06hashes\x18\x01 \x01(\fR\x06hashes\x12\x10\n" +
+	"\x03low\x18\x02 \x01(\fR\x03low\x12\x12\n" +
+	"\x04high\x18\x03 \x01(\fR\x04high\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\"\xe9\x03\n" +
 	"\x11ControllerMessage\x12-\n" +
 	"\x05start\x18\x01 \x03(\v2\x17.banyan.peer.v1.AttemptR\x05start\x12.\n" +
 	"\x04stop\x18\x02 \x03(\v2\x1a.banyan.peer.v1.AttemptKeyR\x04stop\x126\n" +
@@ -2694,7 +2880,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x05ended\x18\x03 \x01(\bR\x05ended\"N\n" +
 	"\x04Lost\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x18\n" +
-	"\asuspect\x18\x02 \x01(\bR\asuspect2\xb1\a\n" +
+	"\asuspect\x18\x02 \x01(\bR\asuspect2\xf6\a\n" +
 	"\x04Peer\x12G\n" +
 	"\x06Commit\x12\x1d.banyan.peer.v1.CommitRequest\x1a\x1e.banyan.peer.v1.CommitResponse\x12A\n" +
 	"\x04Read\x12\x1b.banyan.peer.v1.ReadRequest\x1a\x1c.banyan.peer.v1.ReadResponse\x12N\n" +
@@ -2705,7 +2891,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x04Info\x12\x1b.banyan.peer.v1.InfoRequest\x1a\x1c.banyan.peer.v1.InfoResponse\x12L\n" +
 	"\aPutBlob\x12\x1f.banyan.peer.v1.PutChunkRequest\x1a .banyan.peer.v1.PutChunkResponse\x12L\n" +
 	"\aGetBlob\x12\x1f.banyan.peer.v1.GetChunkRequest\x1a .banyan.peer.v1.GetChunkResponse\x12O\n" +
-	"\bHasBlobs\x12 .banyan.peer.v1.HasChunksRequest\x1a!.banyan.peer.v1.HasChunksResponse\x12L\n" +
+	"\bHasBlobs\x12 .banyan.peer.v1.HasChunksRequest\x1a!.banyan.peer.v1.HasChunksResponse\x12C\n" +
+	"\x04Mark\x12\x1b.banyan.peer.v1.MarkRequest\x1a\x1c.banyan.peer.v1.MarkResponse0\x01\x12L\n" +
 	"\x04Work\x12\x1d.banyan.peer.v1.WorkerMessage\x1a!.banyan.peer.v1.ControllerMessage(\x010\x01\x12C\n" +
 	"\x04Tail\x12\x1b.banyan.peer.v1.TailRequest\x1a\x1c.banyan.peer.v1.TailResponse0\x01B\"Z banyan/api/banyan/peer/v1;peerv1b\x06proto3"
 
@@ -2721,7 +2908,7 @@ func file_banyan_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_banyan_peer_v1_peer_proto_rawDescData
 }
 
-var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*CommitRequest)(nil),          // 0: banyan.peer.v1.CommitRequest
 	(*CommitResponse)(nil),         // 1: banyan.peer.v1.CommitResponse
@@ -2752,54 +2939,56 @@ var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*WorkerMessage)(nil),          // 26: banyan.peer.v1.WorkerMessage
 	(*Hello)(nil),                  // 27: banyan.peer.v1.Hello
 	(*Finished)(nil),               // 28: banyan.peer.v1.Finished
-	(*ControllerMessage)(nil),      // 29: banyan.peer.v1.ControllerMessage
-	(*Demand)(nil),                 // 30: banyan.peer.v1.Demand
-	(*JobHeader)(nil),              // 31: banyan.peer.v1.JobHeader
-	(*ThenFiles)(nil),              // 32: banyan.peer.v1.ThenFiles
-	(*TailRequest)(nil),            // 33: banyan.peer.v1.TailRequest
-	(*TailResponse)(nil),           // 34: banyan.peer.v1.TailResponse
-	(*Lost)(nil),                   // 35: banyan.peer.v1.Lost
-	nil,                            // 36: banyan.peer.v1.ShardInfo.BehindEntry
-	(*v1.Input)(nil),               // 37: banyan.v1.Input
-	(*v1.FileRef)(nil),             // 38: banyan.v1.FileRef
-	(*v1.FileList)(nil),            // 39: banyan.v1.FileList
-	(*v1.Resources)(nil),           // 40: banyan.v1.Resources
-	(*v1.TaskResult)(nil),          // 41: banyan.v1.TaskResult
-	(*v1.JobSpec)(nil),             // 42: banyan.v1.JobSpec
+	(*MarkRequest)(nil),            // 29: banyan.peer.v1.MarkRequest
+	(*MarkResponse)(nil),           // 30: banyan.peer.v1.MarkResponse
+	(*ControllerMessage)(nil),      // 31: banyan.peer.v1.ControllerMessage
+	(*Demand)(nil),                 // 32: banyan.peer.v1.Demand
+	(*JobHeader)(nil),              // 33: banyan.peer.v1.JobHeader
+	(*ThenFiles)(nil),              // 34: banyan.peer.v1.ThenFiles
+	(*TailRequest)(nil),            // 35: banyan.peer.v1.TailRequest
+	(*TailResponse)(nil),           // 36: banyan.peer.v1.TailResponse
+	(*Lost)(nil),                   // 37: banyan.peer.v1.Lost
+	nil,                            // 38: banyan.peer.v1.ShardInfo.BehindEntry
+	(*v1.Input)(nil),               // 39: banyan.v1.Input
+	(*v1.FileRef)(nil),             // 40: banyan.v1.FileRef
+	(*v1.FileList)(nil),            // 41: banyan.v1.FileList
+	(*v1.Resources)(nil),           // 42: banyan.v1.Resources
+	(*v1.TaskResult)(nil),          // 43: banyan.v1.TaskResult
+	(*v1.JobSpec)(nil),             // 44: banyan.v1.JobSpec
 }
 var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: banyan.peer.v1.ReadResponse.rows:type_name -> banyan.peer.v1.Row
 	3,  // 1: banyan.peer.v1.RowEvent.row:type_name -> banyan.peer.v1.Row
 	6,  // 2: banyan.peer.v1.WatchRowsResponse.events:type_name -> banyan.peer.v1.RowEvent
 	17, // 3: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
-	36, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
+	38, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
 	24, // 5: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
-	37, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
-	38, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
-	39, // 8: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
+	39, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
+	40, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
+	41, // 8: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
 	27, // 9: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
-	40, // 10: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
+	42, // 10: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
 	28, // 11: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
 	24, // 12: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
 	24, // 13: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
-	40, // 14: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
+	42, // 14: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
 	24, // 15: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
-	35, // 16: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
+	37, // 16: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
 	24, // 17: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
-	41, // 18: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
+	43, // 18: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
 	25, // 19: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
 	24, // 20: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
 	24, // 21: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
-	31, // 22: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
-	30, // 23: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
+	33, // 22: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
+	32, // 23: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
 	24, // 24: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
 	24, // 25: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
-	32, // 26: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
-	40, // 27: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
-	42, // 28: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
+	34, // 26: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
+	42, // 27: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
+	44, // 28: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
 	24, // 29: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
-	38, // 30: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
-	39, // 31: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
+	40, // 30: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
+	41, // 31: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
 	24, // 32: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
 	24, // 33: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
 	0,  // 34: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
@@ -2812,22 +3001,24 @@ var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	18, // 41: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
 	20, // 42: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
 	22, // 43: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
-	26, // 44: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
-	33, // 45: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
-	1,  // 46: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
-	4,  // 47: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
-	7,  // 48: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
-	10, // 49: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
-	12, // 50: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
-	14, // 51: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
-	16, // 52: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
-	19, // 53: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
-	21, // 54: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
-	23, // 55: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
-	29, // 56: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
-	34, // 57: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
-	46, // [46:58] is the sub-list for method output_type
-	34, // [34:46] is the sub-list for method input_type
+	29, // 44: banyan.peer.v1.Peer.Mark:input_type -> banyan.peer.v1.MarkRequest
+	26, // 45: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
+	35, // 46: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
+	1,  // 47: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
+	4,  // 48: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
+	7,  // 49: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
+	10, // 50: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
+	12, // 51: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
+	14, // 52: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
+	16, // 53: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
+	19, // 54: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
+	21, // 55: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
+	23, // 56: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
+	30, // 57: banyan.peer.v1.Peer.Mark:output_type -> banyan.peer.v1.MarkResponse
+	31, // 58: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
+	36, // 59: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
+	47, // [47:60] is the sub-list for method output_type
+	34, // [34:47] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name
 	34, // [34:34] is the sub-list for extension extendee
 	0,  // [0:34] is the sub-list for field type_name
@@ -2844,7 +3035,7 @@ func file_banyan_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_peer_v1_peer_proto_rawDesc), len(file_banyan_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

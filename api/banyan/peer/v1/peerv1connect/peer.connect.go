@@ -55,6 +55,8 @@ const (
 	PeerGetBlobProcedure = "/banyan.peer.v1.Peer/GetBlob"
 	// PeerHasBlobsProcedure is the fully-qualified name of the Peer's HasBlobs RPC.
 	PeerHasBlobsProcedure = "/banyan.peer.v1.Peer/HasBlobs"
+	// PeerMarkProcedure is the fully-qualified name of the Peer's Mark RPC.
+	PeerMarkProcedure = "/banyan.peer.v1.Peer/Mark"
 	// PeerWorkProcedure is the fully-qualified name of the Peer's Work RPC.
 	PeerWorkProcedure = "/banyan.peer.v1.Peer/Work"
 	// PeerTailProcedure is the fully-qualified name of the Peer's Tail RPC.
@@ -77,6 +79,7 @@ type PeerClient interface {
 	PutBlob(context.Context, *connect.Request[v1.PutChunkRequest]) (*connect.Response[v1.PutChunkResponse], error)
 	GetBlob(context.Context, *connect.Request[v1.GetChunkRequest]) (*connect.Response[v1.GetChunkResponse], error)
 	HasBlobs(context.Context, *connect.Request[v1.HasChunksRequest]) (*connect.Response[v1.HasChunksResponse], error)
+	Mark(context.Context, *connect.Request[v1.MarkRequest]) (*connect.ServerStreamForClient[v1.MarkResponse], error)
 	// Work is the one conversation between a worker (caller) and a node that
 	// leads shards with jobs: credit up, attempts down, results up.
 	Work(context.Context) *connect.BidiStreamForClient[v1.WorkerMessage, v1.ControllerMessage]
@@ -155,6 +158,12 @@ func NewPeerClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(peerMethods.ByName("HasBlobs")),
 			connect.WithClientOptions(opts...),
 		),
+		mark: connect.NewClient[v1.MarkRequest, v1.MarkResponse](
+			httpClient,
+			baseURL+PeerMarkProcedure,
+			connect.WithSchema(peerMethods.ByName("Mark")),
+			connect.WithClientOptions(opts...),
+		),
 		work: connect.NewClient[v1.WorkerMessage, v1.ControllerMessage](
 			httpClient,
 			baseURL+PeerWorkProcedure,
@@ -182,6 +191,7 @@ type peerClient struct {
 	putBlob        *connect.Client[v1.PutChunkRequest, v1.PutChunkResponse]
 	getBlob        *connect.Client[v1.GetChunkRequest, v1.GetChunkResponse]
 	hasBlobs       *connect.Client[v1.HasChunksRequest, v1.HasChunksResponse]
+	mark           *connect.Client[v1.MarkRequest, v1.MarkResponse]
 	work           *connect.Client[v1.WorkerMessage, v1.ControllerMessage]
 	tail           *connect.Client[v1.TailRequest, v1.TailResponse]
 }
@@ -236,6 +246,11 @@ func (c *peerClient) HasBlobs(ctx context.Context, req *connect.Request[v1.HasCh
 	return c.hasBlobs.CallUnary(ctx, req)
 }
 
+// Mark calls banyan.peer.v1.Peer.Mark.
+func (c *peerClient) Mark(ctx context.Context, req *connect.Request[v1.MarkRequest]) (*connect.ServerStreamForClient[v1.MarkResponse], error) {
+	return c.mark.CallServerStream(ctx, req)
+}
+
 // Work calls banyan.peer.v1.Peer.Work.
 func (c *peerClient) Work(ctx context.Context) *connect.BidiStreamForClient[v1.WorkerMessage, v1.ControllerMessage] {
 	return c.work.CallBidiStream(ctx)
@@ -262,6 +277,7 @@ type PeerHandler interface {
 	PutBlob(context.Context, *connect.Request[v1.PutChunkRequest]) (*connect.Response[v1.PutChunkResponse], error)
 	GetBlob(context.Context, *connect.Request[v1.GetChunkRequest]) (*connect.Response[v1.GetChunkResponse], error)
 	HasBlobs(context.Context, *connect.Request[v1.HasChunksRequest]) (*connect.Response[v1.HasChunksResponse], error)
+	Mark(context.Context, *connect.Request[v1.MarkRequest], *connect.ServerStream[v1.MarkResponse]) error
 	// Work is the one conversation between a worker (caller) and a node that
 	// leads shards with jobs: credit up, attempts down, results up.
 	Work(context.Context, *connect.BidiStream[v1.WorkerMessage, v1.ControllerMessage]) error
@@ -336,6 +352,12 @@ func NewPeerHandler(svc PeerHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(peerMethods.ByName("HasBlobs")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerMarkHandler := connect.NewServerStreamHandler(
+		PeerMarkProcedure,
+		svc.Mark,
+		connect.WithSchema(peerMethods.ByName("Mark")),
+		connect.WithHandlerOptions(opts...),
+	)
 	peerWorkHandler := connect.NewBidiStreamHandler(
 		PeerWorkProcedure,
 		svc.Work,
@@ -370,6 +392,8 @@ func NewPeerHandler(svc PeerHandler, opts ...connect.HandlerOption) (string, htt
 			peerGetBlobHandler.ServeHTTP(w, r)
 		case PeerHasBlobsProcedure:
 			peerHasBlobsHandler.ServeHTTP(w, r)
+		case PeerMarkProcedure:
+			peerMarkHandler.ServeHTTP(w, r)
 		case PeerWorkProcedure:
 			peerWorkHandler.ServeHTTP(w, r)
 		case PeerTailProcedure:
@@ -421,6 +445,10 @@ func (UnimplementedPeerHandler) GetBlob(context.Context, *connect.Request[v1.Get
 
 func (UnimplementedPeerHandler) HasBlobs(context.Context, *connect.Request[v1.HasChunksRequest]) (*connect.Response[v1.HasChunksResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.peer.v1.Peer.HasBlobs is not implemented"))
+}
+
+func (UnimplementedPeerHandler) Mark(context.Context, *connect.Request[v1.MarkRequest], *connect.ServerStream[v1.MarkResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("banyan.peer.v1.Peer.Mark is not implemented"))
 }
 
 func (UnimplementedPeerHandler) Work(context.Context, *connect.BidiStream[v1.WorkerMessage, v1.ControllerMessage]) error {
