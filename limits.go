@@ -201,7 +201,7 @@ var Limits = []Limit{
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
 	{"SessionCallsMax", SessionCallsMax, "calls", "under way in one session, or answered and not yet taken; then the node reads no more of it until some are gone"},
-	{"SessionFrameBytesMax", SessionFrameBytesMax, "bytes", "of one message of a session, which may hold many calls or answers; a longer one ends it"},
+	{"SessionFrameBytesMax", SessionFrameBytesMax, "bytes", "of one message of a session, which may hold many calls or answers; a longer one ends the session"},
 	{"SessionBytesMax", SessionBytesMax, "bytes", "of calls under way in one session, and of their answers until they are taken; then the node reads no more of it, and makes no more answers"},
 	{"CallsMax", CallsMax, "calls", "of users answered by one node at once, streams included; more are told to come again"},
 	{"PeerCallsMax", PeerCallsMax, "calls", "of nodes answered by one node at once, apart from users'"},

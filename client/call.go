@@ -199,8 +199,10 @@ func passes(err error) bool {
 // elsewhere says whether another node may do what this one did not.
 func elsewhere(err error) bool { return passes(err) || wrongNode(err) }
 
-// unreachable says that an error came from this side: no node has answered.
-// What a node answered has a message and no cause.
+// unreachable says that no node has answered: the error was made on this side.
+// The two are told apart by the error's cause. One made here wraps what the
+// network said; one that a node sent is made from its kind and text, and wraps
+// nothing.
 func unreachable(err error) bool {
 	var e *banyan.Error
 	return errors.As(err, &e) && e.Kind == banyan.Unavailable && e.Err != nil || wrongNode(err)

@@ -190,8 +190,10 @@ func (f *Frames) Stop() {
 // Close closes the connection.
 func (f *Frames) Close() error { return f.conn.Close() }
 
-// CloseAfter closes the connection when the other side has, who still reads, or
-// a moment later: what is unread would reset the connection under what he reads.
+// CloseAfter closes the connection when the other side has closed it, or after d.
+// Until then it reads and drops what comes in. The other side may still be
+// reading our last message; if we closed with bytes unread here, the system would
+// reset the connection, and that message would be lost on its way.
 func (f *Frames) CloseAfter(d time.Duration) error {
 	if f.conn.SetReadDeadline(time.Now().Add(d)) == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(f.conn, banyan.SessionFrameBytesMax))

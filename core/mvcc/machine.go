@@ -271,10 +271,15 @@ func (m *Machine) note(rw ReadWriter, cmd *Command, res *Result) {
 	m.part(rw, cmd)
 }
 
-// part makes a revision without changes where notes behind one would fill half
-// of the window, so that the window always reaches back behind the revision
-// that somebody who asks now is told. Only commands with Earliest do: what makes
-// others must come out as it did before there was one.
+// part makes a revision without changes once the notes behind the latest
+// revision fill half of the window.
+//
+// The window remembers requests by place. A client that asks for the revision
+// now is told R, and sends a command with Earliest R+1. If enough notes followed
+// R to push R itself out of the window, the machine could no longer tell whether
+// that command is a copy, and would refuse it as forgotten although it is new.
+// The empty revision moves R forward before that can happen. Only commands with
+// Earliest need this, so only they cause it.
 func (m *Machine) part(rw ReadWriter, cmd *Command) {
 	if cmd.Earliest == 0 || m.notes < uint64(m.window.max/2) {
 		return

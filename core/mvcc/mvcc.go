@@ -162,8 +162,11 @@ type Command struct {
 	Request banyan.RequestID // a second command with it changes nothing and gets the first one's result
 	// Earliest is the first revision that the request can have made: the one
 	// after what its sender knew when it first sent it, the same in every copy.
-	// If requests of that time are forgotten already, the command is refused,
-	// as it is if the shard has lost what the sender knew. 0: not said; then a copy that comes after 65,536 others is carried out again.
+	// The command is refused as Forgotten in two cases: the window no longer
+	// reaches back to that revision, so that a copy may have been carried out
+	// and forgotten; or the shard's revision is below what the sender knew, so
+	// that the shard has lost writes. 0: not said; then a copy that comes after
+	// 65,536 other requests is carried out a second time.
 	Earliest banyan.Revision
 	Conds    []Cond
 	Muts     []Mutation

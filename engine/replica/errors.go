@@ -43,7 +43,7 @@ func errMoved(shard banyan.ShardID) error {
 }
 
 func errForgotten(shard banyan.ShardID) error {
-	return banyan.Errorf(banyan.Forgotten, "the request may or may not have been carried out before: it was first sent so long ago that shard %d does not remember; look before sending it anew", shard)
+	return banyan.Errorf(banyan.Forgotten, "the request may or may not have been carried out before: it was first sent so long ago that shard %d does not remember: read the key, or list what it would have made, before you send it again", shard)
 }
 
 func errCrowded(shard banyan.ShardID) error {

@@ -167,8 +167,11 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 	return res, err
 }
 
-// name gives a command that has none a request id, and with it what is known
-// here of its shard, before it is sent for the first time.
+// name gives a command a request id before it is sent for the first time, unless
+// its sender has given it one. With the id goes Earliest: the revision after the
+// latest that this node knows of the shard. The router sends the same command
+// again while its outcome is unknown, and by these two the shard recognises the
+// copy, or refuses it when it no longer remembers that far back.
 func (r *Router) name(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) error {
 	if cmd.Request != (banyan.RequestID{}) {
 		return nil

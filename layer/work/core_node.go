@@ -53,9 +53,12 @@ func (n *node) outdate(id banyan.ShardID) {
 	}
 }
 
-// dismiss notes that a node was told to forget an attempt whose task has no
-// result. A hello that lists it still was said before. What no hello lists has
-// been forgotten, so one is asked for when much has been noted.
+// dismiss notes that the worker was told to forget an attempt whose task has no
+// result. A hello that still lists the attempt was sent before the worker read
+// that, and must not be taken for a claim: without the note the controller would
+// count the attempt as running, and nobody would ever finish it. Once a hello no
+// longer lists the attempt, the worker has forgotten it and so may the note. The
+// controller asks for a hello when it has noted many.
 func (n *node) dismiss(k Key) {
 	if n.dismissed == nil {
 		n.dismissed = map[Key]struct{}{}

@@ -25,8 +25,9 @@ type leaders struct {
 
 var _ worker.Leaders = (*leaders)(nil)
 
-// leadersPoll is how often the view is compared when nothing announces a change;
-// leadersSoon is the same for leadersLooks times after one.
+// The view of leaders is compared with what the node knows every leadersPoll.
+// After an announced change it is compared every leadersSoon, leadersLooks times:
+// a change of one shard's leader is mostly followed by others.
 const (
 	leadersPoll  = time.Second
 	leadersSoon  = 100 * time.Millisecond

@@ -23,8 +23,11 @@ type pace struct {
 	due time.Time // when what came so far has had its time
 }
 
-// wait takes in a message of which so many bytes count and says how long
-// whoever brought it is to wait: of what all are behind, the share that counts.
+// wait counts a message and says how long its sender must wait before the next
+// one. size is the message's length in bytes, counted those of them that the pace
+// limits. All senders together may bring snapshotBytesPerSecond; how far they are
+// behind that is one time for all, and a sender waits the part of it that is
+// counted/size: one whose bytes do not count does not wait for the others'.
 func (p *pace) wait(now time.Time, counted, size int) time.Duration {
 	if counted <= 0 || size <= 0 {
 		return 0

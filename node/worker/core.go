@@ -537,10 +537,13 @@ func (c *Core) rejectWaiting(keep int) {
 	}
 }
 
-// reject hands an attempt back to whoever may count on it: who leads its job as
-// this worker believes, who sent it, and who is said to lead, because the late
-// word of a controller that leads no more may have misled this worker. With no
-// stream to any it is enough that the next Hello does not claim it.
+// reject hands an attempt back, to each controller that may count on it: the one
+// that leads the job's shard as this worker believes, the one that sent the
+// attempt, and the one that the view of leaders names. They can differ: a start
+// from an old leader that arrives late makes the worker believe in the old
+// leader, while the new leader, which the view names, waits for the result.
+// Without a stream to any of them nothing is sent: the next Hello does not list
+// the attempt, which says the same.
 func (c *Core) reject(a *attempt) {
 	var told []*controller
 	for _, x := range []*controller{c.owner(a), c.controller(a.from), c.controller(c.view[a.shard])} {
