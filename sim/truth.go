@@ -99,10 +99,12 @@ func (t *truth) placed(e *mvcc.Event) {
 		return
 	}
 	var partition []byte
-	switch key := bytes.TrimLeft(r.Key, "hadlo"); {
+	switch key := bytes.TrimLeft(r.Key, "hadloex"); {
 	case r.Layer == banyan.LayerLock:
 		name, _, _ := bytes.Cut(r.Key[1:], []byte{0})
 		partition = banyan.Partition(name)
+	case r.Layer == banyan.LayerJob && r.Slot == banyan.SlotOwn: // its fence
+		return
 	case r.Layer == banyan.LayerJob, r.Layer == banyan.LayerResult:
 		partition = banyan.Partition(key)
 	case r.Layer == banyan.LayerChain && r.Slot != banyan.SlotOwn:
