@@ -43,7 +43,7 @@ func TestARunningCommandCanBeLookedAt(t *testing.T) {
 			}
 		}()
 		spec := &banyanv1.JobSpec{Name: "nap", Command: &banyanv1.Command{Args: banyanv1.Bytes("sleep", "60")}}
-		id, err := a.submit(t.Context(), s, spec, &inputs{count: 1, columns: 1, groups: [][][]string{{{"60"}}}})
+		id, err := a.submit(t.Context(), s, spec, &inputs{count: 1, columns: 1, groups: [][][]string{{{"60"}}}}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
