@@ -231,6 +231,7 @@ func TestGroupDies(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	r := newRunner(t)
+	r.cfg.Grace = time.Minute
 	p := open(t, r, "")
 	defer p.Release()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -169,3 +169,11 @@ func TestStrict(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// What isolation costs is this beside BenchmarkRun.
+func BenchmarkRunBehindAWarden(b *testing.B) {
+	before := isolated
+	isolated = func(c Config) Config { return isolateBy(c, ByNamespaces) }
+	defer func() { isolated = before }()
+	BenchmarkRun(b)
+}

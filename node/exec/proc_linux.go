@@ -139,8 +139,8 @@ func numbers(text []byte) []int {
 
 // nameOf gives the command line of a process, or what else names it.
 func nameOf(pid int) string {
-	text, err := os.ReadFile(procPath(pid, "cmdline"))
-	if err != nil || len(text) == 0 {
+	text := started(pid, "cmdline")
+	if len(text) == 0 {
 		text, _ = os.ReadFile(procPath(pid, "comm"))
 		text = bytes.TrimSpace(text)
 	}
@@ -216,21 +216,9 @@ func memoryOf(pid int, exactly bool) int64 {
 	return 0
 }
 
-// cookiesOf gives the value of the cookie in a process's environment. A process
-// that is just executing a program has none for an instant, and is asked again.
+// cookiesOf gives the value of the cookie in a process's environment.
 func cookiesOf(pid int) string {
-	text, err := os.ReadFile(procPath(pid, "environ"))
-	for range executingLooks {
-		if len(text) > 0 || err != nil || !executing(pid) {
-			break
-		}
-		time.Sleep(time.Millisecond)
-		text, err = os.ReadFile(procPath(pid, "environ"))
-	}
-	if err != nil {
-		return ""
-	}
-	for kv := range bytes.SplitSeq(text, []byte{0}) {
+	for kv := range bytes.SplitSeq(started(pid, "environ"), []byte{0}) {
 		if v, ok := bytes.CutPrefix(kv, []byte(cookieName+"=")); ok {
 			return string(v)
 		}
@@ -238,9 +226,23 @@ func cookiesOf(pid int) string {
 	return ""
 }
 
+// started reads what a process began with: its command line or environment. One
+// that is just executing a program has neither for an instant, and is asked again.
+func started(pid int, name string) []byte {
+	text, err := os.ReadFile(procPath(pid, name))
+	for range executingLooks {
+		if len(text) > 0 || err != nil || !executing(pid) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+		text, err = os.ReadFile(procPath(pid, name))
+	}
+	return text // with an error: none, it is gone or another's
+}
+
 // executingLooks is how often a process is asked that is executing a program, or
-// does not say.
-const executingLooks = 10
+// does not say. On a busy machine it may wait for a processor in between.
+const executingLooks = 50
 
 // executing says whether a process has no environment yet rather than an empty one.
 func executing(pid int) bool {

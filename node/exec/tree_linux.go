@@ -54,6 +54,10 @@ type local struct {
 	// it has started ends with it, and no other processes are there.
 	contained bool
 
+	// reaping is held to take what has ended from the list of children: who reads
+	// the list meanwhile, with it shared, would miss the next one.
+	reaping sync.RWMutex
+
 	mu     sync.Mutex
 	next   uint64
 	trees  map[string]*localTree // by cookie
@@ -265,10 +269,14 @@ func (t *localTree) restOf(outputs [2]fileID) rest {
 		if pid == t.p.Pid {
 			continue
 		}
-		if r.count++; len(r.names) < banyan.KilledNamedMax {
-			r.names = append(r.names, nameOf(pid))
+		name, holding := nameOf(pid), holds(pid, outputs)
+		if !holding && !readable(pid) { // it has ended since it was listed, and so holds nothing any more
+			continue
 		}
-		r.holds = r.holds || holds(pid, outputs)
+		if r.count++; len(r.names) < banyan.KilledNamedMax {
+			r.names = append(r.names, name)
+		}
+		r.holds = r.holds || holding
 	}
 	return r
 }
@@ -430,7 +438,9 @@ func (t *localTree) release() (code int32, signal string, err error) {
 	if !t.l.contained {
 		defer runtime.UnlockOSThread()
 	}
+	t.l.reaping.Lock()
 	state, _ := t.p.Wait() // at once: it has ended
+	t.l.reaping.Unlock()
 	t.mu.Lock()
 	t.reaped = true
 	guarded := t.guarded
@@ -475,7 +485,9 @@ func (l *local) adopted(k *kin, t *localTree) []int {
 		present[s.id] = true
 		if s.over {
 			if s.zombie && l.mayReap(s.id, ask) {
+				l.reaping.Lock()
 				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // ECHILD: somebody has
+				l.reaping.Unlock()
 			}
 			continue
 		}
@@ -500,22 +512,29 @@ func (l *local) adopted(k *kin, t *localTree) []int {
 
 // strangers lists the children of this process that are no first processes.
 func (l *local) strangers(k *kin) []int {
-	var pids []int
-	if l.orphans != nil {
-		var buf [4096]byte
-		n, _ := l.orphans.ReadAt(buf[:], 0)
-		if n == 0 {
-			return nil
-		}
-		if pids = numbers(buf[:n]); n == len(buf) {
-			pids = k.children(l.self)
-		}
-	} else {
-		pids = k.children(l.self)
+	pids := l.children(k)
+	if len(pids) == 0 {
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.DeleteFunc(pids, func(pid int) bool { return l.firsts[pid] != nil })
+}
+
+// children lists those of this process: where that is quick, of its main thread,
+// to which the kernel gives orphans.
+func (l *local) children(k *kin) []int {
+	l.reaping.RLock()
+	defer l.reaping.RUnlock()
+	if l.orphans == nil {
+		return k.children(l.self)
+	}
+	var buf [4096]byte
+	n, _ := l.orphans.ReadAt(buf[:], 0)
+	if n == len(buf) {
+		return k.children(l.self)
+	}
+	return numbers(buf[:n])
 }
 
 // mayReap says whether a child that has ended is an orphan that nobody in this

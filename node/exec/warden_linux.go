@@ -46,9 +46,8 @@ type warden struct {
 	config  wardenConfig
 	cgroups *cgroups // whose directory the warden divides; nil: none
 
-	mu     sync.Mutex
-	post   *post
-	closed bool
+	mu   sync.Mutex
+	post *post
 }
 
 // newIsolated starts a warden with the strongest of what this machine allows;
