@@ -279,7 +279,9 @@ func (a *app) account(f *serviceFlags, u unit) string {
 //
 // The hardening is what tasks can live with: they are ordinary programs that
 // read and write the machine's files, and the isolation of tasks needs
-// namespaces. Who wants less of the machine writable adds ReadOnlyPaths= in a drop-in.
+// namespaces and a /proc on which nothing is mounted (so not ProtectKernelLogs
+// and ProtectKernelTunables, which add nothing for an ordinary user). Who wants
+// less of the machine writable adds ReadOnlyPaths= in a drop-in.
 func unitText(args []string, account string) (string, error) {
 	var quoted []string
 	for _, arg := range args {
@@ -313,9 +315,7 @@ LimitNOFILE=1048576
 TasksMax=infinity
 NoNewPrivileges=yes
 ProtectClock=yes
-ProtectKernelLogs=yes
 ProtectKernelModules=yes
-ProtectKernelTunables=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 

@@ -229,16 +229,28 @@ func cookiesOf(pid int) string {
 // started reads what a process began with: its command line or environment. One
 // that is just executing a program has neither for an instant, and is asked again.
 func started(pid int, name string) []byte {
-	text, err := os.ReadFile(procPath(pid, name))
+	empty := 0
 	for range executingLooks {
-		if len(text) > 0 || err != nil || !executing(pid) {
+		text, err := os.ReadFile(procPath(pid, name))
+		if len(text) > 0 || err != nil { // with an error it is gone, or another's
+			return text
+		}
+		// Between this look and the one before it may have come to the end of
+		// executing, or to the beginning.
+		if empty++; executing(pid) {
+			empty = 0
+		}
+		if empty == emptyLooks {
 			break
 		}
 		time.Sleep(time.Millisecond)
-		text, err = os.ReadFile(procPath(pid, name))
 	}
-	return text // with an error: none, it is gone or another's
+	return nil
 }
+
+// emptyLooks is how often in a row a process has nothing before it is taken to
+// have begun with nothing.
+const emptyLooks = 3
 
 // executingLooks is how often a process is asked that is executing a program, or
 // does not say. On a busy machine it may wait for a processor in between.
