@@ -90,6 +90,7 @@ var breaks = []struct {
 	{"acknowledge before the entry is applied", 2000, []edit{{"engine/replica/apply.go", "	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n",
 		"	for _, o := range outcomes {\n		o.p.Done(o.res, nil)\n	}\n	outcomes = nil\n	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n"}}},
 	{"move a leader that has just moved", 200, []edit{{"core/placement/plan.go", "	if s.LedMs < p.policy.LeadRestMs {", "	if s.LedMs < p.policy.LeadRestMs/10 {"}}},
+	{"start what does not fit", 200, []edit{{"node/worker/core.go", "!a.demand.FitsIn(room.Minus(c.taken)) && c.taken.Slots > 0", "!a.demand.FitsIn(room)"}}},
 	{"take writes while all disks are low", 200, []edit{{"core/placement/disk.go", "return n > len(voters)/2", "return true"}}},
 }
 

@@ -8,6 +8,7 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
 	"banyan/layer/work"
 	"banyan/node/worker"
 )
@@ -28,7 +29,10 @@ type crew struct {
 }
 
 // attempt is a task that runs.
-type attempt struct{ killed bool }
+type attempt struct {
+	demand banyan.Resources
+	killed bool
+}
 
 func (p *process) openCrew() {
 	c := &crew{p: p, core: worker.NewCore(p.n.id, offerPerNode, p.w.shardOf), talks: map[banyan.NodeID]*talk{}, running: map[worker.Key]*attempt{}}
@@ -99,8 +103,9 @@ func (c *crew) send(t *talk) {
 
 // start runs an attempt.
 func (c *crew) start(s worker.Start) {
-	w, a := c.p.w, &attempt{}
+	w, a := c.p.w, &attempt{demand: job.Demand(s.Job.GetSpec())}
 	c.running[s.Key] = a
+	c.checkRoom()
 	w.jobs.all[s.Key.Job].begun[s.Key.Task]++
 	took := c.p.work(20 * time.Millisecond)
 	if w.chance(0.05) {
@@ -115,6 +120,17 @@ func (c *crew) start(s worker.Start) {
 			c.finish(s.Key, state)
 		}
 	})
+}
+
+// checkRoom holds the worker to its offer: all that runs fits in together.
+func (c *crew) checkRoom() {
+	var sum banyan.Resources
+	for _, a := range c.running { // a sum: the order does not show
+		sum = sum.Plus(a.demand)
+	}
+	if !sum.FitsIn(offerPerNode) {
+		c.p.w.fail("%v runs attempts that need %+v, it has %+v", c.p.n.id, sum, offerPerNode)
+	}
 }
 
 func (c *crew) finish(k worker.Key, state banyanv1.TaskState) {
