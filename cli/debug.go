@@ -14,7 +14,7 @@ import (
 func (a *app) debugCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "debug",
-		Short: "Look into nodes: raft, slow operations, log, profiles",
+		Short: "Look into nodes: raft, slow operations, log, profiles; split a shard",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usage("unknown command %q: 'banyan help debug' lists the commands", args[0])
@@ -23,7 +23,7 @@ func (a *app) debugCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.debugShardCommand(), a.debugSlowCommand(), a.debugLogCommand(), a.debugGoroutinesCommand(), a.debugProfileCommand(), a.debugBundleCommand())
+	cmd.AddCommand(a.debugShardCommand(), a.debugSplitCommand(), a.debugSlowCommand(), a.debugLogCommand(), a.debugGoroutinesCommand(), a.debugProfileCommand(), a.debugBundleCommand())
 	return cmd
 }
 

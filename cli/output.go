@@ -47,6 +47,7 @@ func outputHelp() string {
 		{"locks (one line per lock)", lockJSON{}},
 		{"metrics (one line per sample)", metricJSON{}},
 		{"debug shard (one line per replica)", replicaJSON{}},
+		{"debug split", splitJSON{}},
 		{"debug slow (one line per operation)", slowJSON{}},
 		{"debug log (one line per line)", lineJSON{}},
 		{"debug goroutines (one line per stack)", goroutinesJSON{}},

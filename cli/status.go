@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,6 +50,10 @@ type shardJSON struct {
 	Learners []string `json:"learners"`
 	Revision uint64   `json:"revision"`
 	Applied  uint64   `json:"applied_index"`
+	From     uint32   `json:"from_slot"`
+	Until    uint32   `json:"until_slot"` // behind the last; the root shard has no slots
+	Rows     int64    `json:"rows"`
+	Bytes    int64    `json:"bytes"` // of keys and values, without history
 }
 
 func newStatusJSON(m *banyanv1.StatusResponse) statusJSON {
@@ -65,7 +72,8 @@ func newStatusJSON(m *banyanv1.StatusResponse) statusJSON {
 		out.Nodes = append(out.Nodes, newNodeJSON(n))
 	}
 	for _, s := range m.Shards {
-		j := shardJSON{ID: s.Id, Term: s.Term, Voters: nodeNames(s.Voters), Learners: nodeNames(s.Learners), Revision: s.Revision, Applied: s.AppliedIndex}
+		j := shardJSON{ID: s.Id, Term: s.Term, Voters: nodeNames(s.Voters), Learners: nodeNames(s.Learners), Revision: s.Revision, Applied: s.AppliedIndex,
+			From: s.FromSlot, Until: s.UntilSlot, Rows: s.Rows, Bytes: s.Bytes}
 		if s.Leader != 0 {
 			j.Leader = banyan.NodeID(s.Leader).String()
 		}
@@ -84,6 +92,7 @@ func nodeNames(ids []uint64) []string {
 
 func (a *app) statusCommand() *cobra.Command {
 	var f format
+	var shards bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say what is unhealthy in the cluster, and what to do about it",
@@ -103,6 +112,9 @@ func (a *app) statusCommand() *cobra.Command {
 				} else {
 					err = a.printStatus(m)
 				}
+				if shards && !f.json() && err == nil {
+					err = a.printShards(m)
+				}
 				err = errors.Join(err, s.remember(m.Nodes))
 				if err == nil && len(m.Problems) > 0 {
 					err = &exit{code: exitError}
@@ -111,8 +123,27 @@ func (a *app) statusCommand() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&shards, "shards", false, "list the shards too: their slots, rows and bytes, leaders and voters")
 	f.add(cmd.Flags())
 	return cmd
+}
+
+// printShards lists the shards in the order of their slots, the root shard last.
+func (a *app) printShards(m *banyanv1.StatusResponse) error {
+	fmt.Fprintln(a.Out)
+	t := newTable("SHARD", "SLOTS", "ROWS", "BYTES", "REVISION", "LEADER", "VOTERS").numbers(0, 2, 3, 4)
+	shards := slices.Clone(m.Shards) // the root shard begins behind all slots
+	slices.SortStableFunc(shards, func(x, y *banyanv1.Shard) int {
+		return cmp.Compare(x.FromSlot, y.FromSlot)
+	})
+	for _, s := range shards {
+		slots := "root"
+		if s.FromSlot < s.UntilSlot {
+			slots = fmt.Sprintf("%d-%d", s.FromSlot, s.UntilSlot-1)
+		}
+		t.add(num(uint64(s.Id)), slots, num(uint64(s.Rows)), size(s.Bytes), num(s.Revision), dash(nodeName(s.Leader)), strings.Join(nodeNames(s.Voters), " "))
+	}
+	return t.print(a.Out)
 }
 
 func (a *app) printStatus(m *banyanv1.StatusResponse) error {

@@ -178,7 +178,7 @@ When all nodes have new addresses they cannot find each other: start each with
 	f.add(cmd.Flags())
 	cmd.Flags().StringArrayVar(&f.peers, "peer", nil, "look for another node of the cluster at `HOST:PORT`, which may be a name for many (repeatable)")
 	cmd.Flags().BoolVar(&f.newCluster, "new-cluster", false, "an empty directory becomes a new cluster, whatever contexts know")
-	cmd.Flags().IntVar(&f.shards, "shards", 0, fmt.Sprintf("a new cluster has `N` data shards (default %d); cannot be changed later", server.DefaultShards))
+	cmd.Flags().IntVar(&f.shards, "shards", 0, fmt.Sprintf("a new cluster has `N` data shards (default %d); 'banyan debug split' makes more", server.DefaultShards))
 	return cmd
 }
 

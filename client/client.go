@@ -77,7 +77,7 @@ type Client struct {
 	preferred atomic.Pointer[node]
 	began     time.Time
 	shards    [banyan.ShardsMax + 1]known
-	slots     [banyan.Slots]known // of those whose shard is not learned yet
+	told      [banyan.Slots]atomic.Uint32 // the shard that answered last about each; 0: none has
 
 	mu    sync.Mutex              // of additions to nodes
 	nodes atomic.Pointer[[]*node] // seeds first; never changed in place

@@ -667,6 +667,30 @@ func TestWritesSayWhatWasKnown(t *testing.T) {
 	}
 }
 
+// TestAWriteFollowsASplit: told that its shard had given the key away, the client
+// makes the write anew, under another id, with what the other shard tells. The
+// revisions of the two are never mixed up.
+func TestAWriteFollowsASplit(t *testing.T) {
+	c := newCluster(t, 2)
+	c.rev = 41
+	var said []string
+	ids := map[string]bool{}
+	c.put = func(req *banyanv1.PutRequest) {
+		said = append(said, fmt.Sprintf("%d of %d", req.GetKnownRevision(), req.KnownShard))
+		ids[string(req.RequestId)] = true
+	}
+	cl := c.open(t)
+	mustPut(t, cl, "a/x", "1")
+	c.mu.Lock()
+	c.shard, c.rev = 9, 20
+	c.mu.Unlock()
+	mustPut(t, cl, "a/x", "2")
+	mustPut(t, cl, "a/x", "3")
+	if want := []string{"41 of 1", "42 of 1", "20 of 9", "21 of 9"}; !slices.Equal(said, want) || len(ids) != len(want) {
+		t.Errorf("%q under %d ids, want %q", said, len(ids), want)
+	}
+}
+
 // TestAMessageThatCannotBeMadeIsSaid: the error names the job and not the node,
 // and no other node is asked.
 func TestAMessageThatCannotBeMadeIsSaid(t *testing.T) {

@@ -50,6 +50,18 @@ func (d Debug) Shard(ctx context.Context, shard banyan.ShardID) (*banyanv1.Shard
 	return unary(ctx, d.c, nil, &banyanv1.ShardRequest{Shard: uint32(shard)}, debugMethod(d, banyanv1connect.DebugClient.Shard))
 }
 
+// Split decides that a shard is split before a slot, or with a negative one where
+// half of its bytes lie on either side. epoch is that of the map that the caller
+// knows: if the shards have changed since, it is Conflict. The map tells when the
+// child is there.
+func (d Debug) Split(ctx context.Context, shard banyan.ShardID, at int, epoch uint64) (*banyanv1.SplitShardResponse, error) {
+	req := &banyanv1.SplitShardRequest{Shard: uint32(shard), Epoch: epoch}
+	if at >= 0 {
+		req.At = new(uint32(at))
+	}
+	return unary(ctx, d.c, nil, req, debugMethod(d, banyanv1connect.DebugClient.Split))
+}
+
 // Slow gives the slow log of one node, or with 0 of all.
 func (d Debug) Slow(ctx context.Context, node banyan.NodeID) (*banyanv1.SlowResponse, error) {
 	return unary(ctx, d.c, nil, &banyanv1.SlowRequest{Node: uint64(node)}, debugMethod(d, banyanv1connect.DebugClient.Slow))

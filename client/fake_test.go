@@ -28,11 +28,12 @@ type fake struct {
 	jobs    map[banyan.JobID]*banyanv1.Job
 	blobs   blob.Memory
 
-	fail func(call string) error // what a call fails with before it does anything, and after
-	lose func(call string) bool  // the answer is lost after the call was carried out
-	put  func(*banyanv1.PutRequest)
-	puts int // chunks stored
-	nth  map[string]int
+	fail  func(call string) error // what a call fails with before it does anything, and after
+	lose  func(call string) bool  // the answer is lost after the call was carried out
+	put   func(*banyanv1.PutRequest)
+	shard uint32 // that holds all keys; 0: shard 1
+	puts  int    // chunks stored
+	nth   map[string]int
 
 	topology *banyanv1.MapResponse
 	gate.Clusters
@@ -153,7 +154,7 @@ func (k *fakeKV) Get(_ context.Context, req *banyanv1.GetRequest) (*banyanv1.Get
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return &banyanv1.GetResponse{Kv: k.keys[string(req.Key)], Revision: k.rev}, nil
+	return &banyanv1.GetResponse{Kv: k.keys[string(req.Key)], Revision: k.rev, Shard: k.holds()}, nil
 }
 
 func (k askedKV) GetThen(ctx context.Context, req *banyanv1.GetRequest, done func(*banyanv1.GetResponse, error)) {
@@ -164,12 +165,18 @@ func (k askedKV) PutThen(ctx context.Context, req *banyanv1.PutRequest, done fun
 	go func() { done(k.Put(ctx, req)) }()
 }
 
+// holds is the shard that all keys are in.
+func (k *fakeKV) holds() uint32 { return max(k.shard, 1) }
+
 func (k *fakeKV) Put(_ context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
 	if err := (*fake)(k).enter("Put"); err != nil {
 		return nil, err
 	}
 	if k.put != nil {
 		k.put(req)
+	}
+	if req.KnownShard != 0 && req.KnownShard != k.holds() {
+		return nil, banyan.Errorf(banyan.Moved, "shard %d, not %d", k.holds(), req.KnownShard)
 	}
 	rev := k.once(req.RequestId, func(rev uint64) {
 		kv := &banyanv1.KeyValue{Key: req.Key, Value: req.Value, CreateRevision: rev, ModRevision: rev, Version: 1}
@@ -178,7 +185,7 @@ func (k *fakeKV) Put(_ context.Context, req *banyanv1.PutRequest) (*banyanv1.Put
 		}
 		k.keys[string(req.Key)] = kv
 	})
-	return &banyanv1.PutResponse{Revision: rev}, (*fake)(k).leave("Put")
+	return &banyanv1.PutResponse{Revision: rev, Shard: k.holds()}, (*fake)(k).leave("Put")
 }
 
 func (k *fakeKV) Delete(_ context.Context, req *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {

@@ -21,19 +21,38 @@ type known struct {
 // out banyan.DedupWindowMax requests meanwhile to refuse one that was sent once.
 const knownMax = 2 * time.Second
 
-// knownOf gives what is known of the shard of a partition, or of its slot alone
-// as long as the client has not learned which shard that is.
-func (c *Client) knownOf(partition []byte) *known {
+// shardFor gives the shard of a partition: the one whose node answered last, else
+// by the map; 0 if the client has learned of none.
+func (c *Client) shardFor(partition []byte) uint32 {
 	slot := banyan.SlotOf(partition)
-	if t := c.topology.Load(); t != nil && slot < len(t.slots) && t.slots[slot] <= banyan.ShardsMax {
-		return &c.shards[t.slots[slot]]
+	if told := c.told[slot].Load(); told != 0 {
+		return told
 	}
-	return &c.slots[slot]
+	if t := c.topology.Load(); t != nil && slot < len(t.slots) {
+		return t.slots[slot]
+	}
+	return 0
 }
 
-// hear notes a revision that a shard had at a time, or had passed.
-func (c *Client) hear(partition []byte, revision uint64, at time.Time) {
-	k := c.knownOf(partition)
+// knownOf gives what is known of a shard, nil if the client keeps nothing of it:
+// it knows none, or one of a number that is beyond what it keeps.
+func (c *Client) knownOf(shard uint32) *known {
+	if shard == 0 || int(shard) >= len(c.shards) {
+		return nil
+	}
+	return &c.shards[shard]
+}
+
+// hear notes a revision that a shard had at a time, or had passed, as an answer
+// about a partition told. Revisions of different shards cannot be compared.
+func (c *Client) hear(partition []byte, shard uint32, revision uint64, at time.Time) {
+	if told := &c.told[banyan.SlotOf(partition)]; shard != 0 && told.Load() != shard {
+		told.Store(shard)
+	}
+	k := c.knownOf(shard)
+	if k == nil {
+		return
+	}
 	for next := k.next.Load(); next <= revision && !k.next.CompareAndSwap(next, revision+1); next = k.next.Load() {
 	}
 	nanos := int64(at.Sub(c.began))
@@ -41,31 +60,62 @@ func (c *Client) hear(partition []byte, revision uint64, at time.Time) {
 	}
 }
 
-// write makes a write to a key under a new request id, after it has asked for
-// the revision of the shard if nobody told it lately.
-func (k KV) write(ctx context.Context, key []byte, once func(ctx context.Context, id []byte, known *uint64) (revision uint64, err error)) error {
-	partition := banyan.Partition(key)
-	of := k.c.knownOf(partition)
+// line is what a write says was known: a revision, and of which shard.
+type line struct {
+	revision uint64
+	shard    uint32
+}
+
+// heard gives what was told lately about the shard of a key; ok is false if
+// nothing was.
+func (k KV) heard(key []byte) (known line, ok bool) {
+	shard := k.c.shardFor(banyan.Partition(key))
+	of := k.c.knownOf(shard)
+	if of == nil {
+		return line{}, false
+	}
 	at := time.Duration(of.atNanos.Load()) // before next: what is read then is as new at least
 	next := of.next.Load()
-	if next == 0 || time.Since(k.c.began)-at > knownMax {
-		var cancel context.CancelFunc
-		ctx, cancel = withDeadline(ctx)
-		defer cancel()
-		res, err := k.Read(ctx, &banyanv1.GetRequest{Key: beside(key)})
-		if err != nil {
+	return line{next - 1, shard}, next != 0 && time.Since(k.c.began)-at <= knownMax
+}
+
+// ask has the shard of a key tell its revision.
+func (k KV) ask(ctx context.Context, key []byte) (line, error) {
+	res, err := k.Read(ctx, &banyanv1.GetRequest{Key: beside(key)})
+	return line{res.GetRevision(), res.GetShard()}, err
+}
+
+// write makes a write to a key under a new request id. Where the answer is that
+// the shard whose revision it names did not hold the key any more by then, nobody
+// has carried the write out, and it is made anew with what is known then. (A copy
+// of it whose answer was lost may have come first; it was refused for the same
+// reason, or would have been carried out before that revision.)
+func (k KV) write(ctx context.Context, key []byte, once func(ctx context.Context, id []byte, known line) (revision uint64, shard uint32, err error)) error {
+	partition := banyan.Partition(key)
+	known, ok := k.heard(key)
+	for wait := time.Duration(0); ; wait = max(backoffMin, min(2*wait, backoffMax)) {
+		if !ok {
+			var cancel context.CancelFunc
+			ctx, cancel = withDeadline(ctx)
+			defer cancel() // once, nearly always
+			var err error
+			if known, err = k.ask(ctx, key); err != nil {
+				return err
+			}
+		}
+		began := time.Now()
+		id := banyan.NewRequestID()
+		revision, shard, err := once(ctx, id[:], known)
+		if err == nil {
+			k.c.hear(partition, shard, revision, began)
+		}
+		if !banyan.IsKind(err, banyan.Moved) || wait > 0 && !pause(ctx, wait) {
 			return err
 		}
-		next = res.Revision + 1
+		ok = false
+		k.c.told[banyan.SlotOf(partition)].CompareAndSwap(known.shard, 0)
+		k.c.learn()
 	}
-	revision := next - 1
-	began := time.Now()
-	id := banyan.NewRequestID()
-	revision, err := once(ctx, id[:], &revision)
-	if err == nil {
-		k.c.hear(partition, revision, began)
-	}
-	return err
 }
 
 // besideMax keeps a key that is asked for within what a node takes.

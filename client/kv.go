@@ -69,7 +69,7 @@ func (k KV) Read(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetRe
 		return &banyanv1.Call{Call: &banyanv1.Call_Get{Get: r}}
 	}, (*banyanv1.Answer).GetGet)
 	if err == nil && partition != nil {
-		k.c.hear(partition, res.GetRevision(), began)
+		k.c.hear(partition, res.GetShard(), res.GetRevision(), began)
 	}
 	return res, err
 }
@@ -77,12 +77,12 @@ func (k KV) Read(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetRe
 // Put sets a key and gives the revision of the change.
 func (k KV) Put(ctx context.Context, key, value []byte) (banyan.Revision, error) {
 	var res *banyanv1.PutResponse
-	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
-		req := &banyanv1.PutRequest{Key: key, Value: value, RequestId: id, KnownRevision: known}
+	err := k.write(ctx, key, func(ctx context.Context, id []byte, known line) (_ uint64, _ uint32, err error) {
+		req := &banyanv1.PutRequest{Key: key, Value: value, RequestId: id, KnownRevision: &known.revision, KnownShard: known.shard}
 		res, err = call(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Put), func(r *banyanv1.PutRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Put{Put: r}}
 		}, (*banyanv1.Answer).GetPut)
-		return res.GetRevision(), err
+		return res.GetRevision(), res.GetShard(), err
 	})
 	return banyan.Revision(res.GetRevision()), err
 }
@@ -119,12 +119,12 @@ func (k KV) DeletePrefix(ctx context.Context, prefix []byte, done ...func(delete
 func (k KV) delete(ctx context.Context, what *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {
 	var res *banyanv1.DeleteResponse
 	key := what.Key
-	err := k.write(ctx, key, func(ctx context.Context, id []byte, known *uint64) (_ uint64, err error) {
-		req := &banyanv1.DeleteRequest{Key: key, Prefix: what.Prefix, After: what.After, RequestId: id, KnownRevision: known}
+	err := k.write(ctx, key, func(ctx context.Context, id []byte, known line) (_ uint64, _ uint32, err error) {
+		req := &banyanv1.DeleteRequest{Key: key, Prefix: what.Prefix, After: what.After, RequestId: id, KnownRevision: &known.revision, KnownShard: known.shard}
 		res, err = call(ctx, k.c, banyan.Partition(key), req, kvMethod(banyanv1connect.KVClient.Delete), func(r *banyanv1.DeleteRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Delete{Delete: r}}
 		}, (*banyanv1.Answer).GetDelete)
-		return res.GetRevision(), err
+		return res.GetRevision(), res.GetShard(), err
 	})
 	if err != nil {
 		return nil, err
@@ -182,18 +182,21 @@ func (k KV) Txn(ctx context.Context, req *banyanv1.TxnRequest) (res *banyanv1.Tx
 		m := req.Mutations[0]
 		key = append(append(append(key, m.GetPut().GetKey()...), m.GetDelete().GetKey()...), m.GetAppend().GetPrefix()...) // one of them is set
 	}
-	once := func(ctx context.Context, id []byte, known *uint64) (uint64, error) {
-		own := &banyanv1.TxnRequest{Conditions: req.Conditions, Mutations: req.Mutations, RequestId: id, KnownRevision: known}
+	send := func(ctx context.Context, own *banyanv1.TxnRequest) (uint64, uint32, error) {
 		res, err = call(ctx, k.c, banyan.Partition(key), own, kvMethod(banyanv1connect.KVClient.Txn), func(r *banyanv1.TxnRequest) *banyanv1.Call {
 			return &banyanv1.Call{Call: &banyanv1.Call_Txn{Txn: r}}
 		}, (*banyanv1.Answer).GetTxn)
-		return res.GetRevision(), err
+		return res.GetRevision(), res.GetShard(), err
 	}
 	if len(req.RequestId) > 0 { // it may have been sent before
-		_, err = once(ctx, req.RequestId, req.KnownRevision)
-	} else {
-		err = k.write(ctx, key, once)
+		_, _, err = send(ctx, &banyanv1.TxnRequest{
+			Conditions: req.Conditions, Mutations: req.Mutations, RequestId: req.RequestId, KnownRevision: req.KnownRevision, KnownShard: req.KnownShard,
+		})
+		return res, err
 	}
+	err = k.write(ctx, key, func(ctx context.Context, id []byte, known line) (uint64, uint32, error) {
+		return send(ctx, &banyanv1.TxnRequest{Conditions: req.Conditions, Mutations: req.Mutations, RequestId: id, KnownRevision: &known.revision, KnownShard: known.shard})
+	})
 	return res, err
 }
 

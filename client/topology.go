@@ -23,6 +23,7 @@ const (
 
 // topology is where leaders are, as of some moment: a hint, never more.
 type topology struct {
+	epoch uint64   // of the shard map
 	slots []uint32 // the shard of each
 	leads []*node  // who leads that; nil: not known
 	nodes map[banyan.NodeID]*node
@@ -70,14 +71,18 @@ func (c *Client) learnFrom(n *node) error {
 	ctx, cancel := context.WithTimeout(c.life, learnMax)
 	defer cancel()
 	reply, err := n.cluster.Map(ctx, connect.NewRequest(&banyanv1.MapRequest{}))
-	if err == nil {
-		c.topology.Store(c.toTopology(reply.Msg))
+	if err != nil {
+		return err
 	}
-	return err
+	if t := c.topology.Load(); t != nil && reply.Msg.Epoch < t.epoch {
+		return banyan.Errorf(banyan.Unavailable, "%s has an older shard map", n.addr)
+	}
+	c.topology.Store(c.toTopology(reply.Msg))
+	return nil
 }
 
 func (c *Client) toTopology(m *banyanv1.MapResponse) *topology {
-	t := &topology{slots: m.Slots, nodes: map[banyan.NodeID]*node{}, at: time.Now()}
+	t := &topology{epoch: m.Epoch, slots: m.Slots, nodes: map[banyan.NodeID]*node{}, at: time.Now()}
 	for _, n := range m.Nodes {
 		if n.State != "left" && n.Address != "" {
 			t.nodes[banyan.NodeID(n.Id)] = c.nodeAt(n.Address) // so that calls go on when every address given at first is gone

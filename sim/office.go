@@ -129,6 +129,15 @@ func (r rows) Range(_ context.Context, shard banyan.ShardID, q mvcc.Query) ([]mv
 	return mvcc.Range(view, q)
 }
 
+func (r rows) Bounds(_ context.Context, shard banyan.ShardID) (lo, hi []byte, err error) {
+	view, err := r.p.store.View(shard)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer view.Close()
+	return mvcc.BoundsOf(view)
+}
+
 // members tells the core who is alive, as gossip does: late, and sometimes
 // wrong about a node that is only slow.
 func (o *office) members() {

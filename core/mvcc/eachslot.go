@@ -21,7 +21,7 @@ func eachSlot(r Reader, q *Query) (rows []Row, more bool, err error) {
 	}
 	all := &page{q: q}
 	hi := q.Hi
-	for slot := 0; slot < banyan.SlotOwn; {
+	for slot := q.FromSlot; slot < q.slotsEnd(); {
 		found := page{q: q}
 		slot, err = found.scanSlot(r, class, slot, hi)
 		if err != nil {
@@ -35,13 +35,21 @@ func eachSlot(r Reader, q *Query) (rows []Row, more bool, err error) {
 	return all.rows, all.more, nil
 }
 
+// slotsEnd is behind the last slot that is asked for.
+func (q *Query) slotsEnd() int {
+	if q.UntilSlot == 0 {
+		return banyan.SlotOwn
+	}
+	return min(q.UntilSlot, banyan.SlotOwn)
+}
+
 // scanSlot collects the rows of the first slot from slot on that has any, and
 // gives the slot to go on with.
 func (p *page) scanSlot(r Reader, class byte, slot int, hi []byte) (next int, err error) {
 	from := append([]byte{class, byte(slot >> 8), byte(slot)}, p.q.Lo...)
-	next = banyan.SlotOwn
-	apart := append([]byte{class}, banyan.SlotKey(banyan.SlotOwn)...)
-	scanErr := r.Scan(from, apart, func(k, v []byte) bool {
+	next = p.q.slotsEnd()
+	end := append([]byte{class}, banyan.SlotKey(next)...)
+	scanErr := r.Scan(from, end, func(k, v []byte) bool {
 		if len(k) < 1+slotBytes {
 			return true
 		}

@@ -1,6 +1,10 @@
 package mvcc
 
-import "bytes"
+import (
+	"bytes"
+
+	"banyan"
+)
 
 // A shard splits by forking. In one entry of its log the parent gives the child
 // a part of its row keys (Fork) and narrows its own (Cut). The rows of keys are
@@ -16,6 +20,13 @@ func (m *Machine) Bounds() (lo, hi []byte) { return m.bounds.lo, m.bounds.hi }
 func BoundsOf(r Reader) (lo, hi []byte, err error) {
 	mt, err := readMeta(r)
 	return mt.bounds.lo, mt.bounds.hi, err
+}
+
+// ForkOf gives the revision at which the shard that r reads was split off its
+// parent, 0 if it was not. Up to there both have one history.
+func ForkOf(r Reader) (banyan.Revision, error) {
+	mt, err := readMeta(r)
+	return mt.forked, err
 }
 
 // SetBounds writes the meta row of a new shard, which holds [lo, hi): nothing

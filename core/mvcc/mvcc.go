@@ -248,4 +248,6 @@ type Query struct {
 	// EachSlot: Lo and Hi are what follows the slot in a row key; the rows of
 	// all slots are given, in the order of what follows the slot. Not with At.
 	EachSlot bool
+	// With EachSlot: of the slots [FromSlot, UntilSlot) only; UntilSlot 0: to the end.
+	FromSlot, UntilSlot int
 }

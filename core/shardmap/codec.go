@@ -8,9 +8,10 @@ import (
 )
 
 // The row of the map: version | epoch | next | count of ranges, and for each its
-// lo, shard, voters and zones | 1 and the pending split, or 0. Numbers are
-// varints; bytes have their length before them.
-const codecVersion = 1
+// lo, shard, voters, zones, parent and the revision it was split off at | 1 and
+// the pending split, or 0. Numbers are varints; bytes have their length before
+// them. Version 1 has no parents.
+const codecVersion = 2
 
 // zonesMax is the most zones that one shard names.
 const zonesMax = 64
@@ -32,6 +33,8 @@ func (m *Map) Encode() []byte {
 		for _, z := range r.Zones {
 			str([]byte(z))
 		}
+		num(uint64(r.Parent))
+		num(uint64(r.Forked))
 	}
 	if m.Pending == nil {
 		num(0)
@@ -88,6 +91,9 @@ func Decode(b []byte) (*Map, error) {
 		r := Range{Lo: d.str(banyan.KeyBytesMax), Shard: banyan.ShardID(d.num(shardMost)), Voters: int(d.num(banyan.NodesMax))}
 		for z := d.num(zonesMax); z > 0 && !d.bad; z-- {
 			r.Zones = append(r.Zones, string(d.str(banyan.NameBytesMax)))
+		}
+		if b[0] > 1 {
+			r.Parent, r.Forked = banyan.ShardID(d.num(shardMost)), banyan.Revision(d.num(1<<63-1))
 		}
 		m.Ranges = append(m.Ranges, r)
 	}

@@ -22,6 +22,11 @@ type Range struct {
 	Shard  banyan.ShardID
 	Voters int      // wanted; 0: as many as the cluster's replication says
 	Zones  []string // where they should be; none: anywhere
+
+	// The shard that it was split off, and that shard's revision then: up to there
+	// both have one history. A shard that was made with the cluster has neither.
+	Parent banyan.ShardID
+	Forked banyan.Revision
 }
 
 // Split is a split that was decided and may not have happened yet.
@@ -79,10 +84,53 @@ func (m *Map) Bounds(shard banyan.ShardID) (lo, hi []byte, ok bool) {
 	return nil, nil, false
 }
 
+// SlotsOf gives the slots of partitions that a shard holds a part of: from the
+// first up to the one behind the last. The root shard has none.
+func (m *Map) SlotsOf(shard banyan.ShardID) (from, until int) {
+	lo, hi, ok := m.Bounds(shard)
+	if !ok {
+		return 0, 0
+	}
+	return slots(lo, hi)
+}
+
+func slots(lo, hi []byte) (from, until int) {
+	until = banyan.Slots
+	if len(lo) > 0 {
+		from = min(int(binary.BigEndian.Uint16(lo)), banyan.Slots)
+	}
+	if len(hi) > 0 {
+		until = min(until, int(binary.BigEndian.Uint16(hi)))
+	}
+	return from, until
+}
+
 // Has says whether there is such a shard, the root shard included.
 func (m *Map) Has(shard banyan.ShardID) bool {
 	_, _, ok := m.Bounds(shard)
 	return ok
+}
+
+// Shares says whether a revision of one shard is one of another's history too:
+// the two are one, or the other was split off it, by way of others perhaps, and
+// not before that revision.
+//
+// A request that says that its sender knew this revision of this shard before it
+// was first sent may so be judged by the other shard. Where Shares says no, and
+// the other shard holds the rows now, the shard had given them up when the
+// sender learned the revision: so nobody has carried the request out, or will.
+func (m *Map) Shares(of banyan.ShardID, known banyan.Revision, with banyan.ShardID) bool {
+	for range m.Ranges {
+		if of == with {
+			return true
+		}
+		i := slices.IndexFunc(m.Ranges, func(r Range) bool { return r.Shard == with })
+		if i < 0 || m.Ranges[i].Forked < known {
+			return false
+		}
+		with = m.Ranges[i].Parent
+	}
+	return false
 }
 
 // Data lists the shards but the root shard, in the order of their ranges.
@@ -94,6 +142,18 @@ func (m *Map) Data() []banyan.ShardID {
 		}
 	}
 	return out
+}
+
+// Made gives how many data shards the cluster was made with: those that were not
+// split off another.
+func (m *Map) Made() int {
+	n := 0
+	for i := range m.Ranges {
+		if r := &m.Ranges[i]; r.Shard != banyan.RootShard && r.Parent == banyan.RootShard { // which has no children
+			n++
+		}
+	}
+	return n
 }
 
 // All lists all shards by number, the root shard first.
@@ -125,9 +185,9 @@ func (m *Map) Decide(parent banyan.ShardID, at []byte) (*Map, error) {
 	return out, nil
 }
 
-// Finish makes the pending split's child a shard of the map; without one it
-// gives the same map.
-func (m *Map) Finish() *Map {
+// Finish makes the pending split's child a shard of the map, which was split off
+// at a revision of its parent; without one it gives the same map.
+func (m *Map) Finish(forked banyan.Revision) *Map {
 	p := m.Pending
 	if p == nil {
 		return m
@@ -135,7 +195,7 @@ func (m *Map) Finish() *Map {
 	out := m.next()
 	i := m.at(p.At)
 	child := m.Ranges[i]
-	child.Lo, child.Shard = p.At, p.Child
+	child.Lo, child.Shard, child.Parent, child.Forked = p.At, p.Child, p.Parent, forked
 	out.Ranges = slices.Insert(out.Ranges, i+1, child)
 	out.Pending = nil
 	return out
@@ -162,13 +222,7 @@ func (m *Map) Middle(shard banyan.ShardID, weight func(slot int) int64) (at []by
 	if !found || shard == banyan.RootShard {
 		return nil, false
 	}
-	from, to := 0, banyan.Slots
-	if len(lo) > 0 {
-		from = int(binary.BigEndian.Uint16(lo))
-	}
-	if len(hi) > 0 {
-		to = min(to, int(binary.BigEndian.Uint16(hi)))
-	}
+	from, to := slots(lo, hi)
 	if to-from < 2 {
 		return nil, false
 	}

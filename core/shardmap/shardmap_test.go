@@ -34,7 +34,7 @@ func TestNewDealsEverySlot(t *testing.T) {
 func TestSplits(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	m := New(4)
-	for range 60 {
+	for n := range 60 {
 		parent := m.Data()[rng.IntN(len(m.Data()))]
 		at, ok := m.Middle(parent, func(int) int64 { return rng.Int64N(100) })
 		if !ok {
@@ -48,7 +48,7 @@ func TestSplits(t *testing.T) {
 			t.Fatalf("two splits at once: %v", err)
 		}
 		roundTrip(t, decided)
-		done := decided.Finish()
+		done := decided.Finish(banyan.Revision(n + 1))
 		roundTrip(t, done)
 		child := decided.Pending.Child
 		for slot := range banyan.Slots {
@@ -64,6 +64,43 @@ func TestSplits(t *testing.T) {
 			t.Fatalf("epoch %d after %d", done.Epoch, m.Epoch)
 		}
 		m = done
+	}
+}
+
+// TestShares splits shard 1 into 1 | 3 at revision 10, then 3 into 3 | 4 at 20,
+// then 1 into 1 | 5 at 30.
+func TestShares(t *testing.T) {
+	m := New(2)
+	for _, s := range []struct {
+		parent banyan.ShardID
+		slot   int
+		at     banyan.Revision
+	}{{1, 200, 10}, {3, 300, 20}, {1, 100, 30}} {
+		decided, err := m.Decide(s.parent, banyan.SlotKey(s.slot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m = decided.Finish(s.at)
+		roundTrip(t, m)
+	}
+	for _, c := range []struct {
+		of    banyan.ShardID
+		known banyan.Revision
+		with  banyan.ShardID
+		want  bool
+	}{
+		{1, 99, 1, true},
+		{1, 10, 3, true}, {1, 11, 3, false},
+		{1, 10, 4, true}, {1, 11, 4, false}, {1, 20, 4, false}, // 1 was not 4's history any more
+		{3, 20, 4, true}, {3, 21, 4, false},
+		{1, 30, 5, true}, {1, 31, 5, false},
+		{3, 5, 1, false}, // what was split off does not come back
+		{4, 5, 3, false}, {3, 5, 5, false},
+		{2, 0, 1, false}, {9, 0, 1, false}, {1, 0, 9, false},
+	} {
+		if got := m.Shares(c.of, c.known, c.with); got != c.want {
+			t.Errorf("revision %d of shard %d with shard %d: %v, want %v", c.known, c.of, c.with, got, c.want)
+		}
 	}
 }
 
@@ -85,7 +122,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("Decide(%d, %x): %v, want %v", c.parent, c.at, err, c.kind)
 		}
 	}
-	if New(1).Finish().Epoch != 1 {
+	if New(1).Finish(7).Epoch != 1 {
 		t.Error("Finish without a split made another map")
 	}
 }

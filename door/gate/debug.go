@@ -13,6 +13,7 @@ import (
 type Debug interface {
 	Dump(ctx context.Context, req *banyanv1.DumpRequest, send func(*banyanv1.DumpResponse) error) error
 	Shard(context.Context, *banyanv1.ShardRequest) (*banyanv1.ShardResponse, error)
+	Split(context.Context, *banyanv1.SplitShardRequest) (*banyanv1.SplitShardResponse, error)
 	Slow(context.Context, *banyanv1.SlowRequest) (*banyanv1.SlowResponse, error)
 }
 
@@ -31,4 +32,8 @@ func (d debugDoor) Shard(ctx context.Context, req *connect.Request[banyanv1.Shar
 
 func (d debugDoor) Slow(ctx context.Context, req *connect.Request[banyanv1.SlowRequest]) (*connect.Response[banyanv1.SlowResponse], error) {
 	return answer(ctx, req, d.Debug.Slow)
+}
+
+func (d debugDoor) Split(ctx context.Context, req *connect.Request[banyanv1.SplitShardRequest]) (*connect.Response[banyanv1.SplitShardResponse], error) {
+	return answer(ctx, req, d.Debug.Split)
 }

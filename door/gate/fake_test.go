@@ -176,7 +176,7 @@ func (f *fakeJobs) Get(_ context.Context, req *banyanv1.GetJobRequest) (*banyanv
 func (f *fakeJobs) List(context.Context, *banyanv1.ListJobsRequest) (*banyanv1.ListJobsResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := &banyanv1.ListJobsResponse{}
+	out := &banyanv1.ListJobsResponse{Spans: []*banyanv1.SlotSpan{{Until: banyan.Slots}}}
 	for _, j := range f.jobs {
 		out.Jobs = append(out.Jobs, j)
 	}

@@ -32,10 +32,13 @@ func (f *finder[C]) stays(ctx context.Context) bool { return hopped(ctx) || f.at
 // what names it in errors. Only what may safely be repeated goes through here.
 func (f *finder[C]) atLeader(ctx context.Context, what string, partition []byte, try func(context.Context, banyan.NodeID) error) error {
 	if f.stays(ctx) {
-		return try(ctx, f.self)
+		if err := try(ctx, f.self); hopped(ctx) || !banyan.IsKind(err, banyan.Moved) {
+			return err
+		}
+		return stillMoving(what)
 	}
-	shard := f.leaders.ShardOf(partition)
-	return again(ctx, func(hint banyan.NodeID) error {
+	err := again(ctx, func(hint banyan.NodeID) error {
+		shard := f.leaders.ShardOf(partition) // each time anew: it may have been split meanwhile
 		node, ok := f.leaders.Leader(shard)
 		if hint != 0 {
 			node, ok = hint, true
@@ -45,6 +48,16 @@ func (f *finder[C]) atLeader(ctx context.Context, what string, partition []byte,
 		}
 		return try(ctx, node)
 	})
+	if banyan.IsKind(err, banyan.Moved) {
+		return stillMoving(what)
+	}
+	return err
+}
+
+// stillMoving stands for Moved where only nodes can follow it: the caller is to
+// ask again.
+func stillMoving(what string) error {
+	return banyan.Errorf(banyan.Unavailable, "%s: its shard is being split: try again", what)
 }
 
 // askLeader answers one call at the leader of a partition: by local if that is
@@ -102,5 +115,5 @@ func again(ctx context.Context, try func(hint banyan.NodeID) error) error {
 }
 
 func passing(k banyan.Kind) bool {
-	return k == banyan.NotLeader || k == banyan.Unavailable || k == banyan.Stale
+	return k == banyan.NotLeader || k == banyan.Unavailable || k == banyan.Stale || k == banyan.Moved
 }

@@ -253,6 +253,9 @@ func (a *anywhere) listOnce(ctx context.Context, req *banyanv1.ListJobsRequest) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if slot := uncovered(answers); slot < banyan.Slots {
+		return nil, banyan.Errorf(banyan.Unavailable, "nobody who was asked leads the shard of slot %d now, its jobs cannot be listed: try again; 'banyan status' shows what is missing", slot)
+	}
 	out := &banyanv1.ListJobsResponse{}
 	for _, r := range answers {
 		out.Jobs = append(out.Jobs, r.Jobs...)
@@ -264,6 +267,24 @@ func (a *anywhere) listOnce(ctx context.Context, req *banyanv1.ListJobsRequest) 
 		out.Jobs, out.More = out.Jobs[:n], true
 	}
 	return out, nil
+}
+
+// uncovered gives the first slot whose jobs none of the answers lists, banyan.Slots
+// if there is none. A shard may have been split, or its leader have moved, since
+// this node decided whom to ask.
+func uncovered(answers []*banyanv1.ListJobsResponse) int {
+	var covered [banyan.Slots]bool
+	for _, r := range answers {
+		for _, s := range r.GetSpans() {
+			for slot := s.From; slot < min(s.Until, banyan.Slots); slot++ {
+				covered[slot] = true
+			}
+		}
+	}
+	if i := slices.Index(covered[:], false); i >= 0 {
+		return i
+	}
+	return banyan.Slots
 }
 
 func (a *anywhere) listAt(ctx context.Context, node banyan.NodeID, req *banyanv1.ListJobsRequest) (*banyanv1.ListJobsResponse, error) {

@@ -77,6 +77,7 @@ func (a *Applier) Apply(tasks []*Apply) error {
 		m.mvcc.Flush(rows)
 		a.batch.SetApplied(m.shard, m.applied, m.term)
 	}
+	a.publishCuts()
 	if err := a.batch.Commit(false); err != nil {
 		return err
 	}

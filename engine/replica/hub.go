@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"sync"
 	"unsafe"
 
@@ -116,6 +117,34 @@ func (h *Hub) Holds(shard banyan.ShardID, lo, hi []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.holds(lo, hi)
+}
+
+// Held gives Moved unless the shard that view reads holds the rows [lo, hi), or lo
+// alone if hi is nil. It asks the view itself: a snapshot can be installed, with
+// narrower bounds than before, a moment before the Hub is told.
+func Held(view mvcc.Reader, shard banyan.ShardID, lo, hi []byte) error {
+	var t topic
+	var err error
+	if t.lo, t.hi, err = mvcc.BoundsOf(view); err == nil && !t.holds(lo, hi) {
+		err = errMoved(shard)
+	}
+	return err
+}
+
+// HeldSlots gives the slot behind the last that a view holds of [from, until), or
+// Moved if the first is not held.
+func HeldSlots(view mvcc.Reader, shard banyan.ShardID, from, until int) (int, error) {
+	lo, hi, err := mvcc.BoundsOf(view)
+	if err != nil {
+		return 0, err
+	}
+	if !(&topic{lo: lo, hi: hi}).holds(banyan.SlotKey(from), nil) {
+		return 0, errMoved(shard)
+	}
+	if len(hi) > 0 {
+		until = min(until, int(binary.BigEndian.Uint16(hi)))
+	}
+	return until, nil
 }
 
 func (t *topic) holds(lo, hi []byte) bool {
@@ -303,7 +332,7 @@ func (w *Watcher) poll() (events []mvcc.Event, upTo banyan.Revision, live bool, 
 	t.mu.Unlock()
 	events, upTo, err = w.history(after)
 	t.mu.Lock()
-	if err != nil {
+	if err = cmp.Or(err, t.end, w.end); err != nil { // what was read may be of after the shard was cut
 		return nil, 0, false, err
 	}
 	w.sent = upTo
@@ -317,6 +346,9 @@ func (w *Watcher) history(after banyan.Revision) ([]mvcc.Event, banyan.Revision,
 	}
 	defer view.Close()
 	events, upTo, err := mvcc.EventsSince(view, after, w.lo, w.hi, historyEventsMax)
+	if err == nil {
+		err = Held(view, w.shard, w.lo, append([]byte{}, w.hi...))
+	}
 	if err == nil && upTo <= after {
 		err = banyan.Errorf(banyan.Corrupt, "shard %d: history ends at revision %d, before one that was applied", w.shard, after)
 	}

@@ -130,14 +130,14 @@ func (h *Host) Get(shard banyan.ShardID, key []byte) (row *mvcc.Row, at banyan.R
 		row, err = mvcc.Get(view, key, 0)
 	}
 	if err == nil {
-		err = h.Holds(shard, key, nil)
+		err = Held(view, shard, key, nil)
 	}
 	return row, at, err
 }
 
 // Holds gives Moved unless the shard's replica here holds the rows [lo, hi), or
 // lo alone if hi is nil. It is asked after they were read: a shard only loses
-// rows, so what it still holds was its own before.
+// rows, and says so before it does, so what it still holds was its own before.
 func (h *Host) Holds(shard banyan.ShardID, lo, hi []byte) error {
 	if h.hub.Holds(shard, lo, hi) {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"banyan"
+	"banyan/core/mvcc"
 )
 
 // A shard splits by forking. One entry of the parent's log says: the row keys
@@ -227,8 +228,20 @@ func (a *Applier) split(t *Apply, m *machine, s Split) error {
 	return nil
 }
 
-// publishForks lets watchers see the children, and ends the watches of the
-// parents that reach into them.
+// publishCuts says, before the batch is committed, what the parents will not hold
+// any more. Said after it, a reader that looked in between would find no rows,
+// and take that for what the shard holds; and a watcher that read history in
+// between would take the parent's next revision for the child's.
+func (a *Applier) publishCuts() {
+	for _, m := range a.used {
+		if m.cut != nil {
+			a.hub.Cut(m.shard, m.cut)
+			m.cut = nil
+		}
+	}
+}
+
+// publishForks lets watchers see the children.
 func (a *Applier) publishForks() error {
 	for _, child := range a.forked {
 		if err := a.hub.Reset(child, a.store.Shard(child).Latest()); err != nil {
@@ -236,12 +249,6 @@ func (a *Applier) publishForks() error {
 		}
 	}
 	a.forked = a.forked[:0]
-	for _, m := range a.used {
-		if m.cut != nil {
-			a.hub.Cut(m.shard, m.cut)
-			m.cut = nil
-		}
-	}
 	return nil
 }
 
@@ -249,4 +256,23 @@ func (a *Applier) publishForks() error {
 // returns when it is one here: see Core.Split.
 func (h *Host) Split(ctx context.Context, shard banyan.ShardID, s Split) error {
 	return h.call(ctx, "splitting a shard; it may still happen", func(c *Core, done func(error)) { c.Split(shard, s, done) })
+}
+
+// ForkOf gives the revision of its parent at which a shard whose first row key is
+// at was split off; ok is false if the split has not been applied here.
+func (h *Host) ForkOf(child banyan.ShardID, at []byte) (rev banyan.Revision, ok bool, err error) {
+	if !h.Hosts(child) {
+		return 0, false, nil
+	}
+	view, err := h.View(child)
+	if err != nil {
+		return 0, false, err
+	}
+	defer view.Close()
+	lo, _, err := mvcc.BoundsOf(view)
+	if err != nil || !bytes.Equal(lo, at) {
+		return 0, false, err
+	}
+	rev, err = mvcc.ForkOf(view)
+	return rev, err == nil, err
 }

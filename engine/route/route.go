@@ -4,6 +4,7 @@
 package route
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -29,6 +30,7 @@ const CallTimeout = 10 * time.Second
 const (
 	retryMin = 5 * time.Millisecond
 	retryMax = 250 * time.Millisecond
+	mapPause = 50 * time.Millisecond // the longest between two looks at the map
 )
 
 // Members tells what gossip knows: who claims to lead a shard, and who is
@@ -91,8 +93,12 @@ type ReadQuery struct {
 	At       banyan.Revision // 0: now
 	Limit    int             // rows; 0: ListRowsMax
 	EachSlot bool            // Key and End are what follows the slot: see mvcc.Query
-	KeysOnly bool
-	Stale    bool // from the nearest replica; the answer tells its age
+	// With EachSlot: of the slots [FromSlot, UntilSlot). The shard must hold the
+	// first; up to where it holds them says the answer. See ReadSpan. UntilSlot 0:
+	// of those that the shard has.
+	FromSlot, UntilSlot int
+	KeysOnly            bool
+	Stale               bool // from the nearest replica; the answer tells its age
 }
 
 // ReadResult is what a replica answered.
@@ -101,6 +107,8 @@ type ReadResult struct {
 	Revision banyan.Revision // of the shard when it was read
 	More     bool            // the range has more rows behind the last
 	Age      time.Duration   // with Stale: at most this old
+	// With UntilSlot asked: the rows are those of the slots before this one.
+	UntilSlot int
 }
 
 // ShardOf gives the shard that holds a partition.
@@ -108,8 +116,15 @@ func (r *Router) ShardOf(partition []byte) banyan.ShardID {
 	return r.cfg.Map().OfSlot(banyan.SlotOf(partition))
 }
 
-// DataShards lists every shard but the root.
+// ShardOfSlot gives the shard that holds the first row of a slot.
+func (r *Router) ShardOfSlot(slot int) banyan.ShardID { return r.cfg.Map().OfSlot(slot) }
+
+// DataShards lists every shard but the root, as far as is known here. Who must
+// miss no row goes by Spans.
 func (r *Router) DataShards() []banyan.ShardID { return r.cfg.Map().Data() }
+
+// Map is the newest shard map that is known here.
+func (r *Router) Map() *shardmap.Map { return r.cfg.Map() }
 
 // Leader gives the node that leads a shard as far as is known here.
 func (r *Router) Leader(shard banyan.ShardID) (banyan.NodeID, bool) {
@@ -141,30 +156,127 @@ func (r *Router) Peer(node banyan.NodeID) (peerv1connect.PeerClient, error) { re
 
 // Commit applies a command at the shard's leader. It tries again under the
 // same request id while there is no leader, leadership moves or the network
-// fails, until ctx ends (CallTimeout if it has no deadline). A command that
-// carries a term is fenced: it is proposed here once, or not at all.
+// fails, until ctx ends (CallTimeout if it has no deadline), and follows rows
+// that another shard holds now; only what it cannot follow is Moved (see
+// shardmap.Map.Shares). A command that carries a term is fenced: it is proposed
+// here once, or not at all.
 func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	if cmd.Term != 0 {
 		return r.propose(ctx, shard, cmd)
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	own := cmd.Request == banyan.RequestID{}
 	if err := r.name(ctx, shard, cmd); err != nil {
 		return mvcc.Result{}, err
 	}
+	return r.commit(ctx, shard, cmd, own)
+}
+
+// commit is Commit of a command that has a request id; own says that it is the
+// Router's, and not its caller's.
+func (r *Router) commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, own bool) (mvcc.Result, error) {
 	var res mvcc.Result
-	err := r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
-		res, err = r.propose(ctx, shard, cmd)
-		return err
-	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
-		reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
-			Shard: uint32(shard), Command: cmd.Encode(nil), UserWrite: isUserWrite(ctx),
-		}))
-		if err != nil {
+	err := r.following(ctx, shard, rowsOf(cmd), func(to banyan.ShardID) error {
+		if err := r.carry(ctx, shard, to, cmd, own); err != nil {
 			return err
 		}
-		res, err = mvcc.DecodeResult(reply.Msg.Result)
-		return err
+		shard = to
+		return r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
+			res, err = r.propose(ctx, shard, cmd)
+			return err
+		}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
+			reply, err := peer.Commit(ctx, connect.NewRequest(&peerv1.CommitRequest{
+				Shard: uint32(shard), Command: cmd.Encode(nil), UserWrite: isUserWrite(ctx),
+			}))
+			if err != nil {
+				return err
+			}
+			res, err = mvcc.DecodeResult(reply.Msg.Result)
+			return err
+		})
 	})
 	return res, err
+}
+
+// carry readies a command that a shard has refused as moved for the one that
+// holds its rows now. What it says was known before it was first sent is of the
+// first one's history. Where the two have that in common the second knows, or
+// cannot know, whether it was carried out, as the first would. Else nobody has
+// carried it out, and a name of the Router's own is changed for a new one.
+func (r *Router) carry(ctx context.Context, from, to banyan.ShardID, cmd *mvcc.Command, own bool) error {
+	if from == to || cmd.Earliest == 0 || r.cfg.Map().Shares(from, cmd.Earliest-1, to) {
+		return nil
+	}
+	if !own {
+		return banyan.Errorf(banyan.Moved, "shard %d holds these rows now, and shard %d did when the request was made: make it anew", to, from)
+	}
+	cmd.Request = banyan.RequestID{}
+	return r.name(ctx, to, cmd)
+}
+
+// Judge looks at what the sender of a request for a shard says to have known: a
+// revision, of that shard or (of) another one. Moved: the request can be made
+// anew, nobody has carried it out or will.
+func (r *Router) Judge(shard, of banyan.ShardID, known banyan.Revision) error {
+	m := r.cfg.Map()
+	switch {
+	case of == shard, of == 0:
+		return nil
+	case !m.Has(of):
+		return banyan.Errorf(banyan.Unavailable, "this node does not know of shard %d yet: try again, or ask another node", of)
+	case !m.Shares(of, known, shard):
+		return banyan.Errorf(banyan.Moved, "shard %d holds these rows, and shard %d did not any more at revision %d: make the request anew, with what is known of shard %d", shard, of, known, shard)
+	}
+	return nil
+}
+
+// rowsOf lists the rows that a command is about and that move when its shard is
+// split.
+func rowsOf(cmd *mvcc.Command) [][]byte {
+	own := banyan.SlotKey(banyan.SlotOwn)
+	var rows [][]byte
+	add := func(row []byte) {
+		if len(row) > 0 && !bytes.HasPrefix(row, own) {
+			rows = append(rows, row)
+		}
+	}
+	for i := range cmd.Conds {
+		add(cmd.Conds[i].Key)
+	}
+	for _, muts := range [][]mvcc.Mutation{cmd.Muts, cmd.Else} {
+		for i := range muts {
+			add(muts[i].Key)
+		}
+	}
+	return rows
+}
+
+// following calls try with the shard, and as long as that answers Moved with the
+// one that holds the rows by the map, once that tells of another one. Rows that
+// are of several shards by now stay Moved.
+func (r *Router) following(ctx context.Context, shard banyan.ShardID, rows [][]byte, try func(banyan.ShardID) error) error {
+	for {
+		err := try(shard)
+		if len(rows) == 0 || !banyan.IsKind(err, banyan.Moved) {
+			return err
+		}
+		next := shard
+		for wait := retryMin; next == shard; wait = min(wait*2, mapPause) {
+			m := r.cfg.Map()
+			next = m.Of(rows[0])
+			for _, row := range rows[1:] {
+				if m.Of(row) != next {
+					return err
+				}
+			}
+			if next == shard && sleep(ctx, wait) != nil {
+				return banyan.Errorf(banyan.Unavailable, "shard %d is being split, and who holds these rows now is not known here yet: try again", shard)
+			}
+		}
+		shard = next
+		r.meter.retries.Inc()
+	}
 }
 
 // name gives a command a request id before it is sent for the first time, unless
@@ -195,12 +307,21 @@ func (r *Router) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc
 		go func() { done(r.Commit(ctx, shard, cmd)) }()
 		return
 	}
+	own := cmd.Request == banyan.RequestID{}
 	_ = r.name(ctx, shard, cmd) // it need not ask
 	_, span := obs.Start(ctx, "commit", slog.Int("shard", int(shard)))
 	finish := func(res mvcc.Result, err error) {
 		span.End(err)
-		if err != nil && retryable(err) {
+		switch {
+		case cmd.Term != 0 && retryable(err):
 			go func() { done(r.Commit(ctx, shard, cmd)) }()
+			return
+		case cmd.Term == 0 && (retryable(err) || banyan.IsKind(err, banyan.Moved)):
+			go func() {
+				ctx, cancel := bounded(ctx)
+				defer cancel()
+				done(r.commit(ctx, shard, cmd, own))
+			}()
 			return
 		}
 		done(res, err)
@@ -228,9 +349,28 @@ func (r *Router) propose(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Co
 
 // Read answers a query, linearizable unless it asks for stale.
 func (r *Router) Read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
-	if q.Stale {
-		return r.readStale(ctx, shard, q)
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	rows := [][]byte{q.Key}
+	switch {
+	case q.EachSlot && q.UntilSlot == 0, !q.EachSlot && bytes.HasPrefix(q.Key, banyan.SlotKey(banyan.SlotOwn)):
+		rows = nil // they are of this shard alone
+	case q.EachSlot:
+		rows[0] = banyan.SlotKey(q.FromSlot)
 	}
+	var res ReadResult
+	err := r.following(ctx, shard, rows, func(shard banyan.ShardID) (err error) {
+		if q.Stale {
+			res, err = r.readStale(ctx, shard, q)
+		} else {
+			res, err = r.readLeader(ctx, shard, q)
+		}
+		return err
+	})
+	return res, err
+}
+
+func (r *Router) readLeader(ctx context.Context, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
 	var res ReadResult
 	err := r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
 		res, err = r.readLocal(ctx, shard, q)
@@ -254,7 +394,7 @@ func (r *Router) ReadThen(ctx context.Context, shard banyan.ShardID, q ReadQuery
 		if err == nil {
 			res, err = r.read(ctx, shard, q)
 		}
-		if err != nil && retryable(err) {
+		if err != nil && (retryable(err) || banyan.IsKind(err, banyan.Moved)) {
 			go func() { done(r.Read(ctx, shard, q)) }()
 			return
 		}

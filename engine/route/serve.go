@@ -8,6 +8,7 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/core/mvcc"
+	"banyan/engine/replica"
 
 	"connectrpc.com/connect"
 )
@@ -43,11 +44,12 @@ func (h *Handler) Read(ctx context.Context, req *connect.Request[peerv1.ReadRequ
 	m := req.Msg
 	res, err := h.r.readLocal(ctx, banyan.ShardID(m.Shard), ReadQuery{
 		Key: m.Key, End: m.End, At: banyan.Revision(m.Revision), Limit: int(m.Limit), EachSlot: m.EachSlot, KeysOnly: m.KeysOnly, Stale: m.Stale,
+		FromSlot: int(m.FromSlot), UntilSlot: int(m.UntilSlot),
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &peerv1.ReadResponse{Revision: uint64(res.Revision), More: res.More, AgeMs: res.Age.Milliseconds()}
+	out := &peerv1.ReadResponse{Revision: uint64(res.Revision), More: res.More, AgeMs: res.Age.Milliseconds(), UntilSlot: uint32(res.UntilSlot)}
 	for i := range res.Rows {
 		out.Rows = append(out.Rows, toRow(&res.Rows[i]))
 	}
@@ -100,10 +102,94 @@ func (r *Router) TransferLeader(ctx context.Context, shard banyan.ShardID, to ba
 	})
 }
 
+// Split forks a shard that this node leads.
+func (h *Handler) Split(ctx context.Context, req *connect.Request[peerv1.SplitRequest]) (*connect.Response[peerv1.SplitResponse], error) {
+	forked, err := h.r.splitHere(ctx, banyan.ShardID(req.Msg.Shard), replica.Split{At: req.Msg.At, Child: banyan.ShardID(req.Msg.Child)})
+	return connect.NewResponse(&peerv1.SplitResponse{Forked: uint64(forked)}), err
+}
+
+// splitHere forks a shard that this node leads. If it was done before, this node
+// need only have the child.
+func (r *Router) splitHere(ctx context.Context, shard banyan.ShardID, s replica.Split) (banyan.Revision, error) {
+	forked, done, err := r.cfg.Host.ForkOf(s.Child, s.At)
+	if done || err != nil {
+		return forked, err
+	}
+	if err := r.cfg.Host.Split(ctx, shard, s); err != nil {
+		return 0, err
+	}
+	forked, done, err = r.cfg.Host.ForkOf(s.Child, s.At)
+	if err == nil && !done {
+		err = banyan.Errorf(banyan.Unavailable, "shard %d was split, and the replica of shard %d is not on this node any more: ask again", shard, s.Child)
+	}
+	return forked, err
+}
+
+// Split asks the shard's leader to make the rows from at on a shard of their own,
+// and gives the revision at which that was. Asked again it gives the same.
+func (r *Router) Split(ctx context.Context, shard banyan.ShardID, at []byte, child banyan.ShardID) (forked banyan.Revision, err error) {
+	local := func(ctx context.Context) (err error) {
+		forked, err = r.splitHere(ctx, shard, replica.Split{At: at, Child: child})
+		return err
+	}
+	remote := func(ctx context.Context, peer peerv1connect.PeerClient) error {
+		reply, err := peer.Split(ctx, connect.NewRequest(&peerv1.SplitRequest{Shard: uint32(shard), At: at, Child: uint32(child)}))
+		if err == nil {
+			forked = banyan.Revision(reply.Msg.Forked)
+		}
+		return err
+	}
+	err = r.atLeader(ctx, shard, local, remote)
+	if banyan.IsKind(err, banyan.Conflict) { // it was done before, and its leader has no replica of the child: the child's leader has
+		err = r.atLeader(ctx, child, local, remote)
+	}
+	return forked, err
+}
+
+// Counts tells how many rows a shard that this node leads holds.
+func (h *Handler) Counts(ctx context.Context, req *connect.Request[peerv1.CountsRequest]) (*connect.Response[peerv1.CountsResponse], error) {
+	counts, err := h.r.CountsHere(banyan.ShardID(req.Msg.Shard))
+	out := &peerv1.CountsResponse{}
+	for _, c := range counts {
+		out.Slots = append(out.Slots, &peerv1.SlotCount{Slot: uint32(c.Slot), Rows: c.Rows, Bytes: c.Bytes})
+	}
+	return connect.NewResponse(out), err
+}
+
+// CountsHere tells how many rows the replica here holds, by slot and space.
+func (r *Router) CountsHere(shard banyan.ShardID) ([]mvcc.Count, error) {
+	view, err := r.cfg.Host.View(shard)
+	if err != nil {
+		return nil, err
+	}
+	defer view.Close()
+	return mvcc.CountsOf(view)
+}
+
+// Counts tells how many rows a shard holds by slot, as its leader counts them.
+func (r *Router) Counts(ctx context.Context, shard banyan.ShardID) (out []mvcc.Count, err error) {
+	err = r.atLeader(ctx, shard, func(context.Context) (err error) {
+		out, err = r.CountsHere(shard)
+		return err
+	}, func(ctx context.Context, peer peerv1connect.PeerClient) error {
+		reply, err := peer.Counts(ctx, connect.NewRequest(&peerv1.CountsRequest{Shard: uint32(shard)}))
+		if err != nil {
+			return err
+		}
+		out = nil
+		for _, c := range reply.Msg.Slots {
+			out = append(out, mvcc.Count{Slot: int(c.Slot), Rows: c.Rows, Bytes: c.Bytes})
+		}
+		return nil
+	})
+	return out, err
+}
+
 // Watch calls fn with every change of the rows in [lo, hi) after a revision,
 // once and in order, and with a new upTo when nothing in the range changed. It
 // returns fn's error, ctx's, or Compacted; broken streams are taken up again
-// where they ended.
+// where they ended, also when another shard holds the rows by then: what the
+// watch was told of the first one's revisions, both have in common.
 func (r *Router) Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte, after banyan.Revision, fn func([]mvcc.Event, banyan.Revision) error) error {
 	var own error // fn's error ends the watch whatever its kind
 	step := func(evs []mvcc.Event, upTo banyan.Revision) error {
@@ -119,7 +205,10 @@ func (r *Router) Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte,
 		if own != nil || ctx.Err() != nil {
 			return errFirst(own, ctx.Err())
 		}
-		if err != nil && !retryable(err) {
+		switch {
+		case banyan.IsKind(err, banyan.Moved): // its leader may know it before the map here does
+			shard = r.cfg.Map().Of(lo)
+		case err != nil && !retryable(err):
 			return err
 		}
 		if after > before {
@@ -227,19 +316,25 @@ func (r *Router) read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (r
 		if row != nil {
 			res.Rows = []mvcc.Row{*row}
 		}
-		return res, errFirst(err, r.cfg.Host.Holds(shard, q.Key, nil))
+		return res, errFirst(err, replica.Held(view, shard, q.Key, nil))
 	}
 	limit := q.Limit
 	if limit <= 0 || limit > banyan.ListRowsMax {
 		limit = banyan.ListRowsMax
 	}
-	if !q.EachSlot { // asked after the view was taken: what the shard still holds is its own in the view
-		if err := r.cfg.Host.Holds(shard, q.Key, q.End); err != nil {
-			return res, err
-		}
+	switch {
+	case q.EachSlot && q.UntilSlot == 0: // whatever the shard has
+	case q.EachSlot:
+		res.UntilSlot, err = replica.HeldSlots(view, shard, q.FromSlot, q.UntilSlot)
+	default:
+		err = replica.Held(view, shard, q.Key, q.End)
+	}
+	if err != nil {
+		return res, err
 	}
 	res.Rows, res.More, err = mvcc.Range(view, mvcc.Query{
 		Lo: q.Key, Hi: q.End, At: q.At, Limit: limit, EachSlot: q.EachSlot, BytesMax: banyan.ListBytesMax, KeysOnly: q.KeysOnly,
+		FromSlot: q.FromSlot, UntilSlot: res.UntilSlot,
 		Stop: func() bool { return ctx.Err() != nil },
 	})
 	return res, err
@@ -248,12 +343,13 @@ func (r *Router) read(ctx context.Context, shard banyan.ShardID, q ReadQuery) (r
 func readPeer(ctx context.Context, peer peerv1connect.PeerClient, shard banyan.ShardID, q ReadQuery) (ReadResult, error) {
 	reply, err := peer.Read(ctx, connect.NewRequest(&peerv1.ReadRequest{
 		Shard: uint32(shard), Key: q.Key, End: q.End, Revision: uint64(q.At), Limit: uint32(q.Limit), EachSlot: q.EachSlot, KeysOnly: q.KeysOnly, Stale: q.Stale,
+		FromSlot: uint32(q.FromSlot), UntilSlot: uint32(q.UntilSlot),
 	}))
 	if err != nil {
 		return ReadResult{}, err
 	}
 	m := reply.Msg
-	res := ReadResult{Revision: banyan.Revision(m.Revision), More: m.More, Age: time.Duration(m.AgeMs) * time.Millisecond}
+	res := ReadResult{Revision: banyan.Revision(m.Revision), More: m.More, Age: time.Duration(m.AgeMs) * time.Millisecond, UntilSlot: int(m.UntilSlot)}
 	for _, row := range m.Rows {
 		res.Rows = append(res.Rows, fromRow(row))
 	}

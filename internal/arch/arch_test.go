@@ -46,7 +46,7 @@ var floors = [][]string{
 	{"engine/blob/blobtest"},
 	{"node/exec"},
 	{"engine/route"},
-	{"layer/kv", "layer/coord"},
+	{"layer/kv", "layer/coord", "layer/shards"},
 	{"layer/work"},
 	{"node/worker"},
 	{"door/gate"},

@@ -83,6 +83,21 @@ func (f *fakeShards) ShardOf(partition []byte) banyan.ShardID {
 	return shardmap.New(len(f.shards)).OfSlot(banyan.SlotOf(partition))
 }
 
+func (f *fakeShards) ShardOfSlot(slot int) banyan.ShardID {
+	return shardmap.New(len(f.shards)).OfSlot(slot)
+}
+
+func (f *fakeShards) Spans() (out []route.Span) {
+	m := shardmap.New(len(f.shards))
+	for _, id := range m.Data() {
+		from, until := m.SlotsOf(id)
+		out = append(out, route.Span{Shard: id, From: from, Until: until})
+	}
+	return out
+}
+
+func (f *fakeShards) Holds(banyan.ShardID, []byte) error { return nil }
+
 func (f *fakeShards) DataShards() (ids []banyan.ShardID) {
 	for i := range f.shards {
 		ids = append(ids, banyan.ShardID(i+1))
@@ -162,7 +177,8 @@ func (f *fakeShards) Read(_ context.Context, shard banyan.ShardID, q route.ReadQ
 	defer f.mu.Unlock()
 	d := f.shards[shard-1]
 	res.Revision = d.machine.Revision()
-	res.Rows, res.More, err = mvcc.Range(d.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, EachSlot: q.EachSlot, Limit: 3}) // small pages
+	res.Rows, res.More, err = mvcc.Range(d.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, EachSlot: q.EachSlot, FromSlot: q.FromSlot, UntilSlot: q.UntilSlot, Limit: 3}) // small pages
+	res.UntilSlot = q.UntilSlot
 	return res, err
 }
 

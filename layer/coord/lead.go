@@ -213,7 +213,7 @@ func (s *Service) commit(l *lead, c *command, wait time.Duration) {
 			err = banyan.Errorf(banyan.Unavailable, "a command of locks was not committed, so that those behind it were refused")
 		case err == nil && !res.OK:
 			err = banyan.Errorf(banyan.Internal, "a command of locks was refused: %+v", res)
-		case err != nil && !banyan.IsKind(err, banyan.Invalid):
+		case err != nil && !banyan.IsKind(err, banyan.Invalid) && !banyan.IsKind(err, banyan.Moved): // Moved: the shard was split, and is read anew
 			if wait < retryMax && 2*wait >= retryMax { // once
 				s.cfg.Logger.Warn("a shard does not commit; trying again", "shard", l.shard, "term", l.term, "error", err)
 			}

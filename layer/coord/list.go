@@ -24,20 +24,24 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListLocksRequest) (*ba
 	if req.Limit > 0 {
 		limit = int(min(req.Limit, listMax))
 	}
-	shards := s.cfg.Shards.DataShards()
+	spans := s.cfg.Shards.Spans()
 	if strings.Contains(req.Prefix, "/") {
-		shards = []banyan.ShardID{s.shardOf(req.Prefix)}
+		slot := banyan.SlotOf(banyan.Partition([]byte(req.Prefix)))
+		spans = []route.Span{{Shard: s.cfg.Shards.ShardOfSlot(slot), From: slot, Until: slot + 1}}
 	}
 	out := &banyanv1.ListLocksResponse{}
 	q := route.ReadQuery{EachSlot: true}
 	q.Key, q.End = lockRange(req.Prefix, req.After)
-	for _, shard := range shards {
-		found, _, more, err := s.read(ctx, shard, q, limit)
-		if err != nil {
-			return nil, err
+	for _, span := range spans {
+		q.UntilSlot = span.Until
+		for q.FromSlot = span.From; q.FromSlot < span.Until; { // the shard may reach less far than the map here says
+			found, _, until, more, err := s.read(ctx, s.cfg.Shards.ShardOfSlot(q.FromSlot), q, limit)
+			if err != nil {
+				return nil, err
+			}
+			out.Locks = append(out.Locks, found...)
+			out.More, q.FromSlot = out.More || more, until
 		}
-		out.Locks = append(out.Locks, found...)
-		out.More = out.More || more
 	}
 	slices.SortFunc(out.Locks, func(a, b *banyanv1.LockState) int { return cmp.Compare(a.Name, b.Name) })
 	if len(out.Locks) > limit {
@@ -48,12 +52,20 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListLocksRequest) (*ba
 
 // read gives the first locks of a range of rows: of one slot at one revision, of
 // each slot page by page, as the pages are then.
-func (s *Service) read(ctx context.Context, shard banyan.ShardID, q route.ReadQuery, limit int) (out []*banyanv1.LockState, at banyan.Revision, more bool, err error) {
+// until is the slot up to which the shard holds the rows: where it is split
+// between two pages, it is up to where it held them last.
+func (s *Service) read(ctx context.Context, shard banyan.ShardID, q route.ReadQuery, limit int) (out []*banyanv1.LockState, at banyan.Revision, until int, more bool, err error) {
+	first := q
 	for {
 		res, err := s.cfg.Rows.Read(ctx, shard, q)
 		if err != nil {
-			return nil, 0, false, err
+			return nil, 0, 0, false, err
 		}
+		if until != 0 && res.UntilSlot != until { // rows of the first page may be another shard's now
+			first.UntilSlot = res.UntilSlot
+			return s.read(ctx, shard, first, limit)
+		}
+		until = res.UntilSlot
 		if at == 0 {
 			at = res.Revision
 		}
@@ -63,18 +75,18 @@ func (s *Service) read(ctx context.Context, shard banyan.ShardID, q route.ReadQu
 		for i := range res.Rows {
 			c, p, err := decodeClaim(&res.Rows[i])
 			if err != nil {
-				return nil, 0, false, err
+				return nil, 0, 0, false, err
 			}
 			if len(out) == 0 || out[len(out)-1].Name != p.name {
 				if len(out) == limit {
-					return out, at, true, nil
+					return out, at, until, true, nil
 				}
 				out = append(out, &banyanv1.LockState{Name: p.name, Revision: uint64(at), Shard: uint32(shard)})
 			}
 			show(out[len(out)-1], c)
 		}
 		if !res.More {
-			return out, at, false, nil
+			return out, at, until, false, nil
 		}
 		last := res.Rows[len(res.Rows)-1].Key
 		if q.EachSlot {
@@ -109,7 +121,7 @@ func (s *Service) Watch(ctx context.Context, req *banyanv1.WatchLockRequest, sen
 	shard := s.shardOf(req.Name)
 	lo, hi := claimsOf(req.Name)
 	for {
-		locks, at, _, err := s.read(ctx, shard, route.ReadQuery{Key: lo, End: hi}, 1)
+		locks, at, _, _, err := s.read(ctx, shard, route.ReadQuery{Key: lo, End: hi}, 1)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,8 @@ type Replicas interface {
 	// ReadIndex returns once a majority has said, after the call, that this
 	// node leads the shard, and what it had committed by then is applied here.
 	ReadIndex(ctx context.Context, shard banyan.ShardID) error
+	// Holds gives Moved if another shard holds a row by now.
+	Holds(shard banyan.ShardID, row []byte) error
 }
 
 // Rows reads and watches rows of any shard, wherever it is led.
@@ -37,7 +39,8 @@ type Rows interface {
 // Shards says where locks live.
 type Shards interface {
 	ShardOf(partition []byte) banyan.ShardID
-	DataShards() []banyan.ShardID
+	ShardOfSlot(slot int) banyan.ShardID
+	Spans() []route.Span
 }
 
 var (
@@ -113,12 +116,28 @@ func (s *Service) shardOf(name string) banyan.ShardID {
 	return s.cfg.Shards.ShardOf(banyan.Partition([]byte(name)))
 }
 
+// nameRow is the first row key of the partition of a name.
+func nameRow(name string) []byte {
+	return banyan.SlotKey(banyan.SlotOf(banyan.Partition([]byte(name))))
+}
+
+// ledFor gives the controller of the locks of a partition. The map here may be
+// behind a split: the shard says itself whether it holds the name.
+func (s *Service) ledFor(ctx context.Context, name string) (*lead, error) {
+	shard := s.shardOf(name)
+	l, err := s.led(ctx, shard)
+	if err == nil {
+		err = s.cfg.Replicas.Holds(shard, nameRow(name))
+	}
+	return l, err
+}
+
 // Acquire claims a lock.
 func (s *Service) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*banyanv1.AcquireResponse, error) {
 	if err := checkAcquire(req); err != nil {
 		return nil, err
 	}
-	l, err := s.led(ctx, s.shardOf(req.Name))
+	l, err := s.ledFor(ctx, req.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +150,7 @@ func (s *Service) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*b
 		still := &banyanv1.AcquireRequest{Name: req.Name, Lease: req.Lease, Shared: req.Shared, Permits: req.Permits}
 		a, err = l.ask(ctx, 0, func(op uint64) { l.core.Acquire(s.now(), op, still, wall, false) }, nil)
 	}
-	if err = s.confirmed(ctx, l, a, err); err != nil {
+	if err = s.confirmed(ctx, l, req.Name, a, err); err != nil {
 		return nil, err
 	}
 	return &banyanv1.AcquireResponse{Claim: a.Claim, Holder: a.Holder}, nil
@@ -149,22 +168,25 @@ func (s *Service) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*b
 	if err := checkLease(req.Lease); err != nil {
 		return nil, err
 	}
-	l, err := s.led(ctx, s.shardOf(of))
+	l, err := s.ledFor(ctx, of)
 	if err != nil {
 		return nil, err
 	}
 	a, err := l.ask(ctx, 0, func(op uint64) { l.core.Release(s.now(), op, req.Lease, req.Name) }, nil)
-	if err = s.confirmed(ctx, l, a, err); err != nil {
+	if err = s.confirmed(ctx, l, of, a, err); err != nil {
 		return nil, err
 	}
 	return &banyanv1.ReleaseResponse{Released: a.Released}, nil
 }
 
 // confirmed gives an answer's error, having made sure that the answer was
-// this node's to give.
-func (s *Service) confirmed(ctx context.Context, l *lead, a Answer, err error) error {
+// this node's to give, and about the locks of this shard. In between the shard
+// may have been split, and the child's leader have given the lock to another.
+func (s *Service) confirmed(ctx context.Context, l *lead, name string, a Answer, err error) error {
 	if err == nil && a.Confirm {
-		err = s.cfg.Replicas.ReadIndex(ctx, l.shard)
+		if err = s.cfg.Replicas.ReadIndex(ctx, l.shard); err == nil {
+			err = s.cfg.Replicas.Holds(l.shard, nameRow(name))
+		}
 	}
 	if err != nil {
 		return err
@@ -227,6 +249,9 @@ func (s *Service) keepAlive(ctx context.Context, shard banyan.ShardID, refs []*b
 		gone[id] = true
 	}
 	for _, ref := range refs {
+		if err := s.cfg.Replicas.Holds(shard, nameRow(ref.Partition)); err != nil {
+			return nil, nil, err // the shard was split: what it does not know may be the child's
+		}
 		if gone[ref.Lease] {
 			continue
 		}

@@ -296,7 +296,8 @@ func TestManyLeases(t *testing.T) {
 	if res, err := s.KeepAlive(t.Context(), req); err != nil || len(res.Kept) != 20-elsewhere || len(res.Ended) != 20-elsewhere || elsewhere == 0 {
 		t.Errorf("%d elsewhere: %v, %v", elsewhere, res, err)
 	}
-	for _, shard := range s.cfg.Shards.DataShards() {
+	for _, span := range s.cfg.Shards.Spans() {
+		shard := span.Shard
 		s.Unlead(shard)
 	}
 	if leases, locks := s.Counts(); leases != 0 || locks != 0 {

@@ -39,18 +39,41 @@ func checkPrefix(prefix []byte) error {
 	return nil
 }
 
-// request is the beginning of the command of a request: its id, and the first
-// revision that it can have made.
-func request(id []byte, known *uint64) (*mvcc.Command, error) {
-	cmd := &mvcc.Command{}
+// asked is what all writes say.
+type asked interface {
+	GetRequestId() []byte
+	GetKnownRevision() uint64
+	GetKnownShard() uint32
+}
+
+// request is the beginning of the command of a request about a key: the shard it
+// goes to, its id, and the first revision that it can have made there.
+func (s *Service) request(key []byte, req asked) (banyan.ShardID, *mvcc.Command, error) {
+	cmd, shard, id := &mvcc.Command{}, s.shardOf(key), req.GetRequestId()
 	if len(id) != 0 && len(id) != len(cmd.Request) {
-		return nil, banyan.Errorf(banyan.Invalid, "request_id has %d bytes: give 16 random ones, or none", len(id))
+		return 0, nil, banyan.Errorf(banyan.Invalid, "request_id has %d bytes: give 16 random ones, or none", len(id))
 	}
 	copy(cmd.Request[:], id)
-	if known != nil && len(id) != 0 {
-		cmd.Earliest = banyan.Revision(*known) + 1
+	if known, ok := knownOf(req); ok && len(id) != 0 {
+		if err := s.db.Judge(shard, banyan.ShardID(req.GetKnownShard()), banyan.Revision(known)); err != nil {
+			return 0, nil, err
+		}
+		cmd.Earliest = banyan.Revision(known) + 1
 	}
-	return cmd, nil
+	return shard, cmd, nil
+}
+
+// knownOf gives the revision that a write says was known, if it says one.
+func knownOf(req asked) (revision uint64, ok bool) {
+	switch r := req.(type) {
+	case *banyanv1.PutRequest:
+		ok = r.KnownRevision != nil
+	case *banyanv1.DeleteRequest:
+		ok = r.KnownRevision != nil
+	case *banyanv1.TxnRequest:
+		ok = r.KnownRevision != nil
+	}
+	return req.GetKnownRevision(), ok
 }
 
 func deletion(key []byte, prefix bool) (mvcc.Mutation, error) {
@@ -61,16 +84,12 @@ func deletion(key []byte, prefix bool) (mvcc.Mutation, error) {
 	return mvcc.Mutation{Op: mvcc.DeleteRange, Key: row, End: mvcc.PrefixEnd(row)}, checkPrefix(key)
 }
 
-// command checks a transaction and makes the machine's command of it.
-func (s *Service) command(req *banyanv1.TxnRequest) (banyan.ShardID, *mvcc.Command, error) {
-	cmd, err := request(req.RequestId, req.KnownRevision)
-	if err != nil {
-		return 0, nil, err
-	}
+// command checks a transaction and makes the machine's command of it. It also
+// gives the shard, and a key of the one partition.
+func (s *Service) command(req *banyanv1.TxnRequest) (shard banyan.ShardID, first []byte, cmd *mvcc.Command, err error) {
 	if len(req.Mutations)+len(req.Conditions) == 0 {
-		return 0, nil, banyan.Errorf(banyan.Invalid, "the transaction is empty: give it conditions or mutations")
+		return 0, nil, nil, banyan.Errorf(banyan.Invalid, "the transaction is empty: give it conditions or mutations")
 	}
-	var first []byte // a key of the one partition
 	same := func(key []byte) error {
 		if first == nil {
 			first = key
@@ -80,27 +99,33 @@ func (s *Service) command(req *banyanv1.TxnRequest) (banyan.ShardID, *mvcc.Comma
 		}
 		return nil
 	}
+	var conds []mvcc.Cond
 	for i, c := range req.Conditions {
 		cond, err := condition(i, c)
 		if err == nil {
 			err = same(c.GetKey())
 		}
 		if err != nil {
-			return 0, nil, err
+			return 0, nil, nil, err
 		}
-		cmd.Conds = append(cmd.Conds, cond)
+		conds = append(conds, cond)
 	}
+	var muts []mvcc.Mutation
 	for i, m := range req.Mutations {
 		mut, key, err := mutation(i, m)
 		if err == nil {
 			err = same(key)
 		}
 		if err != nil {
-			return 0, nil, err
+			return 0, nil, nil, err
 		}
-		cmd.Muts = append(cmd.Muts, mut)
+		muts = append(muts, mut)
 	}
-	return s.shardOf(first), cmd, cmd.Validate()
+	if shard, cmd, err = s.request(first, req); err != nil {
+		return 0, nil, nil, err
+	}
+	cmd.Conds, cmd.Muts = conds, muts
+	return shard, first, cmd, cmd.Validate()
 }
 
 func condition(i int, c *banyanv1.Condition) (mvcc.Cond, error) {

@@ -43,11 +43,24 @@ func (f *fake) ShardOf(partition []byte) banyan.ShardID {
 	return shardmap.New(len(f.shards)).OfSlot(banyan.SlotOf(partition))
 }
 
-func (f *fake) DataShards() (ids []banyan.ShardID) {
-	for i := range f.shards {
-		ids = append(ids, banyan.ShardID(i+1))
+func (f *fake) ShardOfSlot(slot int) banyan.ShardID { return f.shardMap().OfSlot(slot) }
+
+func (f *fake) shardMap() *shardmap.Map { return shardmap.New(len(f.shards)) }
+
+func (f *fake) Spans() (out []route.Span) {
+	m := f.shardMap()
+	for _, id := range m.Data() {
+		from, until := m.SlotsOf(id)
+		out = append(out, route.Span{Shard: id, From: from, Until: until})
 	}
-	return ids
+	return out
+}
+
+func (f *fake) Judge(shard, of banyan.ShardID, known banyan.Revision) error {
+	if of == 0 || f.shardMap().Shares(of, known, shard) {
+		return nil
+	}
+	return banyan.Errorf(banyan.Moved, "shard %d, not %d", shard, of)
 }
 
 func (f *fake) CommitThen(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
@@ -87,7 +100,8 @@ func (f *fake) Read(_ context.Context, shard banyan.ShardID, q route.ReadQuery) 
 		}
 		return res, err
 	}
-	res.Rows, res.More, err = mvcc.Range(s.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, EachSlot: q.EachSlot, Limit: q.Limit, KeysOnly: q.KeysOnly})
+	res.Rows, res.More, err = mvcc.Range(s.rows, mvcc.Query{Lo: q.Key, Hi: q.End, At: q.At, EachSlot: q.EachSlot, FromSlot: q.FromSlot, UntilSlot: q.UntilSlot, Limit: q.Limit, KeysOnly: q.KeysOnly})
+	res.UntilSlot = q.UntilSlot
 	return res, err
 }
 

@@ -28,7 +28,10 @@ type Rows interface {
 // Shards says where keys live.
 type Shards interface {
 	ShardOf(partition []byte) banyan.ShardID
-	DataShards() []banyan.ShardID
+	ShardOfSlot(slot int) banyan.ShardID
+	Spans() []route.Span
+	// Judge gives Moved if what the sender of a request knew is not of its shard.
+	Judge(shard, of banyan.ShardID, known banyan.Revision) error
 }
 
 // DB is what the layer stands on.
@@ -64,12 +67,18 @@ func userKey(row []byte) []byte { return row[min(prefixBytes, len(row)):] }
 
 func (s *Service) shardOf(key []byte) banyan.ShardID { return s.db.ShardOf(banyan.Partition(key)) }
 
+// whose says of which shard a revision is that was told of a key just now. The
+// shard that told it may have been split meanwhile: the child that holds the key
+// has that revision too.
+func (s *Service) whose(key []byte) uint32 { return uint32(s.shardOf(key)) }
+
 // Get reads one key.
 func (s *Service) Get(ctx context.Context, req *banyanv1.GetRequest) (*banyanv1.GetResponse, error) {
 	if err := checkKey(req.Key); err != nil {
 		return nil, err
 	}
-	return toGetResponse(s.db.Read(ctx, s.shardOf(req.Key), getQuery(req)))
+	res, err := s.db.Read(ctx, s.shardOf(req.Key), getQuery(req))
+	return s.toGetResponse(req, res, err)
 }
 
 // GetThen is Get for a caller that does not wait: done is called once, from a
@@ -79,18 +88,18 @@ func (s *Service) GetThen(ctx context.Context, req *banyanv1.GetRequest, done fu
 		done(nil, err)
 		return
 	}
-	s.db.ReadThen(ctx, s.shardOf(req.Key), getQuery(req), func(res route.ReadResult, err error) { done(toGetResponse(res, err)) })
+	s.db.ReadThen(ctx, s.shardOf(req.Key), getQuery(req), func(res route.ReadResult, err error) { done(s.toGetResponse(req, res, err)) })
 }
 
 func getQuery(req *banyanv1.GetRequest) route.ReadQuery {
 	return route.ReadQuery{Key: rowKey(req.Key), At: banyan.Revision(req.Revision), Stale: req.Stale}
 }
 
-func toGetResponse(res route.ReadResult, err error) (*banyanv1.GetResponse, error) {
+func (s *Service) toGetResponse(req *banyanv1.GetRequest, res route.ReadResult, err error) (*banyanv1.GetResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &banyanv1.GetResponse{Revision: uint64(res.Revision), AgeMs: res.Age.Milliseconds()}
+	out := &banyanv1.GetResponse{Revision: uint64(res.Revision), AgeMs: res.Age.Milliseconds(), Shard: s.whose(req.Key)}
 	if len(res.Rows) > 0 {
 		out.Kv = toKeyValue(&res.Rows[0])
 	}
@@ -99,48 +108,48 @@ func toGetResponse(res route.ReadResult, err error) (*banyanv1.GetResponse, erro
 
 // Put sets one key.
 func (s *Service) Put(ctx context.Context, req *banyanv1.PutRequest) (*banyanv1.PutResponse, error) {
-	cmd, err := putCommand(req)
+	shard, cmd, err := s.putCommand(req)
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.db.Commit(route.UserWrite(ctx), s.shardOf(req.Key), cmd)
+	res, err := s.db.Commit(route.UserWrite(ctx), shard, cmd)
 	if err != nil {
 		return nil, err
 	}
-	return &banyanv1.PutResponse{Revision: uint64(res.Revision)}, nil
+	return &banyanv1.PutResponse{Revision: uint64(res.Revision), Shard: s.whose(req.Key)}, nil
 }
 
 // PutThen is Put for a caller that does not wait: done is called once, from a
 // goroutine that must not be held up.
 func (s *Service) PutThen(ctx context.Context, req *banyanv1.PutRequest, done func(*banyanv1.PutResponse, error)) {
-	cmd, err := putCommand(req)
+	shard, cmd, err := s.putCommand(req)
 	if err != nil {
 		done(nil, err)
 		return
 	}
-	s.db.CommitThen(route.UserWrite(ctx), s.shardOf(req.Key), cmd, func(res mvcc.Result, err error) {
+	s.db.CommitThen(route.UserWrite(ctx), shard, cmd, func(res mvcc.Result, err error) {
 		if err != nil {
 			done(nil, err)
 			return
 		}
-		done(&banyanv1.PutResponse{Revision: uint64(res.Revision)}, nil)
+		done(&banyanv1.PutResponse{Revision: uint64(res.Revision), Shard: s.whose(req.Key)}, nil)
 	})
 }
 
-func putCommand(req *banyanv1.PutRequest) (*mvcc.Command, error) {
-	cmd, err := request(req.RequestId, req.KnownRevision)
+func (s *Service) putCommand(req *banyanv1.PutRequest) (banyan.ShardID, *mvcc.Command, error) {
+	shard, cmd, err := s.request(req.Key, req)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	cmd.Muts = []mvcc.Mutation{{Op: mvcc.Put, Key: rowKey(req.Key), Value: req.Value}}
-	return cmd, checkPair(req.Key, req.Value)
+	return shard, cmd, checkPair(req.Key, req.Value)
 }
 
 // Delete removes one key, or the first keys of a prefix. Who sends a prefix with
 // very many keys goes on step by step, and so decides whether it goes on; were
 // the node to do so, a retry at another one would do the same again beside it.
 func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*banyanv1.DeleteResponse, error) {
-	cmd, err := request(req.RequestId, req.KnownRevision)
+	shard, cmd, err := s.request(req.Key, req)
 	if err != nil {
 		return nil, err
 	}
@@ -155,11 +164,12 @@ func (s *Service) Delete(ctx context.Context, req *banyanv1.DeleteRequest) (*ban
 		}
 	}
 	cmd.Muts = []mvcc.Mutation{mut}
-	res, err := s.db.Commit(ctx, s.shardOf(req.Key), cmd)
+	res, err := s.db.Commit(ctx, shard, cmd)
 	if err != nil {
 		return nil, err
 	}
 	out.Revision, out.Deleted, out.More = uint64(res.Revision), res.Deleted, out.After != nil
+	out.Shard = s.whose(req.Key)
 	if res.More { // their values were too much for one command: the step is not through
 		out.More, out.After = true, req.After
 	}
@@ -192,7 +202,7 @@ func (s *Service) step(ctx context.Context, req *banyanv1.DeleteRequest, mut *mv
 
 // Txn changes keys of one partition if all conditions hold.
 func (s *Service) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.TxnResponse, error) {
-	shard, cmd, err := s.command(req)
+	shard, key, cmd, err := s.command(req)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +216,7 @@ func (s *Service) Txn(ctx context.Context, req *banyanv1.TxnRequest) (*banyanv1.
 	if !res.OK && res.FailedCond < 0 {
 		return nil, banyan.Errorf(banyan.Exhausted, "the transaction would remove or replace too much at once (DeleteRowsMax, DisplacedBytesMax): delete the prefix by itself first")
 	}
-	out := &banyanv1.TxnResponse{Succeeded: res.OK, Revision: uint64(res.Revision), Sequences: res.Sequences}
+	out := &banyanv1.TxnResponse{Succeeded: res.OK, Revision: uint64(res.Revision), Sequences: res.Sequences, Shard: s.whose(key)}
 	if !res.OK {
 		out.FailedCondition = uint32(res.FailedCond)
 	}

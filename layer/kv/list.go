@@ -78,11 +78,12 @@ func (s *Service) listAll(ctx context.Context, q route.ReadQuery) (page, error) 
 		defer close(pages)
 		readers, ctx := errgroup.WithContext(ctx)
 		readers.SetLimit(listShardsOnce)
-		for _, shard := range s.db.DataShards() {
+		for _, span := range s.db.Spans() {
 			readers.Go(func() error {
-				res, err := s.db.Read(ctx, shard, q)
-				pages <- page{rows: res.Rows, more: res.More, age: res.Age}
-				return err
+				return route.ReadSpan(ctx, s.db, span, q, func(res route.ReadResult) error {
+					pages <- page{rows: res.Rows, more: res.More, age: res.Age}
+					return nil
+				})
 			})
 		}
 		return readers.Wait()

@@ -154,7 +154,12 @@ func (c *Core) Lose(id banyan.ShardID) {
 		c.answer(op, nil, banyan.Errorf(banyan.NotLeader, "leadership of shard %d moved before it was clear whether this was done: ask again", id))
 	}
 	for _, n := range c.nodes {
-		n.release(func(k Key) bool { return c.shardOf([]byte(k.Job)) == id })
+		n.release(func(k Key) bool { // by the job, if it is known: its shard may be another one by now
+			if r := c.jobs[k.Job]; r != nil {
+				return r.shard == s
+			}
+			return c.shardFor(k.Job) == nil
+		})
 	}
 	c.wanting = slices.DeleteFunc(c.wanting, func(r *Run) bool { return r.shard == s })
 	for jobID, r := range c.jobs { // only deletes: the order does not show

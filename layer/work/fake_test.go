@@ -78,6 +78,10 @@ func (f *fakeShards) Commit(_ context.Context, id banyan.ShardID, cmd *mvcc.Comm
 	return res, err
 }
 
+func (f *fakeShards) Bounds(context.Context, banyan.ShardID) (lo, hi []byte, err error) {
+	return nil, nil, nil
+}
+
 func (f *fakeShards) Range(_ context.Context, id banyan.ShardID, q mvcc.Query) ([]mvcc.Row, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -3,6 +3,7 @@ package work
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"banyan"
@@ -34,6 +35,7 @@ type lead struct {
 	loaded chan struct{} // closed once the core has the shard's jobs
 	remove chan struct{} // a job is to be removed
 	ready  bool          // loaded is closed
+	bounds *bounds       // nil until the rows are read: what the core has of the shard
 }
 
 // Lead starts the controller of a shard that this node leads in a term. It
@@ -102,7 +104,9 @@ func (s *Service) control(l *lead) {
 			<-l.ctx.Done()
 			break
 		}
-		s.cfg.Logger.Warn("reading the jobs of a shard again", "shard", l.shard, "term", l.term, "error", err)
+		if !banyan.IsKind(err, banyan.Moved) { // else the shard was split: what is left of it is read
+			s.cfg.Logger.Warn("reading the jobs of a shard again", "shard", l.shard, "term", l.term, "error", err)
+		}
 		sleep(l.ctx, wait)
 	}
 	s.mu.Lock()
@@ -119,13 +123,18 @@ func (s *Service) load(l *lead) error {
 	if err != nil {
 		return err
 	}
+	in := &bounds{} // read after the rows: a shard only loses some
+	if in.lo, in.hi, err = s.cfg.Reader.Bounds(l.ctx, l.shard); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.leads[l.shard] != l {
 		return l.ctx.Err()
 	}
+	s.give(l, in)
+	jobs = slices.DeleteFunc(jobs, func(j Loaded) bool { return !in.has([]byte(j.Run.id)) })
 	runs := make([]*Run, len(jobs))
-	s.lose(l.shard)
 	for i, j := range jobs {
 		runs[i] = j.Run
 		s.keep(l.shard, j)
@@ -212,7 +221,7 @@ func (s *Service) commits(l *lead) error {
 				s.submitted(b, res)
 				ok = s.core.Committed(s.now(), b, res)
 			})
-		case banyan.IsKind(err, banyan.Stale) || l.ctx.Err() != nil:
+		case banyan.IsKind(err, banyan.Stale), banyan.IsKind(err, banyan.Moved), l.ctx.Err() != nil:
 			return err
 		default:
 			s.cfg.Logger.Error("a command of a controller was refused", "shard", l.shard, "error", err)
@@ -238,7 +247,7 @@ func (s *Service) commit(l *lead, cmd *mvcc.Command) (mvcc.Result, error) {
 			return res, banyan.Errorf(banyan.Stale, "shard %d: term %d is over", l.shard, l.term)
 		}
 		switch banyan.KindOf(err) {
-		case banyan.Stale, banyan.Invalid:
+		case banyan.Stale, banyan.Invalid, banyan.Moved:
 			return res, err
 		}
 		if wait < retryMax && 2*wait >= retryMax { // once

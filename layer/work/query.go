@@ -103,6 +103,12 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 			return nil, err
 		}
 		out.More = out.More || more
+		in := &bounds{} // read after the rows: a shard only loses some
+		if in.lo, in.hi, err = s.cfg.Reader.Bounds(ctx, shard); err != nil {
+			return nil, err
+		}
+		from, until := in.slots()
+		out.Spans = append(out.Spans, &banyanv1.SlotSpan{From: from, Until: until})
 	}
 	slices.SortFunc(out.Jobs, func(a, b *banyanv1.Job) int { return cmp.Compare(b.Id, a.Id) })
 	if len(out.Jobs) > limit {

@@ -61,7 +61,6 @@ func New(cfg Config) *Service {
 	s := &Service{
 		cfg:      cfg,
 		began:    time.Now(),
-		core:     NewCore(cfg.ShardOf),
 		inputs:   newInputs(cfg.Reader),
 		leads:    map[banyan.ShardID]*lead{},
 		records:  map[banyan.JobID]*record{},
@@ -71,6 +70,7 @@ func New(cfg Config) *Service {
 		lively:   make(chan struct{}, 1),
 		meter:    newMeter(cfg.Metrics),
 	}
+	s.core = NewCore(s.shardOf)
 	s.core.Fenced = cfg.Chunks != nil
 	cfg.Metrics.Read(s.readMeter)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -252,11 +252,14 @@ func (s *Service) led(ctx context.Context, jobID string) (banyan.JobID, banyan.S
 	if err != nil {
 		return "", 0, err
 	}
-	shard := s.cfg.ShardOf([]byte(id))
 	s.mu.Lock()
+	shard := s.shardOf([]byte(id))
 	l := s.leads[shard]
 	s.mu.Unlock()
-	if l == nil {
+	switch {
+	case l == nil && shard == banyan.RootShard:
+		return id, shard, banyan.Errorf(banyan.Moved, "job %s is in a shard that was split off one that is led here: ask again", id)
+	case l == nil:
 		return id, shard, notLed(shard)
 	}
 	select {

@@ -74,12 +74,19 @@ type Reader interface {
 	Range(ctx context.Context, shard banyan.ShardID, q mvcc.Query) (rows []mvcc.Row, more bool, err error)
 }
 
+// LedRows is a Reader that also tells which rows a shard holds by now.
+type LedRows interface {
+	Reader
+	// Bounds gives the row keys that the shard holds; an empty one is the end.
+	Bounds(ctx context.Context, shard banyan.ShardID) (lo, hi []byte, err error)
+}
+
 // Config is what a Service is made of.
 type Config struct {
 	Node      banyan.NodeID
 	ShardOf   func(partition []byte) banyan.ShardID
 	Committer Committer
-	Reader    Reader
+	Reader    LedRows
 	// Nodes lists the members of the cluster as known now.
 	Nodes func() []NodeInfo
 	// Caller gives the node whose certificate a stream has; nil: believe Hello.

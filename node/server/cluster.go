@@ -267,7 +267,7 @@ func (s clusterService) node(row nodeRow, info *nodeInfo) *banyanv1.Node {
 
 // Status says how the cluster is and what to do about what is not well.
 func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (*banyanv1.StatusResponse, error) {
-	infos := s.n.gather(ctx)
+	infos := s.n.gatherCounts(ctx, true)
 	if s.n.outside.Load() { // the others' refusals would pass for their troubles
 		return nil, s.n.askAnother()
 	}
@@ -275,8 +275,11 @@ func (s clusterService) Status(ctx context.Context, _ *banyanv1.StatusRequest) (
 	for _, n := range s.n.nodes.list() {
 		out.Nodes = append(out.Nodes, s.node(n, infos[n.ID]))
 	}
-	out.Shards = mergeShards(s.n.shards.get().All(), infos)
+	m := s.n.shards.get()
+	out.Shards = mergeShards(m.All(), infos)
 	for _, sh := range out.Shards {
+		from, until := m.SlotsOf(banyan.ShardID(sh.Id))
+		sh.FromSlot, sh.UntilSlot = uint32(from), uint32(until)
 		out.Replication = max(out.Replication, uint32(len(sh.Voters)))
 	}
 	for _, info := range infos {
@@ -315,6 +318,7 @@ func mergeShards(ids []banyan.ShardID, infos map[banyan.NodeID]*nodeInfo) []*ban
 			best.Revision, best.AppliedIndex = sh.Revision, sh.AppliedIndex
 			if leads {
 				best.Leader, best.Behind = sh.Leader, sh.Behind
+				best.Rows, best.Bytes = sh.Rows, sh.Bytes
 			}
 		}
 	}
@@ -330,19 +334,24 @@ type nodeInfo struct {
 // gather asks every node for its Info at once; those that do not answer in
 // time are missing from the result.
 func (n *Server) gather(ctx context.Context) map[banyan.NodeID]*nodeInfo {
+	return n.gatherCounts(ctx, false)
+}
+
+// gatherCounts is gather, with counts also of rows.
+func (n *Server) gatherCounts(ctx context.Context, counts bool) map[banyan.NodeID]*nodeInfo {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
 	var (
 		mu  sync.Mutex
 		wg  sync.WaitGroup
-		out = map[banyan.NodeID]*nodeInfo{n.file.Node: {InfoResponse: n.info()}}
+		out = map[banyan.NodeID]*nodeInfo{n.file.Node: {InfoResponse: n.info(counts)}}
 	)
 	for _, row := range n.nodes.list() {
 		if row.ID == n.file.Node || n.stateOf(row.ID) == "dead" || n.stateOf(row.ID) == "left" {
 			continue
 		}
 		wg.Go(func() {
-			info, err := n.askInfo(ctx, row.ID)
+			info, err := n.askCounts(ctx, row.ID, counts)
 			if err != nil {
 				return // it shows as a node without figures, and as a problem if it stays so
 			}
@@ -356,12 +365,16 @@ func (n *Server) gather(ctx context.Context) map[banyan.NodeID]*nodeInfo {
 }
 
 func (n *Server) askInfo(ctx context.Context, id banyan.NodeID) (*nodeInfo, error) {
+	return n.askCounts(ctx, id, false)
+}
+
+func (n *Server) askCounts(ctx context.Context, id banyan.NodeID, counts bool) (*nodeInfo, error) {
 	peer, err := n.router.Peer(id)
 	if err != nil {
 		return nil, err
 	}
 	sent := time.Now()
-	reply, err := peer.Info(ctx, connect.NewRequest(&peerv1.InfoRequest{}))
+	reply, err := peer.Info(ctx, connect.NewRequest(&peerv1.InfoRequest{Counts: counts}))
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,11 @@ func (r replicas) ReadIndex(ctx context.Context, shard banyan.ShardID) error {
 	return r.n.host.ReadIndex(ctx, shard)
 }
 
+// Holds gives Moved if another shard holds a row by now.
+func (r replicas) Holds(shard banyan.ShardID, row []byte) error {
+	return r.n.host.Holds(shard, row, nil)
+}
+
 // coordAt gives the locks of another node, for calls that are passed on to it.
 func (n *Server) coordAt(id banyan.NodeID) (banyanv1connect.CoordClient, error) {
 	return banyanv1connect.NewCoordClient(n.port.HTTPClient(), n.port.URL(id), connect.WithInterceptors(wire.ClientInterceptor())), nil

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -326,6 +327,20 @@ func (s debugService) Shard(ctx context.Context, req *banyanv1.ShardRequest) (*b
 		out.Errors = append(out.Errors, a.Errors...)
 	}
 	return out, nil
+}
+
+// Split decides that a shard is split.
+func (s debugService) Split(ctx context.Context, req *banyanv1.SplitShardRequest) (*banyanv1.SplitShardResponse, error) {
+	slot := -1
+	if req.At != nil {
+		slot = int(*req.At)
+	}
+	d, err := s.n.splits.Decide(ctx, banyan.ShardID(req.Shard), slot, req.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	s.n.log.Info("a split was asked for", "shard", d.Parent, "child", d.Child, "epoch", d.Epoch)
+	return &banyanv1.SplitShardResponse{Child: uint32(d.Child), At: uint32(binary.BigEndian.Uint16(d.At)), Epoch: d.Epoch}, nil
 }
 
 func (n *Server) inspect(ctx context.Context, shard banyan.ShardID) (*banyanv1.ShardResponse, error) {

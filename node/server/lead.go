@@ -19,6 +19,7 @@ import (
 type leaders struct {
 	n       *Server
 	mu      sync.Mutex
+	epoch   uint64 // of the shard map that was looked at
 	view    map[banyan.ShardID]banyan.NodeID
 	changed chan struct{}
 }
@@ -51,7 +52,8 @@ func (l *leaders) Leaders() (map[banyan.ShardID]banyan.NodeID, <-chan struct{}) 
 func (l *leaders) look() {
 	view := map[banyan.ShardID]banyan.NodeID{}
 	claimed := *l.n.claimed.Load()
-	for _, shard := range l.n.shards.get().Data() {
+	m := l.n.shards.get()
+	for _, shard := range m.Data() {
 		node, term := l.n.host.Leader(shard)
 		if c := claimed[shard]; c.node != 0 && (node == 0 && c.term >= term || c.term > term) {
 			node = c.node
@@ -62,8 +64,8 @@ func (l *leaders) look() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !maps.Equal(view, l.view) {
-		l.view = view
+	if m.Epoch != l.epoch || !maps.Equal(view, l.view) { // with another map jobs are of other shards
+		l.epoch, l.view = m.Epoch, view
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}
@@ -100,11 +102,15 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 				looks = leadersLooks
 			case <-n.host.Moved():
 				looks = leadersLooks
+			case <-n.shards.changed:
+				looks = leadersLooks
+				n.splits.Wake()
 			case <-poll.C:
 				looks--
 			}
 		}
 	})
+	defer n.splits.Unlead()
 	feed := n.host.Leadership()
 	defer feed.Close()
 	led := map[banyan.ShardID]uint64{}
@@ -133,8 +139,13 @@ func (n *Server) watchLeadership(ctx context.Context) error {
 }
 
 func (n *Server) tellController(ctx context.Context, l replica.Leadership) {
-	if l.Shard == banyan.RootShard {
-		return // it holds no jobs and no locks
+	if l.Shard == banyan.RootShard { // it holds no jobs and no locks
+		if l.Leading {
+			n.splits.Lead(ctx, l.Term)
+		} else {
+			n.splits.Unlead()
+		}
+		return
 	}
 	if l.Leading {
 		n.work.Lead(ctx, l.Shard, l.Term)

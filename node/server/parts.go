@@ -19,6 +19,7 @@ import (
 	"banyan/door/gate"
 	"banyan/engine/blob"
 	"banyan/engine/member"
+	"banyan/engine/replica"
 	"banyan/engine/transport"
 	"banyan/layer/kv"
 	"banyan/layer/work"
@@ -174,7 +175,22 @@ func (l localRows) Range(_ context.Context, shard banyan.ShardID, q mvcc.Query) 
 		return nil, false, err
 	}
 	defer view.Close()
+	if !q.EachSlot { // what is asked of all slots is what the shard has of them
+		if err := replica.Held(view, shard, q.Lo, q.Hi); err != nil {
+			return nil, false, err
+		}
+	}
 	return mvcc.Range(view, q)
+}
+
+// Bounds gives the row keys that a shard holds by what is applied here.
+func (l localRows) Bounds(_ context.Context, shard banyan.ShardID) (lo, hi []byte, err error) {
+	view, err := l.n.host.View(shard)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer view.Close()
+	return mvcc.BoundsOf(view)
 }
 
 // workNodes is the cluster as controllers see it.

@@ -40,8 +40,8 @@ func (s peerService) Tail(ctx context.Context, req *connect.Request[peerv1.TailR
 }
 
 // Info says how this node is.
-func (s peerService) Info(context.Context, *connect.Request[peerv1.InfoRequest]) (*connect.Response[peerv1.InfoResponse], error) {
-	return connect.NewResponse(s.n.info()), nil
+func (s peerService) Info(_ context.Context, req *connect.Request[peerv1.InfoRequest]) (*connect.Response[peerv1.InfoResponse], error) {
+	return connect.NewResponse(s.n.info(req.Msg.Counts)), nil
 }
 
 func (n *Server) membersKnown() []member.Member {
@@ -51,8 +51,9 @@ func (n *Server) membersKnown() []member.Member {
 	return n.members.Members()
 }
 
-// info is what this node says of itself.
-func (n *Server) info() *peerv1.InfoResponse {
+// info is what this node says of itself; with counts, also how many rows the
+// shards hold that it leads.
+func (n *Server) info(counts bool) *peerv1.InfoResponse {
 	space := n.disks.state()
 	out := &peerv1.InfoResponse{
 		Node: uint64(n.file.Node), NowMs: time.Now().UnixMilli(), Version: banyan.Version,
@@ -102,7 +103,23 @@ func (n *Server) info() *peerv1.InfoResponse {
 		for id, match := range st.Match {
 			sh.Behind[uint64(id)] = st.Last - min(match, st.Last)
 		}
+		if counts && st.Leading {
+			sh.Rows, sh.Bytes = n.counts(st.Shard)
+		}
 		out.Shards = append(out.Shards, sh)
 	}
 	return out
+}
+
+// counts sums up how many rows a shard holds, and how many bytes; 0 if its
+// replica has just gone.
+func (n *Server) counts(shard banyan.ShardID) (rows, bytes int64) {
+	counts, err := n.router.CountsHere(shard)
+	if err != nil {
+		return 0, 0
+	}
+	for _, c := range counts {
+		rows, bytes = rows+c.Rows, bytes+c.Bytes
+	}
+	return rows, bytes
 }

@@ -21,6 +21,7 @@ import (
 	"banyan/engine/store"
 	"banyan/engine/transport"
 	"banyan/layer/coord"
+	"banyan/layer/shards"
 	"banyan/layer/work"
 	"banyan/node/exec"
 	"banyan/node/pki"
@@ -62,6 +63,7 @@ type Server struct {
 	blobs   *blob.Replicated
 	work    *work.Service
 	coord   *coord.Service
+	splits  *shards.Service
 	runner  *exec.Runner
 	worker  *worker.Worker
 	leaders *leaders
@@ -137,8 +139,8 @@ func (n *Server) build() error {
 	if n.shards, err = openMap(n.store); err != nil {
 		return err
 	}
-	if has := len(n.shards.get().Data()); n.asked != 0 && n.asked != has && !n.cfg.Embedded {
-		return banyan.Errorf(banyan.Conflict, "the cluster of the node in %s has %d data shards, not %d, and --shards is for a new one: leave it out, or give another --dir", n.cfg.Dir, has, n.asked)
+	if has := n.shards.get().Made(); n.asked != 0 && n.asked != has && !n.cfg.Embedded {
+		return banyan.Errorf(banyan.Conflict, "the cluster of the node in %s was made with %d data shards, not %d, and --shards is for a new one: leave it out, or give another --dir", n.cfg.Dir, has, n.asked)
 	}
 	if !n.cfg.Embedded {
 		if err := n.openPort(); err != nil {
@@ -189,6 +191,7 @@ func (n *Server) build() error {
 	n.router = route.New(route.Config{
 		Node: n.file.Node, Map: n.shards.get, Host: n.host, Members: n.claims(), Dial: n.peers.client, Logger: n.log, Metrics: n.metrics, Room: n.room,
 	})
+	n.splits = shards.New(shards.Config{DB: n.router, Row: []byte(shardMapKey), Logger: n.log})
 	if err := n.openBlobs(); err != nil {
 		return err
 	}

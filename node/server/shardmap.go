@@ -15,8 +15,9 @@ const shardMapNote = "shard map"
 
 // mapHolder holds the newest shard map that this node has seen.
 type mapHolder struct {
-	store *store.Store
-	now   atomic.Pointer[shardmap.Map]
+	store   *store.Store
+	now     atomic.Pointer[shardmap.Map]
+	changed chan struct{} // has a value when there is a newer map; for one listener
 }
 
 // writeMap notes the first map of a node.
@@ -39,7 +40,7 @@ func openMap(st *store.Store) (*mapHolder, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &mapHolder{store: st}
+	h := &mapHolder{store: st, changed: make(chan struct{}, 1)}
 	h.now.Store(m)
 	return h, nil
 }
@@ -58,6 +59,10 @@ func (h *mapHolder) take(row []byte) error {
 		return err
 	}
 	h.now.Store(m)
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

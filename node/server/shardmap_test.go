@@ -68,7 +68,7 @@ func TestNewerMapsAreTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer = newer.Finish()
+	newer = newer.Finish(1)
 	for _, m := range []*shardmap.Map{newer, first} {
 		if err := h.take(m.Encode()); err != nil {
 			t.Fatal(err)

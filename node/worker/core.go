@@ -157,9 +157,9 @@ func (c *Core) Take() Effects {
 	return e
 }
 
-// Lead says who leads which shard. Only what differs from the call before
-// counts: a controller that sent a start is believed over an old view, for a
-// while.
+// Lead says who leads which shard; call it also when jobs are of other shards than
+// before. Only what differs from the call before counts: a controller that sent a
+// start is believed over an old view, for a while.
 func (c *Core) Lead(view map[banyan.ShardID]banyan.NodeID) {
 	for shard, node := range view {
 		if c.view[shard] != node {
@@ -174,8 +174,17 @@ func (c *Core) Lead(view map[banyan.ShardID]banyan.NodeID) {
 		}
 	}
 	c.view = view
+	c.place()
 	c.greet()
 	c.grant()
+}
+
+// place looks up the shard of each attempt anew: it may have been split since the
+// attempt came. What an old leader was sent of it the new one gets, too.
+func (c *Core) place() {
+	for _, a := range c.attempts { // each by itself: the order does not show
+		a.shard = c.shardOf([]byte(a.key.Job))
+	}
 }
 
 // greet says hello to controllers that lead more than they were told: a new

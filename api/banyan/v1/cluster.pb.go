@@ -572,15 +572,20 @@ func (x *NodesResponse) GetNodes() []*Node {
 }
 
 type Shard struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Leader        uint64                 `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"`
-	Term          uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	Voters        []uint64               `protobuf:"varint,4,rep,packed,name=voters,proto3" json:"voters,omitempty"`
-	Learners      []uint64               `protobuf:"varint,5,rep,packed,name=learners,proto3" json:"learners,omitempty"`
-	Revision      uint64                 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
-	AppliedIndex  uint64                 `protobuf:"varint,7,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	Behind        map[uint64]uint64      `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // of each replica, in log entries, as its leader says
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Leader       uint64                 `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"`
+	Term         uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Voters       []uint64               `protobuf:"varint,4,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	Learners     []uint64               `protobuf:"varint,5,rep,packed,name=learners,proto3" json:"learners,omitempty"`
+	Revision     uint64                 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	AppliedIndex uint64                 `protobuf:"varint,7,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Behind       map[uint64]uint64      `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // of each replica, in log entries, as its leader says
+	// Which slots it holds, and how much there is in them, without history.
+	FromSlot      uint32 `protobuf:"varint,9,opt,name=from_slot,json=fromSlot,proto3" json:"from_slot,omitempty"`
+	UntilSlot     uint32 `protobuf:"varint,10,opt,name=until_slot,json=untilSlot,proto3" json:"until_slot,omitempty"` // the slot behind the last
+	Rows          int64  `protobuf:"varint,11,opt,name=rows,proto3" json:"rows,omitempty"`
+	Bytes         int64  `protobuf:"varint,12,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -669,6 +674,34 @@ func (x *Shard) GetBehind() map[uint64]uint64 {
 		return x.Behind
 	}
 	return nil
+}
+
+func (x *Shard) GetFromSlot() uint32 {
+	if x != nil {
+		return x.FromSlot
+	}
+	return 0
+}
+
+func (x *Shard) GetUntilSlot() uint32 {
+	if x != nil {
+		return x.UntilSlot
+	}
+	return 0
+}
+
+func (x *Shard) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Shard) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type Problem struct {
@@ -2262,7 +2295,7 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\tdisk_path\x18\x14 \x01(\tR\bdiskPath\"\x0e\n" +
 	"\fNodesRequest\"6\n" +
 	"\rNodesResponse\x12%\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\"\xa9\x02\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x0f.banyan.v1.NodeR\x05nodes\"\x8f\x03\n" +
 	"\x05Shard\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2271,7 +2304,13 @@ const file_banyan_v1_cluster_proto_rawDesc = "" +
 	"\blearners\x18\x05 \x03(\x04R\blearners\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\a \x01(\x04R\fappliedIndex\x124\n" +
-	"\x06behind\x18\b \x03(\v2\x1c.banyan.v1.Shard.BehindEntryR\x06behind\x1a9\n" +
+	"\x06behind\x18\b \x03(\v2\x1c.banyan.v1.Shard.BehindEntryR\x06behind\x12\x1b\n" +
+	"\tfrom_slot\x18\t \x01(\rR\bfromSlot\x12\x1d\n" +
+	"\n" +
+	"until_slot\x18\n" +
+	" \x01(\rR\tuntilSlot\x12\x12\n" +
+	"\x04rows\x18\v \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05bytes\x18\f \x01(\x03R\x05bytes\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"Q\n" +

@@ -633,6 +633,126 @@ func (x *ReplicaProgress) GetSnapshotIndex() uint64 {
 	return 0
 }
 
+type SplitShardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	At            *uint32                `protobuf:"varint,2,opt,name=at,proto3,oneof" json:"at,omitempty"` // the child's first slot; without: where half of the bytes lie on either side
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the map that the caller knows: one that has changed since is a conflict
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitShardRequest) Reset() {
+	*x = SplitShardRequest{}
+	mi := &file_banyan_v1_debug_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitShardRequest) ProtoMessage() {}
+
+func (x *SplitShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_debug_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitShardRequest.ProtoReflect.Descriptor instead.
+func (*SplitShardRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SplitShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *SplitShardRequest) GetAt() uint32 {
+	if x != nil && x.At != nil {
+		return *x.At
+	}
+	return 0
+}
+
+func (x *SplitShardRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type SplitShardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Child         uint32                 `protobuf:"varint,1,opt,name=child,proto3" json:"child,omitempty"` // its number
+	At            uint32                 `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`       // its first slot
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the map in which that is decided
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitShardResponse) Reset() {
+	*x = SplitShardResponse{}
+	mi := &file_banyan_v1_debug_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitShardResponse) ProtoMessage() {}
+
+func (x *SplitShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_debug_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitShardResponse.ProtoReflect.Descriptor instead.
+func (*SplitShardResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SplitShardResponse) GetChild() uint32 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+func (x *SplitShardResponse) GetAt() uint32 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *SplitShardResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type SlowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -642,7 +762,7 @@ type SlowRequest struct {
 
 func (x *SlowRequest) Reset() {
 	*x = SlowRequest{}
-	mi := &file_banyan_v1_debug_proto_msgTypes[7]
+	mi := &file_banyan_v1_debug_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +774,7 @@ func (x *SlowRequest) String() string {
 func (*SlowRequest) ProtoMessage() {}
 
 func (x *SlowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_debug_proto_msgTypes[7]
+	mi := &file_banyan_v1_debug_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +787,7 @@ func (x *SlowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlowRequest.ProtoReflect.Descriptor instead.
 func (*SlowRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{7}
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SlowRequest) GetNode() uint64 {
@@ -687,7 +807,7 @@ type SlowResponse struct {
 
 func (x *SlowResponse) Reset() {
 	*x = SlowResponse{}
-	mi := &file_banyan_v1_debug_proto_msgTypes[8]
+	mi := &file_banyan_v1_debug_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +819,7 @@ func (x *SlowResponse) String() string {
 func (*SlowResponse) ProtoMessage() {}
 
 func (x *SlowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_debug_proto_msgTypes[8]
+	mi := &file_banyan_v1_debug_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +832,7 @@ func (x *SlowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlowResponse.ProtoReflect.Descriptor instead.
 func (*SlowResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{8}
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SlowResponse) GetOperations() []*SlowOperation {
@@ -744,7 +864,7 @@ type SlowOperation struct {
 
 func (x *SlowOperation) Reset() {
 	*x = SlowOperation{}
-	mi := &file_banyan_v1_debug_proto_msgTypes[9]
+	mi := &file_banyan_v1_debug_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +876,7 @@ func (x *SlowOperation) String() string {
 func (*SlowOperation) ProtoMessage() {}
 
 func (x *SlowOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_debug_proto_msgTypes[9]
+	mi := &file_banyan_v1_debug_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +889,7 @@ func (x *SlowOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlowOperation.ProtoReflect.Descriptor instead.
 func (*SlowOperation) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{9}
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SlowOperation) GetNode() uint64 {
@@ -831,7 +951,7 @@ type SlowWait struct {
 
 func (x *SlowWait) Reset() {
 	*x = SlowWait{}
-	mi := &file_banyan_v1_debug_proto_msgTypes[10]
+	mi := &file_banyan_v1_debug_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +963,7 @@ func (x *SlowWait) String() string {
 func (*SlowWait) ProtoMessage() {}
 
 func (x *SlowWait) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_debug_proto_msgTypes[10]
+	mi := &file_banyan_v1_debug_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +976,7 @@ func (x *SlowWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlowWait.ProtoReflect.Descriptor instead.
 func (*SlowWait) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{10}
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SlowWait) GetFor() string {
@@ -926,7 +1046,16 @@ const file_banyan_v1_debug_proto_rawDesc = "" +
 	"\tin_flight\x18\x06 \x01(\rR\binFlight\x12\x16\n" +
 	"\x06paused\x18\a \x01(\bR\x06paused\x12\x16\n" +
 	"\x06active\x18\b \x01(\bR\x06active\x12%\n" +
-	"\x0esnapshot_index\x18\t \x01(\x04R\rsnapshotIndex\"!\n" +
+	"\x0esnapshot_index\x18\t \x01(\x04R\rsnapshotIndex\"[\n" +
+	"\x11SplitShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x13\n" +
+	"\x02at\x18\x02 \x01(\rH\x00R\x02at\x88\x01\x01\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epochB\x05\n" +
+	"\x03_at\"P\n" +
+	"\x12SplitShardResponse\x12\x14\n" +
+	"\x05child\x18\x01 \x01(\rR\x05child\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\rR\x02at\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"!\n" +
 	"\vSlowRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\"v\n" +
 	"\fSlowResponse\x128\n" +
@@ -954,10 +1083,11 @@ const file_banyan_v1_debug_proto_rawDesc = "" +
 	"\x14DUMP_KIND_GOROUTINES\x10\x03\x12\x11\n" +
 	"\rDUMP_KIND_CPU\x10\x04\x12\x12\n" +
 	"\x0eDUMP_KIND_HEAP\x10\x05\x12\x14\n" +
-	"\x10DUMP_KIND_CONFIG\x10\x062\xb7\x01\n" +
+	"\x10DUMP_KIND_CONFIG\x10\x062\xfd\x01\n" +
 	"\x05Debug\x129\n" +
 	"\x04Dump\x12\x16.banyan.v1.DumpRequest\x1a\x17.banyan.v1.DumpResponse0\x01\x12:\n" +
-	"\x05Shard\x12\x17.banyan.v1.ShardRequest\x1a\x18.banyan.v1.ShardResponse\x127\n" +
+	"\x05Shard\x12\x17.banyan.v1.ShardRequest\x1a\x18.banyan.v1.ShardResponse\x12D\n" +
+	"\x05Split\x12\x1c.banyan.v1.SplitShardRequest\x1a\x1d.banyan.v1.SplitShardResponse\x127\n" +
 	"\x04Slow\x12\x16.banyan.v1.SlowRequest\x1a\x17.banyan.v1.SlowResponseB\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
 
 var (
@@ -973,37 +1103,41 @@ func file_banyan_v1_debug_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_debug_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_banyan_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_banyan_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_banyan_v1_debug_proto_goTypes = []any{
-	(DumpKind)(0),           // 0: banyan.v1.DumpKind
-	(*DumpRequest)(nil),     // 1: banyan.v1.DumpRequest
-	(*DumpResponse)(nil),    // 2: banyan.v1.DumpResponse
-	(*ShardRequest)(nil),    // 3: banyan.v1.ShardRequest
-	(*ShardResponse)(nil),   // 4: banyan.v1.ShardResponse
-	(*NodeError)(nil),       // 5: banyan.v1.NodeError
-	(*ShardReplica)(nil),    // 6: banyan.v1.ShardReplica
-	(*ReplicaProgress)(nil), // 7: banyan.v1.ReplicaProgress
-	(*SlowRequest)(nil),     // 8: banyan.v1.SlowRequest
-	(*SlowResponse)(nil),    // 9: banyan.v1.SlowResponse
-	(*SlowOperation)(nil),   // 10: banyan.v1.SlowOperation
-	(*SlowWait)(nil),        // 11: banyan.v1.SlowWait
+	(DumpKind)(0),              // 0: banyan.v1.DumpKind
+	(*DumpRequest)(nil),        // 1: banyan.v1.DumpRequest
+	(*DumpResponse)(nil),       // 2: banyan.v1.DumpResponse
+	(*ShardRequest)(nil),       // 3: banyan.v1.ShardRequest
+	(*ShardResponse)(nil),      // 4: banyan.v1.ShardResponse
+	(*NodeError)(nil),          // 5: banyan.v1.NodeError
+	(*ShardReplica)(nil),       // 6: banyan.v1.ShardReplica
+	(*ReplicaProgress)(nil),    // 7: banyan.v1.ReplicaProgress
+	(*SplitShardRequest)(nil),  // 8: banyan.v1.SplitShardRequest
+	(*SplitShardResponse)(nil), // 9: banyan.v1.SplitShardResponse
+	(*SlowRequest)(nil),        // 10: banyan.v1.SlowRequest
+	(*SlowResponse)(nil),       // 11: banyan.v1.SlowResponse
+	(*SlowOperation)(nil),      // 12: banyan.v1.SlowOperation
+	(*SlowWait)(nil),           // 13: banyan.v1.SlowWait
 }
 var file_banyan_v1_debug_proto_depIdxs = []int32{
 	0,  // 0: banyan.v1.DumpRequest.kind:type_name -> banyan.v1.DumpKind
 	6,  // 1: banyan.v1.ShardResponse.replicas:type_name -> banyan.v1.ShardReplica
 	5,  // 2: banyan.v1.ShardResponse.errors:type_name -> banyan.v1.NodeError
 	7,  // 3: banyan.v1.ShardReplica.progress:type_name -> banyan.v1.ReplicaProgress
-	10, // 4: banyan.v1.SlowResponse.operations:type_name -> banyan.v1.SlowOperation
+	12, // 4: banyan.v1.SlowResponse.operations:type_name -> banyan.v1.SlowOperation
 	5,  // 5: banyan.v1.SlowResponse.errors:type_name -> banyan.v1.NodeError
-	11, // 6: banyan.v1.SlowOperation.waits:type_name -> banyan.v1.SlowWait
+	13, // 6: banyan.v1.SlowOperation.waits:type_name -> banyan.v1.SlowWait
 	1,  // 7: banyan.v1.Debug.Dump:input_type -> banyan.v1.DumpRequest
 	3,  // 8: banyan.v1.Debug.Shard:input_type -> banyan.v1.ShardRequest
-	8,  // 9: banyan.v1.Debug.Slow:input_type -> banyan.v1.SlowRequest
-	2,  // 10: banyan.v1.Debug.Dump:output_type -> banyan.v1.DumpResponse
-	4,  // 11: banyan.v1.Debug.Shard:output_type -> banyan.v1.ShardResponse
-	9,  // 12: banyan.v1.Debug.Slow:output_type -> banyan.v1.SlowResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
+	8,  // 9: banyan.v1.Debug.Split:input_type -> banyan.v1.SplitShardRequest
+	10, // 10: banyan.v1.Debug.Slow:input_type -> banyan.v1.SlowRequest
+	2,  // 11: banyan.v1.Debug.Dump:output_type -> banyan.v1.DumpResponse
+	4,  // 12: banyan.v1.Debug.Shard:output_type -> banyan.v1.ShardResponse
+	9,  // 13: banyan.v1.Debug.Split:output_type -> banyan.v1.SplitShardResponse
+	11, // 14: banyan.v1.Debug.Slow:output_type -> banyan.v1.SlowResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1014,13 +1148,14 @@ func file_banyan_v1_debug_proto_init() {
 	if File_banyan_v1_debug_proto != nil {
 		return
 	}
+	file_banyan_v1_debug_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_debug_proto_rawDesc), len(file_banyan_v1_debug_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

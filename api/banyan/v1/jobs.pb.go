@@ -1636,6 +1636,7 @@ type ListJobsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"` // newest first
 	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	Spans         []*SlotSpan            `protobuf:"bytes,3,rep,name=spans,proto3" json:"spans,omitempty"` // the slots whose jobs these are
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1684,6 +1685,66 @@ func (x *ListJobsResponse) GetMore() bool {
 	return false
 }
 
+func (x *ListJobsResponse) GetSpans() []*SlotSpan {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// SlotSpan is the slots [from, until).
+type SlotSpan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint32                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	Until         uint32                 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotSpan) Reset() {
+	*x = SlotSpan{}
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotSpan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotSpan) ProtoMessage() {}
+
+func (x *SlotSpan) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotSpan.ProtoReflect.Descriptor instead.
+func (*SlotSpan) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SlotSpan) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *SlotSpan) GetUntil() uint32 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
 type TasksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -1697,7 +1758,7 @@ type TasksRequest struct {
 
 func (x *TasksRequest) Reset() {
 	*x = TasksRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1770,7 @@ func (x *TasksRequest) String() string {
 func (*TasksRequest) ProtoMessage() {}
 
 func (x *TasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[19]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1783,7 @@ func (x *TasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksRequest.ProtoReflect.Descriptor instead.
 func (*TasksRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{19}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TasksRequest) GetJobId() string {
@@ -1771,7 +1832,7 @@ type TasksResponse struct {
 
 func (x *TasksResponse) Reset() {
 	*x = TasksResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1844,7 @@ func (x *TasksResponse) String() string {
 func (*TasksResponse) ProtoMessage() {}
 
 func (x *TasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[20]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1857,7 @@ func (x *TasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TasksResponse.ProtoReflect.Descriptor instead.
 func (*TasksResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{20}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TasksResponse) GetResults() []*TaskResult {
@@ -1830,7 +1891,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1903,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[21]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +1916,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{21}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowRequest) GetJobId() string {
@@ -1885,7 +1946,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +1958,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[22]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +1971,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{22}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FollowResponse) GetResults() []*TaskResult {
@@ -1962,7 +2023,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2035,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[23]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2048,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{23}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogsRequest) GetJobId() string {
@@ -2047,7 +2108,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2120,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[24]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2133,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{24}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -2133,7 +2194,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2206,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[25]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2219,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{25}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HoldRequest) GetJobId() string {
@@ -2177,7 +2238,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2250,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[26]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2263,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{26}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HoldResponse) GetJob() *Job {
@@ -2222,7 +2283,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2295,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[27]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2308,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{27}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResumeRequest) GetJobId() string {
@@ -2273,7 +2334,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2346,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[28]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2359,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{28}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResumeResponse) GetJob() *Job {
@@ -2317,7 +2378,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2390,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[29]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2403,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{29}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelRequest) GetJobId() string {
@@ -2361,7 +2422,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2434,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[30]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2447,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{30}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CancelResponse) GetJob() *Job {
@@ -2406,7 +2467,7 @@ type RemoveJobRequest struct {
 
 func (x *RemoveJobRequest) Reset() {
 	*x = RemoveJobRequest{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2479,7 @@ func (x *RemoveJobRequest) String() string {
 func (*RemoveJobRequest) ProtoMessage() {}
 
 func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[31]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2492,7 @@ func (x *RemoveJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveJobRequest.ProtoReflect.Descriptor instead.
 func (*RemoveJobRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{31}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveJobRequest) GetJobId() string {
@@ -2457,7 +2518,7 @@ type RemoveJobResponse struct {
 
 func (x *RemoveJobResponse) Reset() {
 	*x = RemoveJobResponse{}
-	mi := &file_banyan_v1_jobs_proto_msgTypes[32]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2530,7 @@ func (x *RemoveJobResponse) String() string {
 func (*RemoveJobResponse) ProtoMessage() {}
 
 func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_v1_jobs_proto_msgTypes[32]
+	mi := &file_banyan_v1_jobs_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2543,7 @@ func (x *RemoveJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveJobResponse.ProtoReflect.Descriptor instead.
 func (*RemoveJobResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{32}
+	return file_banyan_v1_jobs_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveJobResponse) GetJob() *Job {
@@ -2630,10 +2691,14 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\v2\x0e.banyan.v1.JobR\x03job\"?\n" +
 	"\x0fListJobsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06before\x18\x02 \x01(\tR\x06before\"J\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\"u\n" +
 	"\x10ListJobsResponse\x12\"\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x0e.banyan.v1.JobR\x04jobs\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\x93\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12)\n" +
+	"\x05spans\x18\x03 \x03(\v2\x13.banyan.v1.SlotSpanR\x05spans\"4\n" +
+	"\bSlotSpan\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\rR\x05until\"\x93\x01\n" +
 	"\fTasksRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\rR\x04from\x12\x14\n" +
@@ -2731,7 +2796,7 @@ func file_banyan_v1_jobs_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_jobs_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_banyan_v1_jobs_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_banyan_v1_jobs_proto_goTypes = []any{
 	(JobState)(0),             // 0: banyan.v1.JobState
 	(TaskState)(0),            // 1: banyan.v1.TaskState
@@ -2754,20 +2819,21 @@ var file_banyan_v1_jobs_proto_goTypes = []any{
 	(*GetJobResponse)(nil),    // 18: banyan.v1.GetJobResponse
 	(*ListJobsRequest)(nil),   // 19: banyan.v1.ListJobsRequest
 	(*ListJobsResponse)(nil),  // 20: banyan.v1.ListJobsResponse
-	(*TasksRequest)(nil),      // 21: banyan.v1.TasksRequest
-	(*TasksResponse)(nil),     // 22: banyan.v1.TasksResponse
-	(*FollowRequest)(nil),     // 23: banyan.v1.FollowRequest
-	(*FollowResponse)(nil),    // 24: banyan.v1.FollowResponse
-	(*LogsRequest)(nil),       // 25: banyan.v1.LogsRequest
-	(*LogsResponse)(nil),      // 26: banyan.v1.LogsResponse
-	(*HoldRequest)(nil),       // 27: banyan.v1.HoldRequest
-	(*HoldResponse)(nil),      // 28: banyan.v1.HoldResponse
-	(*ResumeRequest)(nil),     // 29: banyan.v1.ResumeRequest
-	(*ResumeResponse)(nil),    // 30: banyan.v1.ResumeResponse
-	(*CancelRequest)(nil),     // 31: banyan.v1.CancelRequest
-	(*CancelResponse)(nil),    // 32: banyan.v1.CancelResponse
-	(*RemoveJobRequest)(nil),  // 33: banyan.v1.RemoveJobRequest
-	(*RemoveJobResponse)(nil), // 34: banyan.v1.RemoveJobResponse
+	(*SlotSpan)(nil),          // 21: banyan.v1.SlotSpan
+	(*TasksRequest)(nil),      // 22: banyan.v1.TasksRequest
+	(*TasksResponse)(nil),     // 23: banyan.v1.TasksResponse
+	(*FollowRequest)(nil),     // 24: banyan.v1.FollowRequest
+	(*FollowResponse)(nil),    // 25: banyan.v1.FollowResponse
+	(*LogsRequest)(nil),       // 26: banyan.v1.LogsRequest
+	(*LogsResponse)(nil),      // 27: banyan.v1.LogsResponse
+	(*HoldRequest)(nil),       // 28: banyan.v1.HoldRequest
+	(*HoldResponse)(nil),      // 29: banyan.v1.HoldResponse
+	(*ResumeRequest)(nil),     // 30: banyan.v1.ResumeRequest
+	(*ResumeResponse)(nil),    // 31: banyan.v1.ResumeResponse
+	(*CancelRequest)(nil),     // 32: banyan.v1.CancelRequest
+	(*CancelResponse)(nil),    // 33: banyan.v1.CancelResponse
+	(*RemoveJobRequest)(nil),  // 34: banyan.v1.RemoveJobRequest
+	(*RemoveJobResponse)(nil), // 35: banyan.v1.RemoveJobResponse
 }
 var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	3,  // 0: banyan.v1.JobSpec.command:type_name -> banyan.v1.Command
@@ -2790,43 +2856,44 @@ var file_banyan_v1_jobs_proto_depIdxs = []int32{
 	5,  // 17: banyan.v1.TaskResult.returned_list:type_name -> banyan.v1.FileList
 	14, // 18: banyan.v1.GetJobResponse.job:type_name -> banyan.v1.Job
 	14, // 19: banyan.v1.ListJobsResponse.jobs:type_name -> banyan.v1.Job
-	16, // 20: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
-	16, // 21: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
-	12, // 22: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
-	0,  // 23: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
-	16, // 24: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
-	16, // 25: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
-	14, // 26: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
-	14, // 27: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
-	14, // 28: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
-	14, // 29: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
-	8,  // 30: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
-	9,  // 31: banyan.v1.Jobs.Feed:input_type -> banyan.v1.FeedRequest
-	17, // 32: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
-	19, // 33: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
-	21, // 34: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
-	23, // 35: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
-	25, // 36: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
-	27, // 37: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
-	29, // 38: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
-	31, // 39: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
-	33, // 40: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
-	11, // 41: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
-	10, // 42: banyan.v1.Jobs.Feed:output_type -> banyan.v1.FeedResponse
-	18, // 43: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
-	20, // 44: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
-	22, // 45: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
-	24, // 46: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
-	26, // 47: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
-	28, // 48: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
-	30, // 49: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
-	32, // 50: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
-	34, // 51: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 20: banyan.v1.ListJobsResponse.spans:type_name -> banyan.v1.SlotSpan
+	16, // 21: banyan.v1.TasksResponse.results:type_name -> banyan.v1.TaskResult
+	16, // 22: banyan.v1.FollowResponse.results:type_name -> banyan.v1.TaskResult
+	12, // 23: banyan.v1.FollowResponse.progress:type_name -> banyan.v1.Progress
+	0,  // 24: banyan.v1.FollowResponse.state:type_name -> banyan.v1.JobState
+	16, // 25: banyan.v1.FollowResponse.then_result:type_name -> banyan.v1.TaskResult
+	16, // 26: banyan.v1.LogsResponse.result:type_name -> banyan.v1.TaskResult
+	14, // 27: banyan.v1.HoldResponse.job:type_name -> banyan.v1.Job
+	14, // 28: banyan.v1.ResumeResponse.job:type_name -> banyan.v1.Job
+	14, // 29: banyan.v1.CancelResponse.job:type_name -> banyan.v1.Job
+	14, // 30: banyan.v1.RemoveJobResponse.job:type_name -> banyan.v1.Job
+	8,  // 31: banyan.v1.Jobs.Submit:input_type -> banyan.v1.SubmitRequest
+	9,  // 32: banyan.v1.Jobs.Feed:input_type -> banyan.v1.FeedRequest
+	17, // 33: banyan.v1.Jobs.Get:input_type -> banyan.v1.GetJobRequest
+	19, // 34: banyan.v1.Jobs.List:input_type -> banyan.v1.ListJobsRequest
+	22, // 35: banyan.v1.Jobs.Tasks:input_type -> banyan.v1.TasksRequest
+	24, // 36: banyan.v1.Jobs.Follow:input_type -> banyan.v1.FollowRequest
+	26, // 37: banyan.v1.Jobs.Logs:input_type -> banyan.v1.LogsRequest
+	28, // 38: banyan.v1.Jobs.Hold:input_type -> banyan.v1.HoldRequest
+	30, // 39: banyan.v1.Jobs.Resume:input_type -> banyan.v1.ResumeRequest
+	32, // 40: banyan.v1.Jobs.Cancel:input_type -> banyan.v1.CancelRequest
+	34, // 41: banyan.v1.Jobs.Remove:input_type -> banyan.v1.RemoveJobRequest
+	11, // 42: banyan.v1.Jobs.Submit:output_type -> banyan.v1.SubmitResponse
+	10, // 43: banyan.v1.Jobs.Feed:output_type -> banyan.v1.FeedResponse
+	18, // 44: banyan.v1.Jobs.Get:output_type -> banyan.v1.GetJobResponse
+	20, // 45: banyan.v1.Jobs.List:output_type -> banyan.v1.ListJobsResponse
+	23, // 46: banyan.v1.Jobs.Tasks:output_type -> banyan.v1.TasksResponse
+	25, // 47: banyan.v1.Jobs.Follow:output_type -> banyan.v1.FollowResponse
+	27, // 48: banyan.v1.Jobs.Logs:output_type -> banyan.v1.LogsResponse
+	29, // 49: banyan.v1.Jobs.Hold:output_type -> banyan.v1.HoldResponse
+	31, // 50: banyan.v1.Jobs.Resume:output_type -> banyan.v1.ResumeResponse
+	33, // 51: banyan.v1.Jobs.Cancel:output_type -> banyan.v1.CancelResponse
+	35, // 52: banyan.v1.Jobs.Remove:output_type -> banyan.v1.RemoveJobResponse
+	42, // [42:53] is the sub-list for method output_type
+	31, // [31:42] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_jobs_proto_init() }
@@ -2840,7 +2907,7 @@ func file_banyan_v1_jobs_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_jobs_proto_rawDesc), len(file_banyan_v1_jobs_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -76,8 +76,11 @@ func (Event_Type) EnumDescriptor() ([]byte, []int) {
 // carried out once, as long as its shard remembers it: the last 65,536 requests.
 // So that one that comes later is refused (kind "forgotten": look whether it was
 // done) and not carried out once more, say known_revision: a revision of the
-// shard that some answer had told before the request was first sent, the same
-// in every copy. Whoever knows none asks for the key first.
+// shard that some answer had told before the request was first sent, and as
+// known_shard the shard of that answer, the same in every copy. Whoever knows none
+// asks for the key first. Where the shard had given the rows to another one by
+// that revision, the answer is "moved": nobody has carried the request out or
+// will, and it can be made anew, under another id and with what is known then.
 type KeyValue struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Key            []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -228,7 +231,8 @@ type GetResponse struct {
 	Revision uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// With stale: at most this old, taking messages between nodes to travel in no
 	// time. What one waited on its way, as when a node was paused, comes to it.
-	AgeMs         int64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	AgeMs         int64  `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	Shard         uint32 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"` // whose revision it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,12 +288,20 @@ func (x *GetResponse) GetAgeMs() int64 {
 	return 0
 }
 
+func (x *GetResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
 type PutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
+	KnownShard    uint32                 `protobuf:"varint,5,opt,name=known_shard,json=knownShard,proto3" json:"known_shard,omitempty"` // whose revision that is; 0: of the one that holds the key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,9 +364,17 @@ func (x *PutRequest) GetKnownRevision() uint64 {
 	return 0
 }
 
+func (x *PutRequest) GetKnownShard() uint32 {
+	if x != nil {
+		return x.KnownShard
+	}
+	return 0
+}
+
 type PutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Shard         uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"` // whose revision it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -396,6 +416,13 @@ func (x *PutResponse) GetRevision() uint64 {
 	return 0
 }
 
+func (x *PutResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
 type DeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -403,6 +430,7 @@ type DeleteRequest struct {
 	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
 	After         []byte                 `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"` // with prefix: only what lies behind this key
+	KnownShard    uint32                 `protobuf:"varint,6,opt,name=known_shard,json=knownShard,proto3" json:"known_shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +500,13 @@ func (x *DeleteRequest) GetAfter() []byte {
 	return nil
 }
 
+func (x *DeleteRequest) GetKnownShard() uint32 {
+	if x != nil {
+		return x.KnownShard
+	}
+	return 0
+}
+
 type DeleteResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -480,6 +515,7 @@ type DeleteResponse struct {
 	// new request id, with after as it is here.
 	More          bool   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	After         []byte `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	Shard         uint32 `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"` // whose revision it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -540,6 +576,13 @@ func (x *DeleteResponse) GetAfter() []byte {
 		return x.After
 	}
 	return nil
+}
+
+func (x *DeleteResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
 }
 
 type ListRequest struct {
@@ -920,6 +963,7 @@ type TxnRequest struct {
 	Mutations     []*Mutation            `protobuf:"bytes,2,rep,name=mutations,proto3" json:"mutations,omitempty"`
 	RequestId     []byte                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	KnownRevision *uint64                `protobuf:"varint,4,opt,name=known_revision,json=knownRevision,proto3,oneof" json:"known_revision,omitempty"`
+	KnownShard    uint32                 `protobuf:"varint,5,opt,name=known_shard,json=knownShard,proto3" json:"known_shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -982,12 +1026,20 @@ func (x *TxnRequest) GetKnownRevision() uint64 {
 	return 0
 }
 
+func (x *TxnRequest) GetKnownShard() uint32 {
+	if x != nil {
+		return x.KnownShard
+	}
+	return 0
+}
+
 type TxnResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Succeeded       bool                   `protobuf:"varint,1,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
 	FailedCondition uint32                 `protobuf:"varint,2,opt,name=failed_condition,json=failedCondition,proto3" json:"failed_condition,omitempty"` // index, when not succeeded
 	Revision        uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	Sequences       []uint64               `protobuf:"varint,4,rep,packed,name=sequences,proto3" json:"sequences,omitempty"` // one per append
+	Shard           uint32                 `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`                // whose revision it is
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1048,6 +1100,13 @@ func (x *TxnResponse) GetSequences() []uint64 {
 		return x.Sequences
 	}
 	return nil
+}
+
+func (x *TxnResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
 }
 
 type WatchRequest struct {
@@ -1934,34 +1993,41 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"GetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05stale\x18\x03 \x01(\bR\x05stale\"e\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"{\n" +
 	"\vGetResponse\x12#\n" +
 	"\x02kv\x18\x01 \x01(\v2\x13.banyan.v1.KeyValueR\x02kv\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x15\n" +
-	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\"\x92\x01\n" +
+	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\x12\x14\n" +
+	"\x05shard\x18\x04 \x01(\rR\x05shard\"\xb3\x01\n" +
 	"\n" +
 	"PutRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
-	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
-	"\x0f_known_revision\")\n" +
+	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01\x12\x1f\n" +
+	"\vknown_shard\x18\x05 \x01(\rR\n" +
+	"knownShardB\x11\n" +
+	"\x0f_known_revision\"?\n" +
 	"\vPutResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\xad\x01\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\"\xce\x01\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\bR\x06prefix\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
 	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01\x12\x14\n" +
-	"\x05after\x18\x05 \x01(\fR\x05afterB\x11\n" +
-	"\x0f_known_revision\"p\n" +
+	"\x05after\x18\x05 \x01(\fR\x05after\x12\x1f\n" +
+	"\vknown_shard\x18\x06 \x01(\rR\n" +
+	"knownShardB\x11\n" +
+	"\x0f_known_revision\"\x86\x01\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x14\n" +
-	"\x05after\x18\x04 \x01(\fR\x05after\"\xa0\x01\n" +
+	"\x05after\x18\x04 \x01(\fR\x05after\x12\x14\n" +
+	"\x05shard\x18\x05 \x01(\rR\x05shard\"\xa0\x01\n" +
 	"\vListRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\fR\x05after\x12\x14\n" +
@@ -1997,7 +2063,7 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\x06Append\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05valueB\x04\n" +
-	"\x02op\"\xd3\x01\n" +
+	"\x02op\"\xf4\x01\n" +
 	"\n" +
 	"TxnRequest\x124\n" +
 	"\n" +
@@ -2006,13 +2072,16 @@ const file_banyan_v1_kv_proto_rawDesc = "" +
 	"\tmutations\x18\x02 \x03(\v2\x13.banyan.v1.MutationR\tmutations\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\fR\trequestId\x12*\n" +
-	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01B\x11\n" +
-	"\x0f_known_revision\"\x90\x01\n" +
+	"\x0eknown_revision\x18\x04 \x01(\x04H\x00R\rknownRevision\x88\x01\x01\x12\x1f\n" +
+	"\vknown_shard\x18\x05 \x01(\rR\n" +
+	"knownShardB\x11\n" +
+	"\x0f_known_revision\"\xa6\x01\n" +
 	"\vTxnResponse\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12)\n" +
 	"\x10failed_condition\x18\x02 \x01(\rR\x0ffailedCondition\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x1c\n" +
-	"\tsequences\x18\x04 \x03(\x04R\tsequences\"]\n" +
+	"\tsequences\x18\x04 \x03(\x04R\tsequences\x12\x14\n" +
+	"\x05shard\x18\x05 \x01(\rR\x05shard\"]\n" +
 	"\fWatchRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\bR\x06prefix\x12#\n" +

@@ -138,6 +138,8 @@ type ReadRequest struct {
 	KeysOnly      bool                   `protobuf:"varint,6,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
 	Stale         bool                   `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
 	EachSlot      bool                   `protobuf:"varint,8,opt,name=each_slot,json=eachSlot,proto3" json:"each_slot,omitempty"` // key and end are what follows the slot in a row key
+	FromSlot      uint32                 `protobuf:"varint,9,opt,name=from_slot,json=fromSlot,proto3" json:"from_slot,omitempty"` // with each_slot: of the slots [from_slot, until_slot) only
+	UntilSlot     uint32                 `protobuf:"varint,10,opt,name=until_slot,json=untilSlot,proto3" json:"until_slot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +228,20 @@ func (x *ReadRequest) GetEachSlot() bool {
 		return x.EachSlot
 	}
 	return false
+}
+
+func (x *ReadRequest) GetFromSlot() uint32 {
+	if x != nil {
+		return x.FromSlot
+	}
+	return 0
+}
+
+func (x *ReadRequest) GetUntilSlot() uint32 {
+	if x != nil {
+		return x.UntilSlot
+	}
+	return 0
 }
 
 type Row struct {
@@ -318,6 +334,7 @@ type ReadResponse struct {
 	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	AgeMs         int64                  `protobuf:"varint,4,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	UntilSlot     uint32                 `protobuf:"varint,5,opt,name=until_slot,json=untilSlot,proto3" json:"until_slot,omitempty"` // with until_slot asked: the shard holds the slots before it only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,6 +393,13 @@ func (x *ReadResponse) GetMore() bool {
 func (x *ReadResponse) GetAgeMs() int64 {
 	if x != nil {
 		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *ReadResponse) GetUntilSlot() uint32 {
+	if x != nil {
+		return x.UntilSlot
 	}
 	return 0
 }
@@ -796,6 +820,258 @@ func (*TransferLeaderResponse) Descriptor() ([]byte, []int) {
 	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
+type SplitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	At            []byte                 `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`        // the first row key of the child
+	Child         uint32                 `protobuf:"varint,3,opt,name=child,proto3" json:"child,omitempty"` // a number that no shard had before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitRequest) Reset() {
+	*x = SplitRequest{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitRequest) ProtoMessage() {}
+
+func (x *SplitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
+func (*SplitRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SplitRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *SplitRequest) GetAt() []byte {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *SplitRequest) GetChild() uint32 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+type SplitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Forked        uint64                 `protobuf:"varint,1,opt,name=forked,proto3" json:"forked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitResponse) Reset() {
+	*x = SplitResponse{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitResponse) ProtoMessage() {}
+
+func (x *SplitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitResponse.ProtoReflect.Descriptor instead.
+func (*SplitResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SplitResponse) GetForked() uint64 {
+	if x != nil {
+		return x.Forked
+	}
+	return 0
+}
+
+type CountsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountsRequest) Reset() {
+	*x = CountsRequest{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountsRequest) ProtoMessage() {}
+
+func (x *CountsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountsRequest.ProtoReflect.Descriptor instead.
+func (*CountsRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CountsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+type CountsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slots         []*SlotCount           `protobuf:"bytes,1,rep,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountsResponse) Reset() {
+	*x = CountsResponse{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountsResponse) ProtoMessage() {}
+
+func (x *CountsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountsResponse.ProtoReflect.Descriptor instead.
+func (*CountsResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CountsResponse) GetSlots() []*SlotCount {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+type SlotCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Rows          int64                  `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"` // of keys and values, without history
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotCount) Reset() {
+	*x = SlotCount{}
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotCount) ProtoMessage() {}
+
+func (x *SlotCount) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotCount.ProtoReflect.Descriptor instead.
+func (*SlotCount) Descriptor() ([]byte, []int) {
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SlotCount) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *SlotCount) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *SlotCount) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type SnapshotChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// First message: the header. Then rows. Last message: done with the count.
@@ -817,7 +1093,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1105,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1118,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SnapshotChunk) GetShard() uint32 {
@@ -923,7 +1199,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1211,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,18 +1224,19 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Counts        bool                   `protobuf:"varint,1,opt,name=counts,proto3" json:"counts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1248,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1261,14 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *InfoRequest) GetCounts() bool {
+	if x != nil {
+		return x.Counts
+	}
+	return false
 }
 
 type InfoResponse struct {
@@ -1023,7 +1307,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1319,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1332,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InfoResponse) GetNode() uint64 {
@@ -1249,16 +1533,19 @@ type ShardInfo struct {
 	Behind map[uint64]uint64 `protobuf:"bytes,8,rep,name=behind,proto3" json:"behind,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// The leader, or for the leader a replica, that has committed something else:
 	// one of the two nodes has lost acknowledged writes. 0: none.
-	DiffersFrom   uint64 `protobuf:"varint,11,opt,name=differs_from,json=differsFrom,proto3" json:"differs_from,omitempty"`
-	Load          uint64 `protobuf:"varint,12,opt,name=load,proto3" json:"load,omitempty"`                // changes a second, as this node measures them, lately
-	LedMs         uint64 `protobuf:"varint,13,opt,name=led_ms,json=ledMs,proto3" json:"led_ms,omitempty"` // how long this node has led the shard in this term; 0: it does not
+	DiffersFrom uint64 `protobuf:"varint,11,opt,name=differs_from,json=differsFrom,proto3" json:"differs_from,omitempty"`
+	Load        uint64 `protobuf:"varint,12,opt,name=load,proto3" json:"load,omitempty"`                // changes a second, as this node measures them, lately
+	LedMs       uint64 `protobuf:"varint,13,opt,name=led_ms,json=ledMs,proto3" json:"led_ms,omitempty"` // how long this node has led the shard in this term; 0: it does not
+	// Only from the leader, and only if asked for.
+	Rows          int64 `protobuf:"varint,14,opt,name=rows,proto3" json:"rows,omitempty"`
+	Bytes         int64 `protobuf:"varint,15,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardInfo) Reset() {
 	*x = ShardInfo{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1557,7 @@ func (x *ShardInfo) String() string {
 func (*ShardInfo) ProtoMessage() {}
 
 func (x *ShardInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1570,7 @@ func (x *ShardInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardInfo.ProtoReflect.Descriptor instead.
 func (*ShardInfo) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardInfo) GetId() uint32 {
@@ -1377,6 +1664,20 @@ func (x *ShardInfo) GetLedMs() uint64 {
 	return 0
 }
 
+func (x *ShardInfo) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *ShardInfo) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // Whoever will refer to chunks says which epoch of sweeping he knew before he
 // stored them or asked for them (core/sweep).
 type PutChunkRequest struct {
@@ -1390,7 +1691,7 @@ type PutChunkRequest struct {
 
 func (x *PutChunkRequest) Reset() {
 	*x = PutChunkRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1703,7 @@ func (x *PutChunkRequest) String() string {
 func (*PutChunkRequest) ProtoMessage() {}
 
 func (x *PutChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1716,7 @@ func (x *PutChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutChunkRequest.ProtoReflect.Descriptor instead.
 func (*PutChunkRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutChunkRequest) GetHash() []byte {
@@ -1447,7 +1748,7 @@ type PutChunkResponse struct {
 
 func (x *PutChunkResponse) Reset() {
 	*x = PutChunkResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1760,7 @@ func (x *PutChunkResponse) String() string {
 func (*PutChunkResponse) ProtoMessage() {}
 
 func (x *PutChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1773,7 @@ func (x *PutChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutChunkResponse.ProtoReflect.Descriptor instead.
 func (*PutChunkResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 type GetChunkRequest struct {
@@ -1484,7 +1785,7 @@ type GetChunkRequest struct {
 
 func (x *GetChunkRequest) Reset() {
 	*x = GetChunkRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1797,7 @@ func (x *GetChunkRequest) String() string {
 func (*GetChunkRequest) ProtoMessage() {}
 
 func (x *GetChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1810,7 @@ func (x *GetChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChunkRequest.ProtoReflect.Descriptor instead.
 func (*GetChunkRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetChunkRequest) GetHash() []byte {
@@ -1528,7 +1829,7 @@ type GetChunkResponse struct {
 
 func (x *GetChunkResponse) Reset() {
 	*x = GetChunkResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1841,7 @@ func (x *GetChunkResponse) String() string {
 func (*GetChunkResponse) ProtoMessage() {}
 
 func (x *GetChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1854,7 @@ func (x *GetChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChunkResponse.ProtoReflect.Descriptor instead.
 func (*GetChunkResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetChunkResponse) GetData() []byte {
@@ -1574,7 +1875,7 @@ type HasChunksRequest struct {
 
 func (x *HasChunksRequest) Reset() {
 	*x = HasChunksRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1887,7 @@ func (x *HasChunksRequest) String() string {
 func (*HasChunksRequest) ProtoMessage() {}
 
 func (x *HasChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1900,7 @@ func (x *HasChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HasChunksRequest.ProtoReflect.Descriptor instead.
 func (*HasChunksRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HasChunksRequest) GetHashes() [][]byte {
@@ -1632,7 +1933,7 @@ type HasChunksResponse struct {
 
 func (x *HasChunksResponse) Reset() {
 	*x = HasChunksResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1945,7 @@ func (x *HasChunksResponse) String() string {
 func (*HasChunksResponse) ProtoMessage() {}
 
 func (x *HasChunksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1958,7 @@ func (x *HasChunksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HasChunksResponse.ProtoReflect.Descriptor instead.
 func (*HasChunksResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HasChunksResponse) GetHas() []bool {
@@ -1679,7 +1980,7 @@ type AttemptKey struct {
 
 func (x *AttemptKey) Reset() {
 	*x = AttemptKey{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1992,7 @@ func (x *AttemptKey) String() string {
 func (*AttemptKey) ProtoMessage() {}
 
 func (x *AttemptKey) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2005,7 @@ func (x *AttemptKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptKey.ProtoReflect.Descriptor instead.
 func (*AttemptKey) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AttemptKey) GetJobId() string {
@@ -1744,7 +2045,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +2057,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +2070,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Attempt) GetKey() *AttemptKey {
@@ -1842,7 +2143,7 @@ type WorkerMessage struct {
 
 func (x *WorkerMessage) Reset() {
 	*x = WorkerMessage{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[26]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2155,7 @@ func (x *WorkerMessage) String() string {
 func (*WorkerMessage) ProtoMessage() {}
 
 func (x *WorkerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[26]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2168,7 @@ func (x *WorkerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerMessage.ProtoReflect.Descriptor instead.
 func (*WorkerMessage) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{26}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WorkerMessage) GetHello() *Hello {
@@ -1926,7 +2227,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2239,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2252,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{27}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Hello) GetNode() uint64 {
@@ -2007,7 +2308,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2320,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2333,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{28}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Finished) GetKey() *AttemptKey {
@@ -2070,7 +2371,7 @@ type MarkRequest struct {
 
 func (x *MarkRequest) Reset() {
 	*x = MarkRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2383,7 @@ func (x *MarkRequest) String() string {
 func (*MarkRequest) ProtoMessage() {}
 
 func (x *MarkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2396,7 @@ func (x *MarkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
 func (*MarkRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{29}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MarkRequest) GetShard() uint32 {
@@ -2138,7 +2439,7 @@ type MarkResponse struct {
 
 func (x *MarkResponse) Reset() {
 	*x = MarkResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2451,7 @@ func (x *MarkResponse) String() string {
 func (*MarkResponse) ProtoMessage() {}
 
 func (x *MarkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2464,7 @@ func (x *MarkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
 func (*MarkResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MarkResponse) GetHashes() []byte {
@@ -2212,7 +2513,7 @@ type ControllerMessage struct {
 
 func (x *ControllerMessage) Reset() {
 	*x = ControllerMessage{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2525,7 @@ func (x *ControllerMessage) String() string {
 func (*ControllerMessage) ProtoMessage() {}
 
 func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2538,7 @@ func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerMessage.ProtoReflect.Descriptor instead.
 func (*ControllerMessage) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ControllerMessage) GetStart() []*Attempt {
@@ -2321,7 +2622,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +2634,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +2647,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Demand) GetEach() *v1.Resources {
@@ -2374,7 +2675,7 @@ type JobHeader struct {
 
 func (x *JobHeader) Reset() {
 	*x = JobHeader{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2687,7 @@ func (x *JobHeader) String() string {
 func (*JobHeader) ProtoMessage() {}
 
 func (x *JobHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2700,7 @@ func (x *JobHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobHeader.ProtoReflect.Descriptor instead.
 func (*JobHeader) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *JobHeader) GetJobId() string {
@@ -2435,7 +2736,7 @@ type ThenFiles struct {
 
 func (x *ThenFiles) Reset() {
 	*x = ThenFiles{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +2748,7 @@ func (x *ThenFiles) String() string {
 func (*ThenFiles) ProtoMessage() {}
 
 func (x *ThenFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +2761,7 @@ func (x *ThenFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThenFiles.ProtoReflect.Descriptor instead.
 func (*ThenFiles) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ThenFiles) GetKey() *AttemptKey {
@@ -2496,7 +2797,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2809,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2822,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{35}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TailRequest) GetKey() *AttemptKey {
@@ -2563,7 +2864,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2876,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2889,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{36}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TailResponse) GetData() []byte {
@@ -2622,7 +2923,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[37]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2935,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_banyan_peer_v1_peer_proto_msgTypes[37]
+	mi := &file_banyan_peer_v1_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2948,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{37}
+	return file_banyan_peer_v1_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Lost) GetKey() *AttemptKey {
@@ -2675,7 +2976,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"user_write\x18\x03 \x01(\bR\tuserWrite\"(\n" +
 	"\x0eCommitResponse\x12\x16\n" +
-	"\x06result\x18\x01 \x01(\fR\x06result\"\xc9\x01\n" +
+	"\x06result\x18\x01 \x01(\fR\x06result\"\x85\x02\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x10\n" +
@@ -2684,19 +2985,25 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x05limit\x18\x05 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tkeys_only\x18\x06 \x01(\bR\bkeysOnly\x12\x14\n" +
 	"\x05stale\x18\a \x01(\bR\x05stale\x12\x1b\n" +
-	"\teach_slot\x18\b \x01(\bR\beachSlot\"\xa9\x01\n" +
+	"\teach_slot\x18\b \x01(\bR\beachSlot\x12\x1b\n" +
+	"\tfrom_slot\x18\t \x01(\rR\bfromSlot\x12\x1d\n" +
+	"\n" +
+	"until_slot\x18\n" +
+	" \x01(\rR\tuntilSlot\"\xa9\x01\n" +
 	"\x03Row\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12'\n" +
 	"\x0fcreate_revision\x18\x03 \x01(\x04R\x0ecreateRevision\x12!\n" +
 	"\fmod_revision\x18\x04 \x01(\x04R\vmodRevision\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\x04R\aversion\x12\x14\n" +
-	"\x05lease\x18\x06 \x01(\x04R\x05lease\"~\n" +
+	"\x05lease\x18\x06 \x01(\x04R\x05lease\"\x9d\x01\n" +
 	"\fReadResponse\x12'\n" +
 	"\x04rows\x18\x01 \x03(\v2\x13.banyan.peer.v1.RowR\x04rows\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x15\n" +
-	"\x06age_ms\x18\x04 \x01(\x03R\x05ageMs\"q\n" +
+	"\x06age_ms\x18\x04 \x01(\x03R\x05ageMs\x12\x1d\n" +
+	"\n" +
+	"until_slot\x18\x05 \x01(\rR\tuntilSlot\"q\n" +
 	"\x10WatchRowsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x10\n" +
@@ -2720,7 +3027,21 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x15TransferLeaderRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\"\x18\n" +
-	"\x16TransferLeaderResponse\"\x84\x02\n" +
+	"\x16TransferLeaderResponse\"J\n" +
+	"\fSplitRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\fR\x02at\x12\x14\n" +
+	"\x05child\x18\x03 \x01(\rR\x05child\"'\n" +
+	"\rSplitResponse\x12\x16\n" +
+	"\x06forked\x18\x01 \x01(\x04R\x06forked\"%\n" +
+	"\rCountsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\"A\n" +
+	"\x0eCountsResponse\x12/\n" +
+	"\x05slots\x18\x01 \x03(\v2\x19.banyan.peer.v1.SlotCountR\x05slots\"I\n" +
+	"\tSlotCount\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\x84\x02\n" +
 	"\rSnapshotChunk\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12!\n" +
@@ -2735,8 +3056,9 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\vpaced_bytes\x18\n" +
 	" \x01(\rR\n" +
 	"pacedBytes\"\x12\n" +
-	"\x10SnapshotResponse\"\r\n" +
-	"\vInfoRequest\"\xfa\x06\n" +
+	"\x10SnapshotResponse\"%\n" +
+	"\vInfoRequest\x12\x16\n" +
+	"\x06counts\x18\x01 \x01(\bR\x06counts\"\xfa\x06\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -2767,7 +3089,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"crowded_ms\x18\x17 \x01(\x03R\tcrowdedMs\x12\x1c\n" +
 	"\tisolation\x18\x18 \x01(\tR\tisolation\x12#\n" +
 	"\risolation_why\x18\x19 \x01(\tR\fisolationWhy\x12+\n" +
-	"\x11isolation_refused\x18\x1a \x01(\bR\x10isolationRefused\"\xb8\x03\n" +
+	"\x11isolation_refused\x18\x1a \x01(\bR\x10isolationRefused\"\xe2\x03\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
@@ -2782,7 +3104,9 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x06behind\x18\b \x03(\v2%.banyan.peer.v1.ShardInfo.BehindEntryR\x06behind\x12!\n" +
 	"\fdiffers_from\x18\v \x01(\x04R\vdiffersFrom\x12\x12\n" +
 	"\x04load\x18\f \x01(\x04R\x04load\x12\x15\n" +
-	"\x06led_ms\x18\r \x01(\x04R\x05ledMs\x1a9\n" +
+	"\x06led_ms\x18\r \x01(\x04R\x05ledMs\x12\x12\n" +
+	"\x04rows\x18\x0e \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05bytes\x18\x0f \x01(\x03R\x05bytes\x1a9\n" +
 	"\vBehindEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"O\n" +
@@ -2880,13 +3204,15 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\x05ended\x18\x03 \x01(\bR\x05ended\"N\n" +
 	"\x04Lost\x12,\n" +
 	"\x03key\x18\x01 \x01(\v2\x1a.banyan.peer.v1.AttemptKeyR\x03key\x12\x18\n" +
-	"\asuspect\x18\x02 \x01(\bR\asuspect2\xf6\a\n" +
+	"\asuspect\x18\x02 \x01(\bR\asuspect2\x85\t\n" +
 	"\x04Peer\x12G\n" +
 	"\x06Commit\x12\x1d.banyan.peer.v1.CommitRequest\x1a\x1e.banyan.peer.v1.CommitResponse\x12A\n" +
 	"\x04Read\x12\x1b.banyan.peer.v1.ReadRequest\x1a\x1c.banyan.peer.v1.ReadResponse\x12N\n" +
 	"\x05Watch\x12 .banyan.peer.v1.WatchRowsRequest\x1a!.banyan.peer.v1.WatchRowsResponse0\x01\x12V\n" +
 	"\vReconfigure\x12\".banyan.peer.v1.ReconfigureRequest\x1a#.banyan.peer.v1.ReconfigureResponse\x12_\n" +
-	"\x0eTransferLeader\x12%.banyan.peer.v1.TransferLeaderRequest\x1a&.banyan.peer.v1.TransferLeaderResponse\x12Q\n" +
+	"\x0eTransferLeader\x12%.banyan.peer.v1.TransferLeaderRequest\x1a&.banyan.peer.v1.TransferLeaderResponse\x12D\n" +
+	"\x05Split\x12\x1c.banyan.peer.v1.SplitRequest\x1a\x1d.banyan.peer.v1.SplitResponse\x12G\n" +
+	"\x06Counts\x12\x1d.banyan.peer.v1.CountsRequest\x1a\x1e.banyan.peer.v1.CountsResponse\x12Q\n" +
 	"\fSendSnapshot\x12\x1d.banyan.peer.v1.SnapshotChunk\x1a .banyan.peer.v1.SnapshotResponse(\x01\x12A\n" +
 	"\x04Info\x12\x1b.banyan.peer.v1.InfoRequest\x1a\x1c.banyan.peer.v1.InfoResponse\x12L\n" +
 	"\aPutBlob\x12\x1f.banyan.peer.v1.PutChunkRequest\x1a .banyan.peer.v1.PutChunkResponse\x12L\n" +
@@ -2908,7 +3234,7 @@ func file_banyan_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_banyan_peer_v1_peer_proto_rawDescData
 }
 
-var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_banyan_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*CommitRequest)(nil),          // 0: banyan.peer.v1.CommitRequest
 	(*CommitResponse)(nil),         // 1: banyan.peer.v1.CommitResponse
@@ -2923,105 +3249,115 @@ var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*ReconfigureResponse)(nil),    // 10: banyan.peer.v1.ReconfigureResponse
 	(*TransferLeaderRequest)(nil),  // 11: banyan.peer.v1.TransferLeaderRequest
 	(*TransferLeaderResponse)(nil), // 12: banyan.peer.v1.TransferLeaderResponse
-	(*SnapshotChunk)(nil),          // 13: banyan.peer.v1.SnapshotChunk
-	(*SnapshotResponse)(nil),       // 14: banyan.peer.v1.SnapshotResponse
-	(*InfoRequest)(nil),            // 15: banyan.peer.v1.InfoRequest
-	(*InfoResponse)(nil),           // 16: banyan.peer.v1.InfoResponse
-	(*ShardInfo)(nil),              // 17: banyan.peer.v1.ShardInfo
-	(*PutChunkRequest)(nil),        // 18: banyan.peer.v1.PutChunkRequest
-	(*PutChunkResponse)(nil),       // 19: banyan.peer.v1.PutChunkResponse
-	(*GetChunkRequest)(nil),        // 20: banyan.peer.v1.GetChunkRequest
-	(*GetChunkResponse)(nil),       // 21: banyan.peer.v1.GetChunkResponse
-	(*HasChunksRequest)(nil),       // 22: banyan.peer.v1.HasChunksRequest
-	(*HasChunksResponse)(nil),      // 23: banyan.peer.v1.HasChunksResponse
-	(*AttemptKey)(nil),             // 24: banyan.peer.v1.AttemptKey
-	(*Attempt)(nil),                // 25: banyan.peer.v1.Attempt
-	(*WorkerMessage)(nil),          // 26: banyan.peer.v1.WorkerMessage
-	(*Hello)(nil),                  // 27: banyan.peer.v1.Hello
-	(*Finished)(nil),               // 28: banyan.peer.v1.Finished
-	(*MarkRequest)(nil),            // 29: banyan.peer.v1.MarkRequest
-	(*MarkResponse)(nil),           // 30: banyan.peer.v1.MarkResponse
-	(*ControllerMessage)(nil),      // 31: banyan.peer.v1.ControllerMessage
-	(*Demand)(nil),                 // 32: banyan.peer.v1.Demand
-	(*JobHeader)(nil),              // 33: banyan.peer.v1.JobHeader
-	(*ThenFiles)(nil),              // 34: banyan.peer.v1.ThenFiles
-	(*TailRequest)(nil),            // 35: banyan.peer.v1.TailRequest
-	(*TailResponse)(nil),           // 36: banyan.peer.v1.TailResponse
-	(*Lost)(nil),                   // 37: banyan.peer.v1.Lost
-	nil,                            // 38: banyan.peer.v1.ShardInfo.BehindEntry
-	(*v1.Input)(nil),               // 39: banyan.v1.Input
-	(*v1.FileRef)(nil),             // 40: banyan.v1.FileRef
-	(*v1.FileList)(nil),            // 41: banyan.v1.FileList
-	(*v1.Resources)(nil),           // 42: banyan.v1.Resources
-	(*v1.TaskResult)(nil),          // 43: banyan.v1.TaskResult
-	(*v1.JobSpec)(nil),             // 44: banyan.v1.JobSpec
+	(*SplitRequest)(nil),           // 13: banyan.peer.v1.SplitRequest
+	(*SplitResponse)(nil),          // 14: banyan.peer.v1.SplitResponse
+	(*CountsRequest)(nil),          // 15: banyan.peer.v1.CountsRequest
+	(*CountsResponse)(nil),         // 16: banyan.peer.v1.CountsResponse
+	(*SlotCount)(nil),              // 17: banyan.peer.v1.SlotCount
+	(*SnapshotChunk)(nil),          // 18: banyan.peer.v1.SnapshotChunk
+	(*SnapshotResponse)(nil),       // 19: banyan.peer.v1.SnapshotResponse
+	(*InfoRequest)(nil),            // 20: banyan.peer.v1.InfoRequest
+	(*InfoResponse)(nil),           // 21: banyan.peer.v1.InfoResponse
+	(*ShardInfo)(nil),              // 22: banyan.peer.v1.ShardInfo
+	(*PutChunkRequest)(nil),        // 23: banyan.peer.v1.PutChunkRequest
+	(*PutChunkResponse)(nil),       // 24: banyan.peer.v1.PutChunkResponse
+	(*GetChunkRequest)(nil),        // 25: banyan.peer.v1.GetChunkRequest
+	(*GetChunkResponse)(nil),       // 26: banyan.peer.v1.GetChunkResponse
+	(*HasChunksRequest)(nil),       // 27: banyan.peer.v1.HasChunksRequest
+	(*HasChunksResponse)(nil),      // 28: banyan.peer.v1.HasChunksResponse
+	(*AttemptKey)(nil),             // 29: banyan.peer.v1.AttemptKey
+	(*Attempt)(nil),                // 30: banyan.peer.v1.Attempt
+	(*WorkerMessage)(nil),          // 31: banyan.peer.v1.WorkerMessage
+	(*Hello)(nil),                  // 32: banyan.peer.v1.Hello
+	(*Finished)(nil),               // 33: banyan.peer.v1.Finished
+	(*MarkRequest)(nil),            // 34: banyan.peer.v1.MarkRequest
+	(*MarkResponse)(nil),           // 35: banyan.peer.v1.MarkResponse
+	(*ControllerMessage)(nil),      // 36: banyan.peer.v1.ControllerMessage
+	(*Demand)(nil),                 // 37: banyan.peer.v1.Demand
+	(*JobHeader)(nil),              // 38: banyan.peer.v1.JobHeader
+	(*ThenFiles)(nil),              // 39: banyan.peer.v1.ThenFiles
+	(*TailRequest)(nil),            // 40: banyan.peer.v1.TailRequest
+	(*TailResponse)(nil),           // 41: banyan.peer.v1.TailResponse
+	(*Lost)(nil),                   // 42: banyan.peer.v1.Lost
+	nil,                            // 43: banyan.peer.v1.ShardInfo.BehindEntry
+	(*v1.Input)(nil),               // 44: banyan.v1.Input
+	(*v1.FileRef)(nil),             // 45: banyan.v1.FileRef
+	(*v1.FileList)(nil),            // 46: banyan.v1.FileList
+	(*v1.Resources)(nil),           // 47: banyan.v1.Resources
+	(*v1.TaskResult)(nil),          // 48: banyan.v1.TaskResult
+	(*v1.JobSpec)(nil),             // 49: banyan.v1.JobSpec
 }
 var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: banyan.peer.v1.ReadResponse.rows:type_name -> banyan.peer.v1.Row
 	3,  // 1: banyan.peer.v1.RowEvent.row:type_name -> banyan.peer.v1.Row
 	6,  // 2: banyan.peer.v1.WatchRowsResponse.events:type_name -> banyan.peer.v1.RowEvent
-	17, // 3: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
-	38, // 4: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
-	24, // 5: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
-	39, // 6: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
-	40, // 7: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
-	41, // 8: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
-	27, // 9: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
-	42, // 10: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
-	28, // 11: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
-	24, // 12: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
-	24, // 13: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
-	42, // 14: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
-	24, // 15: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
-	37, // 16: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
-	24, // 17: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
-	43, // 18: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
-	25, // 19: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
-	24, // 20: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
-	24, // 21: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
-	33, // 22: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
-	32, // 23: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
-	24, // 24: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
-	24, // 25: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
-	34, // 26: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
-	42, // 27: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
-	44, // 28: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
-	24, // 29: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
-	40, // 30: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
-	41, // 31: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
-	24, // 32: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
-	24, // 33: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
-	0,  // 34: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
-	2,  // 35: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
-	5,  // 36: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
-	9,  // 37: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
-	11, // 38: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
-	13, // 39: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
-	15, // 40: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
-	18, // 41: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
-	20, // 42: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
-	22, // 43: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
-	29, // 44: banyan.peer.v1.Peer.Mark:input_type -> banyan.peer.v1.MarkRequest
-	26, // 45: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
-	35, // 46: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
-	1,  // 47: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
-	4,  // 48: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
-	7,  // 49: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
-	10, // 50: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
-	12, // 51: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
-	14, // 52: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
-	16, // 53: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
-	19, // 54: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
-	21, // 55: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
-	23, // 56: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
-	30, // 57: banyan.peer.v1.Peer.Mark:output_type -> banyan.peer.v1.MarkResponse
-	31, // 58: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
-	36, // 59: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
-	47, // [47:60] is the sub-list for method output_type
-	34, // [34:47] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	17, // 3: banyan.peer.v1.CountsResponse.slots:type_name -> banyan.peer.v1.SlotCount
+	22, // 4: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
+	43, // 5: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
+	29, // 6: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
+	44, // 7: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
+	45, // 8: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
+	46, // 9: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
+	32, // 10: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
+	47, // 11: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
+	33, // 12: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
+	29, // 13: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
+	29, // 14: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
+	47, // 15: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
+	29, // 16: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
+	42, // 17: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
+	29, // 18: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
+	48, // 19: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
+	30, // 20: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
+	29, // 21: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
+	29, // 22: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
+	38, // 23: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
+	37, // 24: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
+	29, // 25: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
+	29, // 26: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
+	39, // 27: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
+	47, // 28: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
+	49, // 29: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
+	29, // 30: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
+	45, // 31: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
+	46, // 32: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
+	29, // 33: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
+	29, // 34: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
+	0,  // 35: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
+	2,  // 36: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
+	5,  // 37: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
+	9,  // 38: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
+	11, // 39: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
+	13, // 40: banyan.peer.v1.Peer.Split:input_type -> banyan.peer.v1.SplitRequest
+	15, // 41: banyan.peer.v1.Peer.Counts:input_type -> banyan.peer.v1.CountsRequest
+	18, // 42: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
+	20, // 43: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
+	23, // 44: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
+	25, // 45: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
+	27, // 46: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
+	34, // 47: banyan.peer.v1.Peer.Mark:input_type -> banyan.peer.v1.MarkRequest
+	31, // 48: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
+	40, // 49: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
+	1,  // 50: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
+	4,  // 51: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
+	7,  // 52: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
+	10, // 53: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
+	12, // 54: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
+	14, // 55: banyan.peer.v1.Peer.Split:output_type -> banyan.peer.v1.SplitResponse
+	16, // 56: banyan.peer.v1.Peer.Counts:output_type -> banyan.peer.v1.CountsResponse
+	19, // 57: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
+	21, // 58: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
+	24, // 59: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
+	26, // 60: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
+	28, // 61: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
+	35, // 62: banyan.peer.v1.Peer.Mark:output_type -> banyan.peer.v1.MarkResponse
+	36, // 63: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
+	41, // 64: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
+	50, // [50:65] is the sub-list for method output_type
+	35, // [35:50] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_banyan_peer_v1_peer_proto_init() }
@@ -3035,7 +3371,7 @@ func file_banyan_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_peer_v1_peer_proto_rawDesc), len(file_banyan_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

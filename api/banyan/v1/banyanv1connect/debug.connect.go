@@ -39,6 +39,8 @@ const (
 	DebugDumpProcedure = "/banyan.v1.Debug/Dump"
 	// DebugShardProcedure is the fully-qualified name of the Debug's Shard RPC.
 	DebugShardProcedure = "/banyan.v1.Debug/Shard"
+	// DebugSplitProcedure is the fully-qualified name of the Debug's Split RPC.
+	DebugSplitProcedure = "/banyan.v1.Debug/Split"
 	// DebugSlowProcedure is the fully-qualified name of the Debug's Slow RPC.
 	DebugSlowProcedure = "/banyan.v1.Debug/Slow"
 )
@@ -49,6 +51,9 @@ type DebugClient interface {
 	Dump(context.Context, *connect.Request[v1.DumpRequest]) (*connect.ServerStreamForClient[v1.DumpResponse], error)
 	// Shard tells how raft is on every replica of a shard.
 	Shard(context.Context, *connect.Request[v1.ShardRequest]) (*connect.Response[v1.ShardResponse], error)
+	// Split decides that a shard is split in two. It answers once that is written;
+	// the map tells when the child is there.
+	Split(context.Context, *connect.Request[v1.SplitShardRequest]) (*connect.Response[v1.SplitShardResponse], error)
 	// Slow tells which operations took long lately, and what they waited for.
 	Slow(context.Context, *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error)
 }
@@ -76,6 +81,12 @@ func NewDebugClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(debugMethods.ByName("Shard")),
 			connect.WithClientOptions(opts...),
 		),
+		split: connect.NewClient[v1.SplitShardRequest, v1.SplitShardResponse](
+			httpClient,
+			baseURL+DebugSplitProcedure,
+			connect.WithSchema(debugMethods.ByName("Split")),
+			connect.WithClientOptions(opts...),
+		),
 		slow: connect.NewClient[v1.SlowRequest, v1.SlowResponse](
 			httpClient,
 			baseURL+DebugSlowProcedure,
@@ -89,6 +100,7 @@ func NewDebugClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 type debugClient struct {
 	dump  *connect.Client[v1.DumpRequest, v1.DumpResponse]
 	shard *connect.Client[v1.ShardRequest, v1.ShardResponse]
+	split *connect.Client[v1.SplitShardRequest, v1.SplitShardResponse]
 	slow  *connect.Client[v1.SlowRequest, v1.SlowResponse]
 }
 
@@ -102,6 +114,11 @@ func (c *debugClient) Shard(ctx context.Context, req *connect.Request[v1.ShardRe
 	return c.shard.CallUnary(ctx, req)
 }
 
+// Split calls banyan.v1.Debug.Split.
+func (c *debugClient) Split(ctx context.Context, req *connect.Request[v1.SplitShardRequest]) (*connect.Response[v1.SplitShardResponse], error) {
+	return c.split.CallUnary(ctx, req)
+}
+
 // Slow calls banyan.v1.Debug.Slow.
 func (c *debugClient) Slow(ctx context.Context, req *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error) {
 	return c.slow.CallUnary(ctx, req)
@@ -113,6 +130,9 @@ type DebugHandler interface {
 	Dump(context.Context, *connect.Request[v1.DumpRequest], *connect.ServerStream[v1.DumpResponse]) error
 	// Shard tells how raft is on every replica of a shard.
 	Shard(context.Context, *connect.Request[v1.ShardRequest]) (*connect.Response[v1.ShardResponse], error)
+	// Split decides that a shard is split in two. It answers once that is written;
+	// the map tells when the child is there.
+	Split(context.Context, *connect.Request[v1.SplitShardRequest]) (*connect.Response[v1.SplitShardResponse], error)
 	// Slow tells which operations took long lately, and what they waited for.
 	Slow(context.Context, *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error)
 }
@@ -136,6 +156,12 @@ func NewDebugHandler(svc DebugHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(debugMethods.ByName("Shard")),
 		connect.WithHandlerOptions(opts...),
 	)
+	debugSplitHandler := connect.NewUnaryHandler(
+		DebugSplitProcedure,
+		svc.Split,
+		connect.WithSchema(debugMethods.ByName("Split")),
+		connect.WithHandlerOptions(opts...),
+	)
 	debugSlowHandler := connect.NewUnaryHandler(
 		DebugSlowProcedure,
 		svc.Slow,
@@ -148,6 +174,8 @@ func NewDebugHandler(svc DebugHandler, opts ...connect.HandlerOption) (string, h
 			debugDumpHandler.ServeHTTP(w, r)
 		case DebugShardProcedure:
 			debugShardHandler.ServeHTTP(w, r)
+		case DebugSplitProcedure:
+			debugSplitHandler.ServeHTTP(w, r)
 		case DebugSlowProcedure:
 			debugSlowHandler.ServeHTTP(w, r)
 		default:
@@ -165,6 +193,10 @@ func (UnimplementedDebugHandler) Dump(context.Context, *connect.Request[v1.DumpR
 
 func (UnimplementedDebugHandler) Shard(context.Context, *connect.Request[v1.ShardRequest]) (*connect.Response[v1.ShardResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Debug.Shard is not implemented"))
+}
+
+func (UnimplementedDebugHandler) Split(context.Context, *connect.Request[v1.SplitShardRequest]) (*connect.Response[v1.SplitShardResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Debug.Split is not implemented"))
 }
 
 func (UnimplementedDebugHandler) Slow(context.Context, *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error) {

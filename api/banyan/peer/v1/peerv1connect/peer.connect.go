@@ -45,6 +45,10 @@ const (
 	PeerReconfigureProcedure = "/banyan.peer.v1.Peer/Reconfigure"
 	// PeerTransferLeaderProcedure is the fully-qualified name of the Peer's TransferLeader RPC.
 	PeerTransferLeaderProcedure = "/banyan.peer.v1.Peer/TransferLeader"
+	// PeerSplitProcedure is the fully-qualified name of the Peer's Split RPC.
+	PeerSplitProcedure = "/banyan.peer.v1.Peer/Split"
+	// PeerCountsProcedure is the fully-qualified name of the Peer's Counts RPC.
+	PeerCountsProcedure = "/banyan.peer.v1.Peer/Counts"
 	// PeerSendSnapshotProcedure is the fully-qualified name of the Peer's SendSnapshot RPC.
 	PeerSendSnapshotProcedure = "/banyan.peer.v1.Peer/SendSnapshot"
 	// PeerInfoProcedure is the fully-qualified name of the Peer's Info RPC.
@@ -72,6 +76,11 @@ type PeerClient interface {
 	// Reconfigure changes one shard's replicas; the shard's leader carries it out.
 	Reconfigure(context.Context, *connect.Request[v1.ReconfigureRequest]) (*connect.Response[v1.ReconfigureResponse], error)
 	TransferLeader(context.Context, *connect.Request[v1.TransferLeaderRequest]) (*connect.Response[v1.TransferLeaderResponse], error)
+	// Split makes the rows of a shard from a key on a shard of their own; the shard's
+	// leader carries it out. Asked again, it changes nothing and answers the same.
+	Split(context.Context, *connect.Request[v1.SplitRequest]) (*connect.Response[v1.SplitResponse], error)
+	// Counts tells how many rows a shard holds, by slot, as its leader counts them.
+	Counts(context.Context, *connect.Request[v1.CountsRequest]) (*connect.Response[v1.CountsResponse], error)
 	// SendSnapshot streams one shard's state to a replica that is behind.
 	SendSnapshot(context.Context) *connect.ClientStreamForClient[v1.SnapshotChunk, v1.SnapshotResponse]
 	// Info says how this node is: for status, nodes and placement.
@@ -126,6 +135,18 @@ func NewPeerClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			httpClient,
 			baseURL+PeerTransferLeaderProcedure,
 			connect.WithSchema(peerMethods.ByName("TransferLeader")),
+			connect.WithClientOptions(opts...),
+		),
+		split: connect.NewClient[v1.SplitRequest, v1.SplitResponse](
+			httpClient,
+			baseURL+PeerSplitProcedure,
+			connect.WithSchema(peerMethods.ByName("Split")),
+			connect.WithClientOptions(opts...),
+		),
+		counts: connect.NewClient[v1.CountsRequest, v1.CountsResponse](
+			httpClient,
+			baseURL+PeerCountsProcedure,
+			connect.WithSchema(peerMethods.ByName("Counts")),
 			connect.WithClientOptions(opts...),
 		),
 		sendSnapshot: connect.NewClient[v1.SnapshotChunk, v1.SnapshotResponse](
@@ -186,6 +207,8 @@ type peerClient struct {
 	watch          *connect.Client[v1.WatchRowsRequest, v1.WatchRowsResponse]
 	reconfigure    *connect.Client[v1.ReconfigureRequest, v1.ReconfigureResponse]
 	transferLeader *connect.Client[v1.TransferLeaderRequest, v1.TransferLeaderResponse]
+	split          *connect.Client[v1.SplitRequest, v1.SplitResponse]
+	counts         *connect.Client[v1.CountsRequest, v1.CountsResponse]
 	sendSnapshot   *connect.Client[v1.SnapshotChunk, v1.SnapshotResponse]
 	info           *connect.Client[v1.InfoRequest, v1.InfoResponse]
 	putBlob        *connect.Client[v1.PutChunkRequest, v1.PutChunkResponse]
@@ -219,6 +242,16 @@ func (c *peerClient) Reconfigure(ctx context.Context, req *connect.Request[v1.Re
 // TransferLeader calls banyan.peer.v1.Peer.TransferLeader.
 func (c *peerClient) TransferLeader(ctx context.Context, req *connect.Request[v1.TransferLeaderRequest]) (*connect.Response[v1.TransferLeaderResponse], error) {
 	return c.transferLeader.CallUnary(ctx, req)
+}
+
+// Split calls banyan.peer.v1.Peer.Split.
+func (c *peerClient) Split(ctx context.Context, req *connect.Request[v1.SplitRequest]) (*connect.Response[v1.SplitResponse], error) {
+	return c.split.CallUnary(ctx, req)
+}
+
+// Counts calls banyan.peer.v1.Peer.Counts.
+func (c *peerClient) Counts(ctx context.Context, req *connect.Request[v1.CountsRequest]) (*connect.Response[v1.CountsResponse], error) {
+	return c.counts.CallUnary(ctx, req)
 }
 
 // SendSnapshot calls banyan.peer.v1.Peer.SendSnapshot.
@@ -270,6 +303,11 @@ type PeerHandler interface {
 	// Reconfigure changes one shard's replicas; the shard's leader carries it out.
 	Reconfigure(context.Context, *connect.Request[v1.ReconfigureRequest]) (*connect.Response[v1.ReconfigureResponse], error)
 	TransferLeader(context.Context, *connect.Request[v1.TransferLeaderRequest]) (*connect.Response[v1.TransferLeaderResponse], error)
+	// Split makes the rows of a shard from a key on a shard of their own; the shard's
+	// leader carries it out. Asked again, it changes nothing and answers the same.
+	Split(context.Context, *connect.Request[v1.SplitRequest]) (*connect.Response[v1.SplitResponse], error)
+	// Counts tells how many rows a shard holds, by slot, as its leader counts them.
+	Counts(context.Context, *connect.Request[v1.CountsRequest]) (*connect.Response[v1.CountsResponse], error)
 	// SendSnapshot streams one shard's state to a replica that is behind.
 	SendSnapshot(context.Context, *connect.ClientStream[v1.SnapshotChunk]) (*connect.Response[v1.SnapshotResponse], error)
 	// Info says how this node is: for status, nodes and placement.
@@ -320,6 +358,18 @@ func NewPeerHandler(svc PeerHandler, opts ...connect.HandlerOption) (string, htt
 		PeerTransferLeaderProcedure,
 		svc.TransferLeader,
 		connect.WithSchema(peerMethods.ByName("TransferLeader")),
+		connect.WithHandlerOptions(opts...),
+	)
+	peerSplitHandler := connect.NewUnaryHandler(
+		PeerSplitProcedure,
+		svc.Split,
+		connect.WithSchema(peerMethods.ByName("Split")),
+		connect.WithHandlerOptions(opts...),
+	)
+	peerCountsHandler := connect.NewUnaryHandler(
+		PeerCountsProcedure,
+		svc.Counts,
+		connect.WithSchema(peerMethods.ByName("Counts")),
 		connect.WithHandlerOptions(opts...),
 	)
 	peerSendSnapshotHandler := connect.NewClientStreamHandler(
@@ -382,6 +432,10 @@ func NewPeerHandler(svc PeerHandler, opts ...connect.HandlerOption) (string, htt
 			peerReconfigureHandler.ServeHTTP(w, r)
 		case PeerTransferLeaderProcedure:
 			peerTransferLeaderHandler.ServeHTTP(w, r)
+		case PeerSplitProcedure:
+			peerSplitHandler.ServeHTTP(w, r)
+		case PeerCountsProcedure:
+			peerCountsHandler.ServeHTTP(w, r)
 		case PeerSendSnapshotProcedure:
 			peerSendSnapshotHandler.ServeHTTP(w, r)
 		case PeerInfoProcedure:
@@ -425,6 +479,14 @@ func (UnimplementedPeerHandler) Reconfigure(context.Context, *connect.Request[v1
 
 func (UnimplementedPeerHandler) TransferLeader(context.Context, *connect.Request[v1.TransferLeaderRequest]) (*connect.Response[v1.TransferLeaderResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.peer.v1.Peer.TransferLeader is not implemented"))
+}
+
+func (UnimplementedPeerHandler) Split(context.Context, *connect.Request[v1.SplitRequest]) (*connect.Response[v1.SplitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.peer.v1.Peer.Split is not implemented"))
+}
+
+func (UnimplementedPeerHandler) Counts(context.Context, *connect.Request[v1.CountsRequest]) (*connect.Response[v1.CountsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.peer.v1.Peer.Counts is not implemented"))
 }
 
 func (UnimplementedPeerHandler) SendSnapshot(context.Context, *connect.ClientStream[v1.SnapshotChunk]) (*connect.Response[v1.SnapshotResponse], error) {
