@@ -56,6 +56,7 @@ const (
 	NameBytesMax          = 256
 	EnvBytesMax           = 128 << 10
 	SendFilesMax          = 10_000
+	LinkBytesMax          = 4096
 	ReturnFilesMax        = 10_000
 	ReturnInlineMax       = 16 << 10
 	ReturnListBytesMax    = 64 << 20
@@ -164,6 +165,7 @@ var Limits = []Limit{
 	{"NameBytesMax", NameBytesMax, "bytes", "of a name (job, node, zone, space)"},
 	{"EnvBytesMax", EnvBytesMax, "bytes", "of a job's environment"},
 	{"SendFilesMax", SendFilesMax, "files", "sent with one job"},
+	{"LinkBytesMax", LinkBytesMax, "bytes", "of what a symbolic link that is sent or returned holds"},
 	{"ReturnFilesMax", ReturnFilesMax, "files", "returned by one task"},
 	{"ReturnInlineMax", ReturnInlineMax, "bytes", "of the list of returned files kept in a task's result; a longer list is a blob"},
 	{"ReturnListBytesMax", ReturnListBytesMax, "bytes", "of the list of files returned by one task; with a longer one the task fails"},

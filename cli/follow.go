@@ -135,7 +135,7 @@ type follower struct {
 }
 
 func (a *app) newFollower(s *session, f follow) *follower {
-	fw := &follower{follow: f, app: a, s: s, bar: a.newProgress(f.show.progress), nodes: map[uint64]string{}, outDir: outDir{name: f.show.outDir}}
+	fw := &follower{follow: f, app: a, s: s, bar: a.newProgress(f.show.progress), nodes: map[uint64]string{}, outDir: outDir{name: f.show.outDir}, returned: returned{whole: f.back.whole}}
 	fw.out = bufio.NewWriterSize(fw.bar.through(a.Out), 64<<10)
 	fw.errs = bufio.NewWriterSize(fw.bar.through(a.Err), 16<<10)
 	fw.p = &printer{out: fw.out, err: fw.errs, tag: f.show.tag, json: f.show.format.json(), chunks: s.Blobs().Download, files: s.Jobs().Returned}

@@ -12,7 +12,9 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -25,6 +27,7 @@ type asked struct {
 	patterns []string                   // of --return
 	tasks    int                        // of the job
 	row      func(task uint32) []string // the input of a task; nil: what the result says
+	whole    bool                       // a link that leads out of --outdir fails the command
 }
 
 // names gives what is asked of one task, expanded.
@@ -48,6 +51,8 @@ type returned struct {
 	by    map[uint64]returner // by the hash of the path
 	taken int                 // files whose name another task had used
 	alien int                 // files that nobody asked for, or that cannot be written safely
+	out   int                 // links that lead out of --outdir
+	whole bool                // such a link fails the command (--links-out refuse)
 }
 
 type returner struct {
@@ -75,14 +80,19 @@ func (r *returned) sort(task uint32, files []*banyanv1.FileRef, names []string) 
 			r.alien++
 			continue
 		}
+		if why := leadsOut(ref); why != "" {
+			refused = append(refused, refusal{p, why})
+			r.out++
+			continue
+		}
 		name := maphash.String(r.seed, p)
-		content := maphash.Bytes(r.seed, slices.Concat(ref.Chunks...))
+		content := maphash.Bytes(r.seed, slices.Concat(append(slices.Clip(ref.Chunks), ref.Link, strconv.AppendBool(nil, ref.Dir))...))
 		first, ok := r.by[name]
 		switch {
 		case !ok:
 			r.by[name] = returner{task, content}
 			mine = append(mine, ref)
-		case first.task == task || first.content == content:
+		case ref.Dir || first.task == task || first.content == content:
 			mine = append(mine, ref)
 		default:
 			refused = append(refused, refusal{p, fmt.Sprintf("as task %d did with other bytes: the first one stays: put something of the input into the name, as in --return {/.}.out", first.task+1)})
@@ -106,9 +116,26 @@ func (r *returned) sortThen(files []*banyanv1.FileRef) (mine []*banyanv1.FileRef
 			r.alien++
 			continue
 		}
+		if why := leadsOut(ref); why != "" {
+			refused = append(refused, refusal{p, why})
+			r.out++
+			continue
+		}
 		mine = append(mine, ref)
 	}
 	return mine, refused
+}
+
+// leadsOut says why a link is not written: it would lead out of --outdir, and
+// later commands of the user through it.
+func leadsOut(ref *banyanv1.FileRef) string {
+	if len(ref.GetLink()) == 0 {
+		return ""
+	}
+	if _, ok := job.LinkTarget(string(ref.GetPath()), string(ref.GetLink())); ok {
+		return ""
+	}
+	return fmt.Sprintf("a link that leads out of --outdir, to %.300q: it was not written", ref.GetLink())
 }
 
 // unsafe says why no file of this name is written, whoever asked for it.
@@ -126,6 +153,8 @@ func (r *returned) err() error {
 		return banyan.Errorf(banyan.Invalid, "%s did not come back, their names were taken: give --return names that differ from task to task", count(r.taken, "returned file"))
 	case r.alien > 0:
 		return banyan.Errorf(banyan.Invalid, "%s did not come back, see above: name it with --return, if it is wanted", count(r.alien, "returned file"))
+	case r.out > 0 && r.whole:
+		return banyan.Errorf(banyan.Invalid, "%s that lead out of --outdir did not come back, and --links-out says to refuse that: have the tasks return files in their place", count(r.out, "link"))
 	}
 	return nil
 }
@@ -169,14 +198,76 @@ func (d *outDir) fetch(ctx context.Context, read chunkReader, refs []*banyanv1.F
 	}
 	for _, ref := range refs {
 		local := filepath.FromSlash(string(ref.GetPath()))
-		if st, err := d.root.Stat(local); missing && err == nil && st.Size() == ref.Size {
+		if missing && d.has(local, ref) {
 			continue
 		}
-		if err := d.write(ctx, read, local, ref); err != nil {
+		if err := d.put(ctx, read, local, ref); err != nil {
 			return fmt.Errorf("the returned file %s cannot be written: %w: free space or choose another --outdir, then 'banyan resume' fetches it", filepath.Join(d.name, local), unwrapPath(err))
 		}
 	}
 	return nil
+}
+
+// has says whether what was returned is there already: a file by its size.
+func (d *outDir) has(local string, ref *banyanv1.FileRef) bool {
+	if len(ref.Link) > 0 {
+		to, err := d.root.Readlink(local)
+		return err == nil && filepath.ToSlash(to) == string(ref.Link)
+	}
+	st, err := d.root.Stat(local)
+	return err == nil && st.IsDir() == ref.Dir && (ref.Dir || st.Size() == ref.Size)
+}
+
+// put writes a file, link or empty directory.
+func (d *outDir) put(ctx context.Context, read chunkReader, local string, ref *banyanv1.FileRef) error {
+	switch {
+	case ref.Dir:
+		if err := d.root.MkdirAll(local, 0o777); err != nil {
+			return err
+		}
+		return d.stamp(local, ref)
+	case len(ref.Link) > 0:
+		return d.link(local, string(ref.Link))
+	}
+	return d.write(ctx, read, local, ref)
+}
+
+// link makes a link that stays in --outdir (leadsOut): below directories that are
+// what they seem, for through a link to one it would lead to elsewhere.
+func (d *outDir) link(local, to string) error {
+	dir := filepath.Dir(local)
+	if err := d.root.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	for up := dir; up != "."; up = filepath.Dir(up) {
+		if st, err := d.root.Lstat(up); err != nil || !st.IsDir() {
+			return errors.Join(err, fmt.Errorf("%s is a link, through which no links are written", up))
+		}
+	}
+	part := partOf(dir)
+	if err := d.root.Symlink(filepath.FromSlash(to), part); err != nil {
+		return err
+	}
+	err := d.root.Rename(part, local)
+	if err != nil {
+		_ = d.root.Remove(part) // what cannot be removed is only a leftover
+	}
+	return err
+}
+
+// stamp gives what was written the time of its last change on the node.
+func (d *outDir) stamp(local string, ref *banyanv1.FileRef) error {
+	if ref.ModifiedNs == 0 {
+		return nil
+	}
+	at := time.Unix(0, ref.ModifiedNs)
+	return d.root.Chtimes(local, at, at)
+}
+
+// partOf is a name of its own in a directory.
+func partOf(dir string) string {
+	id := banyan.NewRequestID()
+	return filepath.Join(dir, ".banyan-"+hex.EncodeToString(id[:6]))
 }
 
 // write writes beside the file and renames, so that a name never shows half a
@@ -187,8 +278,7 @@ func (d *outDir) write(ctx context.Context, read chunkReader, local string, ref 
 	if err := d.root.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	id := banyan.NewRequestID()
-	part := filepath.Join(dir, ".banyan-"+hex.EncodeToString(id[:6]))
+	part := partOf(dir)
 	f, err := d.root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(ref.Mode)&0o777|0o600)
 	if err != nil {
 		return err
@@ -199,6 +289,9 @@ func (d *outDir) write(ctx context.Context, read chunkReader, local string, ref 
 		err = errSize
 	}
 	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = d.stamp(part, ref)
+	}
 	if err == nil {
 		err = d.root.Rename(part, local)
 	}

@@ -74,7 +74,7 @@ func (a *app) resume(ctx context.Context, text string, show showFlags, retryFail
 		}
 	}
 	cancel()
-	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, streamed: j.GetStreamed(), back: asked{banyanv1.Strings(j.GetSpec().GetReturn()), int(j.GetTasks()), nil}, then: j.GetSpec().GetThen() != nil})
+	return a.follow(ctx, sig, s, follow{job: id, show: show, seen: seen, streamed: j.GetStreamed(), back: asked{banyanv1.Strings(j.GetSpec().GetReturn()), int(j.GetTasks()), nil, false}, then: j.GetSpec().GetThen() != nil})
 }
 
 // recorded gives the tasks that have a result, without those that are to be

@@ -49,7 +49,9 @@ syntax. A COMMAND that is one argument with blanks or shell characters is run by
 Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
 'banyan resume JOB' does what is not yet done. --return and --then work in a
 directory of their own for every task; the files come back to --outdir. With
---then the files that it makes come back, and not those of the tasks. Whatever a
+--then the files that it makes come back, and not those of the tasks. Empty
+directories, times of change and links within what is sent or returned stay. A
+link out of it is sent as what it leads to, and is not brought back. Whatever a
 node says, only files that --return names are written (* and ? stand for no dot
 in front; of --then all but hidden ones), below --outdir, also not through links
 out of it, and with no more rights than the umask gives.
@@ -76,26 +78,27 @@ const runExamples = `  banyan run gzip -9 {} ::: *.log
 
 // runFlags are the flags of run.
 type runFlags struct {
-	show    showFlags
-	files   []string
-	null    bool
-	colsep  string
-	skip    bool // --no-run-if-empty
-	jobs    string
-	retries int
-	timeout string
-	output  string // --output-max
-	memory  string // --memory
-	slots   int
-	dryRun  bool
-	name    string
-	send    []string
-	returns []string
-	then    string
-	env     []string
-	detach  bool
-	workdir string
-	keep    string
+	show     showFlags
+	files    []string
+	null     bool
+	colsep   string
+	skip     bool // --no-run-if-empty
+	jobs     string
+	retries  int
+	timeout  string
+	output   string // --output-max
+	memory   string // --memory
+	slots    int
+	dryRun   bool
+	name     string
+	send     []string
+	returns  []string
+	linksOut string
+	then     string
+	env      []string
+	detach   bool
+	workdir  string
+	keep     string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -126,6 +129,7 @@ func (a *app) runCommand() *cobra.Command {
 	fs.StringVar(&f.name, "name", "", "a `NAME` for the job, shown by 'banyan jobs'")
 	fs.StringArrayVar(&f.send, "send", nil, "send `FILE` or directory to every task; a template such as {} sends each task its own")
 	fs.StringArrayVar(&f.returns, "return", nil, "bring back the files that match this `PATTERN`; a template, * and ? match")
+	fs.StringVar(&f.linksOut, "links-out", linksFollow, "links that lead out of what is sent or of --outdir: `HOW` is follow or refuse")
 	fs.StringVar(&f.then, "then", "", "when all tasks succeeded, run this shell `COMMAND` once where all returned files are")
 	fs.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` for the tasks, or NAME to pass it on from here")
 	fs.StringVar(&f.keep, "keep", "", "keep the job for this `TIME` after its end, such as 7d; or the newest N of its name; or \"forever\"; or 0: nothing")
@@ -139,6 +143,9 @@ func (a *app) runCommand() *cobra.Command {
 // command line is found before a node is started or anything is sent.
 func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err := f.show.check(); err != nil {
+		return err
+	}
+	if err := checkLinks(f.linksOut); err != nil {
 		return err
 	}
 	command, sources := splitArgs(args, f.files)
@@ -162,7 +169,7 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 		}
 		return err
 	}
-	files, err := findSends(f.send, in)
+	files, err := findSends(f.send, in, f.linksOut)
 	if err != nil {
 		return err
 	}
@@ -335,7 +342,7 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 		return f.show.printID(a.Out, id)
 	}
 	cancel()
-	how := follow{job: id, show: f.show, back: asked{banyanv1.Strings(spec.Return), in.count, in.row}, then: spec.Then != nil}
+	how := follow{job: id, show: f.show, back: asked{banyanv1.Strings(spec.Return), in.count, in.row, f.linksOut == linksRefuse}, then: spec.Then != nil}
 	if rest != nil {
 		how.feed = newFeeder(s, id, rest, in, f, spec)
 		how.back.row = how.feed.row

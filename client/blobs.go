@@ -155,7 +155,7 @@ func (b Blobs) UploadFile(ctx context.Context, name, file string) (*banyanv1.Fil
 	if err != nil {
 		return nil, err
 	}
-	return &banyanv1.FileRef{Path: []byte(name), Mode: uint32(info.Mode().Perm()), Size: size, Chunks: chunks}, nil
+	return &banyanv1.FileRef{Path: []byte(name), Mode: uint32(info.Mode().Perm()), Size: size, Chunks: chunks, ModifiedNs: info.ModTime().UnixNano()}, nil
 }
 
 // Download writes chunks to w, in order, fetching a few ahead. What was written

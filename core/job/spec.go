@@ -114,10 +114,8 @@ func validateFiles(spec *banyanv1.JobSpec) error {
 		if !localPath(string(f.GetPath())) {
 			return banyan.Errorf(banyan.Invalid, "bad path %.300q of a file to send: it must be relative and stay below the working directory", f.GetPath())
 		}
-		for _, c := range f.Chunks {
-			if len(c) != len(banyan.Hash{}) {
-				return banyan.Errorf(banyan.Invalid, "file %q names a chunk by %d bytes: a BLAKE3-256 hash has %d", f.Path, len(c), len(banyan.Hash{}))
-			}
+		if err := checkFile(f); err != nil {
+			return err
 		}
 	}
 	for _, b := range spec.Return {

@@ -253,20 +253,20 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 		return fmt.Errorf("the task's working directory: %w", err)
 	}
 	defer root.Close()
-	var names []string
+	var list []returning
 	if then {
-		names, err = left(root, had)
+		list, err = left(root, had)
 	} else {
 		expanded := make([]string, len(patterns))
 		for i, p := range patterns {
 			expanded[i] = job.ExpandString(string(p), vars)
 		}
-		names, err = match(root, expanded)
+		list, err = match(root, expanded)
 	}
 	if err != nil {
 		return err
 	}
-	refs, err := store(ctx, w.blobs, root, names)
+	refs, err := store(ctx, w.blobs, root, list)
 	if err != nil {
 		return err
 	}

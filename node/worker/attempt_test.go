@@ -195,9 +195,9 @@ func TestFilesGoInAndOut(t *testing.T) {
 	}
 	got := map[string]string{}
 	for _, f := range r.Returned {
-		got[string(f.Path)] = get(t, w, f.Chunks)
+		got[string(f.Path)] = get(t, w, f.Chunks) + string(f.Link)
 	}
-	if len(got) != 3 || got["in put.out"] != "minebee" || got["d/e/f"] != "x\n" || got["link"] != "minebee" {
+	if len(got) != 4 || got["in put.out"] != "minebee" || got["d/e/f"] != "x\n" || got["link"] != "in put.out" || got["d/out"] != "/etc/passwd" {
 		t.Errorf("returned %q", got)
 	}
 	spec.SendTemplates = banyanv1.Bytes("{}", "a")

@@ -25,6 +25,7 @@ import (
 type given struct {
 	size int64
 	mod  time.Time
+	mode fs.FileMode // its kind
 }
 
 // wanted picks the files a task gets: of those sent, the ones its templates
@@ -81,7 +82,7 @@ func merge(sent, returned []*banyanv1.FileRef) ([]*banyanv1.FileRef, error) {
 			return nil, banyan.Errorf(banyan.Invalid, "the file name %q leads out of the working directory or is not clean", p)
 		}
 		for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
-			if at[dir] != nil {
+			if at[dir] != nil && !at[dir].Dir {
 				return nil, banyan.Errorf(banyan.Conflict, "%s cannot be both a file and the directory of %s", dir, p)
 			}
 		}
@@ -92,33 +93,45 @@ func merge(sent, returned []*banyanv1.FileRef) ([]*banyanv1.FileRef, error) {
 }
 
 func sameContent(a, b *banyanv1.FileRef) bool {
-	return a.GetSize() == b.GetSize() && slices.EqualFunc(a.GetChunks(), b.GetChunks(), slices.Equal)
+	return a.GetDir() == b.GetDir() && bytes.Equal(a.GetLink(), b.GetLink()) && a.GetSize() == b.GetSize() && slices.EqualFunc(a.GetChunks(), b.GetChunks(), slices.Equal)
 }
 
 func describe(f *banyanv1.FileRef) string {
+	switch {
+	case f.GetDir():
+		return "an empty directory"
+	case len(f.GetLink()) > 0:
+		return fmt.Sprintf("a link to %.300q", f.GetLink())
+	}
 	if len(f.GetChunks()) == 0 {
 		return fmt.Sprintf("%d bytes", f.GetSize())
 	}
 	return fmt.Sprintf("%d bytes, blob %.8x", f.GetSize(), f.GetChunks()[0])
 }
 
-// fetch writes files into a working directory, chunk by chunk. In a shared
-// directory a file that is there already with the same bytes is left alone and
-// any other is replaced as a whole.
+// fetch writes files, links and empty directories into a working directory, files
+// chunk by chunk. In a shared directory what is there already with the same bytes
+// is left alone and any other is replaced as a whole. Nothing is written through a
+// link that leads out.
 func fetch(ctx context.Context, s blob.Store, root *os.Root, files []*banyanv1.FileRef, shared bool) (map[string]given, error) {
 	had := make(map[string]given, len(files))
 	for _, f := range files {
 		name := filepath.FromSlash(string(f.GetPath()))
-		if !shared || !holds(root, name, f) {
-			if err := fetchFile(ctx, s, root, name, f); err != nil {
-				return nil, fmt.Errorf("get file %s for the task: %w", f.GetPath(), err)
-			}
+		var err error
+		switch {
+		case f.GetDir():
+			err = root.MkdirAll(name, 0o755)
+		case len(f.GetLink()) > 0:
+			err = fetchLink(root, name, string(f.GetLink()))
+		case !shared || !holds(root, name, f):
+			err = fetchFile(ctx, s, root, name, f)
 		}
-		st, err := root.Stat(name)
+		if err == nil {
+			had[string(f.GetPath())], err = givenAt(root, name, f)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("get file %s for the task: %w", f.GetPath(), err)
 		}
-		had[string(f.GetPath())] = given{st.Size(), st.ModTime()}
 	}
 	return had, nil
 }
@@ -149,6 +162,9 @@ func fetchFile(ctx context.Context, s blob.Store, root *os.Root, name string, f 
 	}
 	if st.Size() != f.GetSize() {
 		return banyan.Errorf(banyan.Corrupt, "its chunks have %d bytes and not %d", st.Size(), f.GetSize())
+	}
+	if err := stamp(root, part, f); err != nil {
+		return err
 	}
 	return root.Rename(part, name)
 }
@@ -197,11 +213,11 @@ func rawHashes(hs []banyan.Hash) [][]byte {
 	return out
 }
 
-// match lists the regular files that the patterns of --return name: by their
-// literal name first, then as a glob; a directory stands for all below it. A
-// pattern that names nothing is an error.
-func match(root *os.Root, patterns []string) ([]string, error) {
-	found := map[string]bool{}
+// match lists what the patterns of --return name: by their literal name first,
+// then as a glob; a directory stands for all below it. A pattern that names
+// nothing is an error.
+func match(root *os.Root, patterns []string) ([]returning, error) {
+	found := map[string]returning{}
 	for _, p := range patterns {
 		clean := path.Clean(p)
 		if path.IsAbs(clean) || !filepath.IsLocal(filepath.FromSlash(clean)) {
@@ -219,23 +235,18 @@ func match(root *os.Root, patterns []string) ([]string, error) {
 		}
 		before := len(found)
 		for _, n := range names {
-			if err := below(root, n, found); err != nil {
+			if err := below(root, n, n != clean, found); err != nil {
 				return nil, fmt.Errorf("--return %s: %w", p, err)
 			}
 		}
-		if len(names) == 0 || len(found) == before && !isDir(root, names) && !found[names[0]] {
+		if len(names) == 0 || len(found) == before && found[names[0]].name == "" && !isDir(root, names) {
 			return nil, banyan.Errorf(banyan.NotFound, "--return %s: the task succeeded but left no such file in its working directory", p)
 		}
 	}
 	if len(found) > banyan.ReturnFilesMax {
 		return nil, banyan.Errorf(banyan.Exhausted, "%d files to return; one task may return %d (ReturnFilesMax): pack them into one", len(found), banyan.ReturnFilesMax)
 	}
-	list := make([]string, 0, len(found))
-	for n := range found {
-		list = append(list, n)
-	}
-	slices.Sort(list)
-	return list, nil
+	return settle(root, found)
 }
 
 func isDir(root *os.Root, names []string) bool {
@@ -243,80 +254,65 @@ func isDir(root *os.Root, names []string) bool {
 	return err == nil && st.IsDir()
 }
 
-// below adds the regular files at and below a name; links are followed where
-// they stay within the working directory.
-func below(root *os.Root, name string, found map[string]bool) error {
-	return fs.WalkDir(anyNames{root}, name, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if len(found) > banyan.ReturnFilesMax {
-			return fs.SkipAll
-		}
-		st, err := root.Stat(filepath.FromSlash(p))
-		if err != nil {
-			if p != name && d.Type()&fs.ModeSymlink != 0 {
-				return nil // leads nowhere, or out of the directory
-			}
-			return err
-		}
-		if st.Mode().IsRegular() {
-			found[p] = true
-		} else if !st.IsDir() && p == name {
-			return banyan.Errorf(banyan.Invalid, "%s is not a regular file", p)
-		}
-		return nil
-	})
-}
-
 // left lists what is in a working directory beyond what was given.
-func left(root *os.Root, had map[string]given) ([]string, error) {
-	found := map[string]bool{}
-	if err := below(root, ".", found); err != nil {
+func left(root *os.Root, had map[string]given) ([]returning, error) {
+	found := map[string]returning{}
+	if err := below(root, ".", false, found); err != nil {
 		return nil, err
 	}
 	if len(found) > banyan.ReturnFilesMax+len(had) {
 		return nil, banyan.Errorf(banyan.Exhausted, "the then step left more than %d files (ReturnFilesMax): pack them into one", banyan.ReturnFilesMax)
 	}
-	var list []string
-	for n := range found {
-		st, err := root.Stat(filepath.FromSlash(n))
+	all, err := settle(root, found)
+	if err != nil {
+		return nil, err
+	}
+	var list []returning
+	for _, r := range all {
+		st, err := root.Lstat(filepath.FromSlash(r.name))
 		if err != nil {
 			return nil, err
 		}
-		if g, ok := had[n]; !ok || g.size != st.Size() || !g.mod.Equal(st.ModTime()) {
-			list = append(list, n)
+		if g, ok := had[r.name]; !ok || g.size != st.Size() || !g.mod.Equal(st.ModTime()) || g.mode != st.Mode().Type() {
+			list = append(list, r)
 		}
 	}
-	slices.Sort(list)
 	return list, nil
 }
 
 // store keeps files as blobs and says how to find them again.
-func store(ctx context.Context, s blob.Store, root *os.Root, names []string) ([]*banyanv1.FileRef, error) {
-	refs := make([]*banyanv1.FileRef, 0, len(names))
+func store(ctx context.Context, s blob.Store, root *os.Root, list []returning) ([]*banyanv1.FileRef, error) {
+	refs := make([]*banyanv1.FileRef, 0, len(list))
 	total := int64(0)
-	for _, n := range names {
-		f, err := root.Open(filepath.FromSlash(n))
+	for _, r := range list {
+		ref := &banyanv1.FileRef{Path: []byte(r.name), Link: []byte(r.link), Dir: r.dir}
+		if r.link != "" {
+			refs = append(refs, ref)
+			continue
+		}
+		f, err := root.Open(filepath.FromSlash(r.name))
 		if err != nil {
 			return nil, fmt.Errorf("return file: %w", err)
 		}
 		st, err := f.Stat()
 		if err == nil {
+			ref.Mode, ref.ModifiedNs = uint32(st.Mode().Perm()), st.ModTime().UnixNano()
+		}
+		if err == nil && !r.dir {
 			if total += st.Size(); total > banyan.ReturnBytesMax {
 				err = banyan.Errorf(banyan.Exhausted, "the files to return have more than %d bytes (ReturnBytesMax)", banyan.ReturnBytesMax)
 			}
 		}
-		if err == nil {
+		if err == nil && !r.dir {
 			var chunks []banyan.Hash
-			var size int64
-			chunks, size, err = blob.Write(ctx, s, f)
-			refs = append(refs, &banyanv1.FileRef{Path: []byte(n), Mode: uint32(st.Mode().Perm()), Size: size, Chunks: rawHashes(chunks)})
+			chunks, ref.Size, err = blob.Write(ctx, s, f)
+			ref.Chunks = rawHashes(chunks)
 		}
 		f.Close()
 		if err != nil {
-			return nil, fmt.Errorf("store returned file %s: %w", n, err)
+			return nil, fmt.Errorf("store returned file %s: %w", r.name, err)
 		}
+		refs = append(refs, ref)
 	}
 	return refs, nil
 }

@@ -239,13 +239,16 @@ func (x *Command) GetShell() bool {
 	return false
 }
 
-// FileRef is a file in the blob store.
+// FileRef is a file in the blob store, or a link or an empty directory, which have no chunks.
 type FileRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`  // relative, slash-separated, clean; no ".."
 	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // permission bits
 	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	Chunks        [][]byte               `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"` // BLAKE3-256 of each chunk, in order
+	Chunks        [][]byte               `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`                            // BLAKE3-256 of each chunk, in order
+	ModifiedNs    int64                  `protobuf:"varint,5,opt,name=modified_ns,json=modifiedNs,proto3" json:"modified_ns,omitempty"` // since 1970; 0: not known
+	Link          []byte                 `protobuf:"bytes,6,opt,name=link,proto3" json:"link,omitempty"`                                // what a symbolic link holds
+	Dir           bool                   `protobuf:"varint,7,opt,name=dir,proto3" json:"dir,omitempty"`                                 // an empty directory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -306,6 +309,27 @@ func (x *FileRef) GetChunks() [][]byte {
 		return x.Chunks
 	}
 	return nil
+}
+
+func (x *FileRef) GetModifiedNs() int64 {
+	if x != nil {
+		return x.ModifiedNs
+	}
+	return 0
+}
+
+func (x *FileRef) GetLink() []byte {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
+func (x *FileRef) GetDir() bool {
+	if x != nil {
+		return x.Dir
+	}
+	return false
 }
 
 // FileList is a long list of files, kept in the blob store: each FileRef behind
@@ -2562,12 +2586,16 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\acolumns\x18\x01 \x03(\fR\acolumns\"3\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\fR\x04args\x12\x14\n" +
-	"\x05shell\x18\x02 \x01(\bR\x05shell\"]\n" +
+	"\x05shell\x18\x02 \x01(\bR\x05shell\"\xa4\x01\n" +
 	"\aFileRef\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"L\n" +
+	"\x06chunks\x18\x04 \x03(\fR\x06chunks\x12\x1f\n" +
+	"\vmodified_ns\x18\x05 \x01(\x03R\n" +
+	"modifiedNs\x12\x12\n" +
+	"\x04link\x18\x06 \x01(\fR\x04link\x12\x10\n" +
+	"\x03dir\x18\a \x01(\bR\x03dir\"L\n" +
 	"\bFileList\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\rR\x05files\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
