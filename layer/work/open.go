@@ -29,10 +29,11 @@ const (
 	// would never end.
 	SourceSilenceMs = 3_600_000
 	// trimStep is how many tasks are trimmed at once at least, or it would be a
-	// command for every chunk; trimMax and trimChunksMax at most.
-	trimStep      = 8192
-	trimMax       = 4 * trimStep
-	trimChunksMax = 1024
+	// command for every small chunk. At most it is trimMax, so that one command may
+	// remove the results, and trimChunksMax chunks, whose values it holds in memory.
+	trimStep      = job.InputChunkTasks
+	trimMax       = banyan.DeleteRowsMax
+	trimChunksMax = 128
 	// trimFailedMax bounds the failed tasks, which stay, among those that one
 	// command trims: each parts a range in two.
 	trimFailedMax = 256

@@ -227,7 +227,9 @@ func TestAnOpenJobIsTrimmed(t *testing.T) {
 		}
 		to := min(at+each, tasks)
 		req := feedOf(all, at, to)
-		req.Done = uint32(at)
+		if at > 6*each { // it is behind at first, by more than one command may trim
+			req.Done = uint32(at)
+		}
 		if _, err := s.Feed(b.ctx, req); err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +238,7 @@ func TestAnOpenJobIsTrimmed(t *testing.T) {
 			most[kind] = max(most[kind], n)
 		}
 	}
-	if most['r'] > trimStep+2*each+10 || most['i'] > 4+7 {
+	if most['r'] > 9*each+10 || most['i'] > 10+7 {
 		t.Errorf("rows at most: %d results, %d chunks", most['r'], most['i'])
 	}
 	if err := f.follow(b.ctx, s, jobID, func() bool { return len(f.results) >= tasks }); !errors.Is(err, errEnough) {

@@ -20,6 +20,7 @@ import (
 	"banyan/engine/transport"
 	"banyan/node/exec"
 	"banyan/node/pki"
+	"banyan/node/worker"
 )
 
 // Defaults of Config.
@@ -57,6 +58,9 @@ type Config struct {
 	// that stands between; see exec.Config.
 	Isolation exec.Isolation
 	Warden    []string
+
+	// Runner stands before what runs attempts, in tests; nil: nothing does.
+	Runner func(*exec.Runner) worker.Runner
 
 	TaskMemory int64 // bytes that one task's processes may use; default: nine tenths of the machine's
 

@@ -132,8 +132,12 @@ func (n *Server) openWork() error {
 		Metrics:        n.metrics,
 	})
 	var err error
+	runner := worker.Runner(n.runner)
+	if n.cfg.Runner != nil {
+		runner = n.cfg.Runner(n.runner)
+	}
 	n.worker, err = worker.New(worker.Config{
-		Node: n.file.Node, Slots: n.slots(), Memory: n.cfg.memory(), Ledger: n.cfg.ledger(), Runner: n.runner, Blobs: n.blobs, Chunks: n.blobs, Env: n.cfg.TaskEnv,
+		Node: n.file.Node, Slots: n.slots(), Memory: n.cfg.memory(), Ledger: n.cfg.ledger(), Runner: runner, Blobs: n.blobs, Chunks: n.blobs, Env: n.cfg.TaskEnv,
 		Leaders: n.leaders, Dial: n.peers.client, Logger: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
