@@ -91,6 +91,10 @@ var breaks = []struct {
 		"	for _, o := range outcomes {\n		o.p.Done(o.res, nil)\n	}\n	outcomes = nil\n	if err := a.batch.Commit(false); err != nil {\n		return err\n	}\n"}}},
 	{"move a leader that has just moved", 200, []edit{{"core/placement/plan.go", "	if s.LedMs < p.policy.LeadRestMs {", "	if s.LedMs < p.policy.LeadRestMs/10 {"}}},
 	{"start what does not fit", 200, []edit{{"node/worker/core.go", "!a.demand.FitsIn(room.Minus(c.taken)) && c.taken.Slots > 0", "!a.demand.FitsIn(room)"}}},
+	{"refer to chunks whenever they were touched", 2000, []edit{{"layer/work/fence.go", "Test: mvcc.ValueLess, Value: job.FenceBelow(touched)}", "Test: mvcc.ValueLess, Value: job.FenceBelow(touched + 1<<40)}"}}},
+	{"sweep though one shard could not be read", 300, []edit{{"core/sweep/sweep.go", "func (r *Round) Whole() bool { return len(r.left) == 0 }", "func (r *Round) Whole() bool { return true }"}}},
+	{"remove chunks an epoch too early", 1000, []edit{{"core/sweep/sweep.go", "	case since+2 <= epoch:", "	case since+1 <= epoch:"}}},
+	{"call a job removed before its rows are", 300, []edit{{"layer/work/remove.go", "		if len(rows) > 0 {\n			cmd.Muts", "		if false {\n			cmd.Muts"}}},
 	{"take writes while all disks are low", 200, []edit{{"core/placement/disk.go", "return n > len(voters)/2", "return true"}}},
 }
 

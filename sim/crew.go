@@ -116,7 +116,11 @@ func (c *crew) start(s worker.Start) {
 		state = banyanv1.TaskState_TASK_STATE_FAILED
 	}
 	c.p.after(took, func() {
-		if !a.killed {
+		switch {
+		case a.killed:
+		case w.plan.sweeps && state == banyanv1.TaskState_TASK_STATE_SUCCEEDED && w.chunks.dice.chance(0.5):
+			c.finishLarge(s.Key)
+		default:
 			c.finish(s.Key, state)
 		}
 	})

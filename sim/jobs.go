@@ -31,6 +31,7 @@ type submitted struct {
 	header  *banyanv1.Job
 	stored  bool // the header is a row
 	ended   bool
+	removed bool
 	results map[uint32]banyanv1.TaskState
 	ran     map[work.Key]banyanv1.TaskState // how attempts ended at their workers
 	begun   map[uint32]int                  // attempts at each task
@@ -94,18 +95,26 @@ func (w *world) submit(s *submitted) {
 // an attempt that ended so; a job ends once, when all its tasks have results.
 func (j *jobs) watch(w *world, events []mvcc.Event) {
 	for i := range events {
+		if id, err := job.HeaderOf(events[i].Row.Key); err == nil && events[i].Deleted {
+			j.all[id].gone(w, events[i].Row.Mod)
+		}
+	}
+	for i := range events {
 		if id, _, ok := job.ResultOf(events[i].Row.Key); ok {
 			j.result(w, id, &events[i])
 		}
 	}
 	for i := range events {
-		if id, err := job.HeaderOf(events[i].Row.Key); err == nil {
+		if id, err := job.HeaderOf(events[i].Row.Key); err == nil && !events[i].Deleted {
 			j.all[id].changed(w, &events[i])
 		}
 	}
 }
 
 func (j *jobs) result(w *world, id banyan.JobID, e *mvcc.Event) {
+	if e.Deleted && j.all[id].removed {
+		return
+	}
 	task, err := job.Number(e.Row.Key)
 	if err != nil || e.Deleted || e.Row.Version != 1 {
 		w.fail("job %s, task %d: the recorded result was changed, at revision %d", id, task, e.Row.Mod)
@@ -132,10 +141,21 @@ func (s *submitted) record(w *world, task uint32, e *mvcc.Event) {
 		w.fail("job %s, task %d: recorded as %v, but no attempt ended so", s.id, task, result.State)
 	}
 	s.results[task] = result.State
+	w.chunks.refer(w, s, task, result)
 	w.reach("result recorded")
 	if s.begun[task] > 1 {
 		w.reach("task run again")
 	}
+}
+
+// gone checks that a job is removed once, after its end.
+func (s *submitted) gone(w *world, at banyan.Revision) {
+	if !s.ended || s.removed {
+		w.fail("job %s was removed at revision %d; ended: %v, removed before: %v", s.id, at, s.ended, s.removed)
+	}
+	s.removed = true
+	w.chunks.forget(s.id)
+	w.reach("job removed")
 }
 
 // changed checks a change of the header.
@@ -174,6 +194,9 @@ func (s *submitted) complete(w *world, header *banyanv1.Job) {
 		w.fail("job %s ended as %v, though a task failed: %v", s.id, header.State, failed)
 	}
 	w.reach("job ended")
+	if w.plan.sweeps {
+		w.removeLater(s)
+	}
 }
 
 // done says whether every job has ended.
@@ -187,5 +210,5 @@ func (j *jobs) done() bool {
 }
 
 func (s *submitted) String() string {
-	return fmt.Sprintf("job %s of shard %d: stored %v, %d of %d results, ended %v", s.id, s.shard, s.stored, len(s.results), s.header.Tasks, s.ended)
+	return fmt.Sprintf("job %s of shard %d: stored %v, %d of %d results, ended %v, removed %v", s.id, s.shard, s.stored, len(s.results), s.header.Tasks, s.ended, s.removed)
 }

@@ -36,6 +36,9 @@ type node struct {
 	putBack    bool    // it was a newer one before
 	doom       doom
 
+	chunks    map[banyan.Hash]bool   // on its disk
+	condemned map[banyan.Hash]uint64 // as its disk has it
+
 	capacity int64               // of its disk, while all are filled; 0: no limit
 	level    placement.DiskLevel // as others know it
 	ranFull  bool                // it ran into its capacity
@@ -59,7 +62,7 @@ const (
 )
 
 func (w *world) addNode() *node {
-	n := &node{w: w, id: banyan.NodeID(len(w.nodes) + 1), disk: simdisk.New(w.rng.Uint64()), slow: 1, slowDisk: 1}
+	n := &node{w: w, id: banyan.NodeID(len(w.nodes) + 1), disk: simdisk.New(w.rng.Uint64()), slow: 1, slowDisk: 1, chunks: map[banyan.Hash]bool{}, condemned: map[banyan.Hash]uint64{}}
 	n.drift = 1 + w.plan.drift*(w.rng.Float64()-0.5)
 	if n.drift != 1 {
 		w.fault(clockDrift)
@@ -178,6 +181,7 @@ func (n *node) start(st *store.Store) {
 	p.openOffice()
 	p.openDesk()
 	p.openCrew()
+	p.openChunks()
 	p.tick(1)
 	p.wake()
 	p.tap()

@@ -45,6 +45,7 @@ func (p *process) openOffice() {
 		p: p, core: work.NewCore(p.w.shardOf), leads: map[banyan.ShardID]*lead{},
 		talks: map[banyan.NodeID]*talk{}, missing: map[banyan.NodeID]time.Duration{},
 	}
+	o.core.Fenced = p.w.plan.sweeps
 	p.office = o
 	p.every(officeTick, func() { o.core.Tick(o.now()); o.act() })
 	p.every(membersTick, o.members)
@@ -85,6 +86,9 @@ func (o *office) lead(l replica.Leadership) {
 	x := &lead{shard: l.Shard, term: l.Term, since: o.now() - work.HelloGraceMs}
 	o.leads[l.Shard] = x
 	o.p.after(o.p.work(time.Millisecond), func() { o.load(x) })
+	if o.p.w.plan.sweeps {
+		o.removals(x)
+	}
 }
 
 func (o *office) current(x *lead) bool { return o.leads[x.shard] == x }
@@ -228,7 +232,7 @@ func protoKeys(keys []work.Key) []*peerv1.AttemptKey {
 // submit stores a job, or finds it stored.
 func (o *office) submit(s *submitted) {
 	row, err := mvcc.Get(o.p.store.Shard(s.shard).Latest(), job.HeaderKey(s.id), 0)
-	if err != nil || row != nil || o.leads[s.shard] == nil {
+	if err != nil || row != nil || o.leads[s.shard] == nil || s.removed {
 		return
 	}
 	key := job.HeaderKey(s.id)
@@ -253,10 +257,15 @@ func (o *office) commit(x *lead) {
 		return
 	}
 	x.committing = true
+	o.identify(b)
+	o.try(x, b, 5*time.Millisecond)
+}
+
+// identify gives a batch a request id that no other has.
+func (o *office) identify(b *work.Batch) {
 	o.requests++
 	binary.BigEndian.PutUint64(b.Cmd.Request[:], o.p.w.cfg.Seed<<16|uint64(o.p.n.id)<<8|0xff)
 	binary.BigEndian.PutUint64(b.Cmd.Request[8:], uint64(o.p.began)<<16|o.requests)
-	o.try(x, b, 5*time.Millisecond)
 }
 
 // try asks under the same request id until it is clear what became of a batch.
@@ -269,6 +278,8 @@ func (o *office) try(x *lead, b *work.Batch, wait time.Duration) {
 func (o *office) answer(x *lead, b *work.Batch, wait time.Duration, res mvcc.Result, err error) {
 	switch {
 	case !o.current(x):
+	case err == nil && b.Stale(res):
+		o.retouch(x, b)
 	case err == nil && !res.Stale:
 		x.committing = false
 		if !o.core.Committed(o.now(), b, res) {

@@ -464,7 +464,7 @@ func (w *world) recovered() {
 			return
 		}
 	}
-	if !w.jobs.done() || !w.locks.done(w) || slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving && !n.gone }) {
+	if !w.jobs.done() || w.plan.sweeps && !w.tidy() || !w.locks.done(w) || slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving && !n.gone }) {
 		return
 	}
 	w.operator.calm = true

@@ -40,6 +40,8 @@ var Points = append([]string{
 	"client gave up", "client timed out", "outcome unknown", "retry deduplicated",
 	"controller does not know", "controller refused by its term",
 	"job ended", "job taken over", "task run again", "work stream broken", "batch of results refused by its term",
+	"job removed", "result that refers to a chunk", "references refused by the fence", "result whose output is gone",
+	"chunk removed", "condemned chunk touched", "sweep given up",
 	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
 	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
 	"shard at rest", "shard at rest woken", "leader of a shard at rest missed", "beats that differ",
@@ -63,7 +65,7 @@ var mixedPoints = []string{
 }
 
 // Loads are what Without can leave out besides Kinds.
-var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience", "late copies", "lulls"}
+var Loads = []string{"jobs", "locks", "watchers", "controllers", "impatience", "late copies", "lulls", "sweeps"}
 
 // begins are the kinds that stand in the plan.
 var begins = Kinds[:slices.Index(Kinds, messageLost)]
@@ -83,6 +85,7 @@ type plan struct {
 	joinBy   time.Duration // machines join one after the other until then; 0: at once
 	mixed    time.Duration // some begin with the previous release and are upgraded by then; 0: none
 	fillAt   time.Duration // when somebody begins to fill all disks; 0: never
+	sweeps   bool          // outputs are chunks that are swept, and jobs are removed
 	window   int           // requests that a shard remembers; 0: as always
 
 	loss, dup, reorder, spike float64 // of messages
@@ -188,6 +191,7 @@ func drawPlan(cfg *Config) plan {
 		p.window = 8 + d.IntN(56) // the older release carries late copies out again
 	}
 	p.calm(newDice(cfg.Seed, 0x1011))
+	p.sweeps = newDice(cfg.Seed, 0x5eeb5).IntN(2) == 0
 	if d := newDice(cfg.Seed, 0xf111); d.IntN(5) == 0 {
 		p.fillAt = d.between(2*time.Second, 6*time.Second)
 	}
@@ -269,6 +273,9 @@ func (p *plan) shrink(cfg *Config) {
 	}
 	if cfg.without("locks") {
 		p.lockers = 0
+	}
+	if cfg.without("sweeps") {
+		p.sweeps = false
 	}
 	if cfg.without("jobs") {
 		p.jobs = 0

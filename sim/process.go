@@ -9,6 +9,7 @@ import (
 
 	"banyan"
 	"banyan/core/placement"
+	"banyan/core/sweep"
 	"banyan/engine/replica"
 	"banyan/engine/store"
 )
@@ -56,6 +57,10 @@ type process struct {
 	office  *office
 	desk    *desk
 	crew    *crew
+
+	holder   *sweep.Holder
+	sweptIn  uint64
+	sweeping bool
 }
 
 const tickEvery = 100 * time.Millisecond

@@ -33,6 +33,7 @@ type world struct {
 	jobs      jobs
 	locks     locks
 	releases  releases
+	chunks    chunks
 	faults    map[string]int
 	reached   map[string]int
 	longest   map[string]int // queues, by name
@@ -87,6 +88,7 @@ func (w *world) begin() {
 	}
 	w.beginReleases()
 	w.beginHeat()
+	w.beginChunks()
 	w.beginNodes()
 	for i := range w.plan.clients {
 		w.addClient(i)

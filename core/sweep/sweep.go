@@ -97,3 +97,24 @@ func (h *Holder) Condemn(c banyan.Hash) { h.condemned[c] = h.epoch }
 // Free ends that a chunk is condemned: it was touched, marked or removed. What
 // makes it last has to be on the disk before a touch is answered.
 func (h *Holder) Free(c banyan.Hash) { delete(h.condemned, c) }
+
+// Round is one reading of the marks: nothing is judged by it before every shard
+// has been read.
+type Round struct {
+	left map[banyan.ShardID]bool
+}
+
+// NewRound begins to read the marks of some shards.
+func NewRound(shards []banyan.ShardID) *Round {
+	r := &Round{left: map[banyan.ShardID]bool{}}
+	for _, s := range shards {
+		r.left[s] = true
+	}
+	return r
+}
+
+// Read says that a shard's mark was read to its end.
+func (r *Round) Read(shard banyan.ShardID) { delete(r.left, shard) }
+
+// Whole says whether all were.
+func (r *Round) Whole() bool { return len(r.left) == 0 }

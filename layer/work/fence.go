@@ -114,6 +114,15 @@ func layerOf(slot int, layer banyan.Layer) mvcc.Query {
 	return mvcc.Query{Lo: lo, Hi: mvcc.PrefixEnd(lo)}
 }
 
+// FenceOf reads the fence of a shard, 0 if it has none.
+func FenceOf(ctx context.Context, r Reader, shard banyan.ShardID) (uint64, error) {
+	row, err := get(ctx, r, shard, job.FenceKey())
+	if err != nil || row == nil {
+		return 0, err
+	}
+	return job.Fence(row.Value)
+}
+
 // Raise is the command that raises the fence of a shard to an epoch.
 func Raise(epoch uint64) *mvcc.Command {
 	return &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Max, Key: job.FenceKey(), Number: int64(epoch)}}}
@@ -196,7 +205,7 @@ func (s *Service) retouch(ctx context.Context, l *lead, b *Batch) error {
 			return err
 		}
 		if missing {
-			s.cfg.Logger.Error("a result lost what it refers to", "job", b.jobOf(res), "task", res.Task+1)
+			s.cfg.Logger.Error("a result lost what it refers to", "job", b.Key(res).Job, "task", res.Task+1)
 			gone = append(gone, res)
 		}
 	}
@@ -204,14 +213,14 @@ func (s *Service) retouch(ctx context.Context, l *lead, b *Batch) error {
 	return nil
 }
 
-// jobOf names the job of a result in the batch.
-func (b *Batch) jobOf(res *banyanv1.TaskResult) banyan.JobID {
+// Key names the attempt of a result in the batch.
+func (b *Batch) Key(res *banyanv1.TaskResult) (k Key) {
 	for _, rep := range b.reports {
 		if rep.result == res {
-			return rep.run.id
+			k = rep.at.key
 		}
 	}
-	return ""
+	return k
 }
 
 // touchAll touches chunks and those of the files in lists.

@@ -14,8 +14,10 @@ import (
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/mvcc"
+	sweeping "banyan/core/sweep"
 	"banyan/engine/blob"
 	"banyan/engine/route"
+	"banyan/engine/store"
 	"banyan/layer/work"
 
 	"connectrpc.com/connect"
@@ -143,12 +145,18 @@ func (n *Server) sweepOnce(ctx context.Context) (blob.Swept, error) {
 // to hold every slot together: one that split meanwhile is asked for again.
 func (n *Server) marks(ctx context.Context, epoch uint64, first, last byte, fn func(banyan.Hash)) error {
 	var read [][2][]byte
-	for _, shard := range n.shards.get().Data() {
+	shards := n.shards.get().Data()
+	round := sweeping.NewRound(shards)
+	for _, shard := range shards {
 		lo, hi, err := n.markOf(ctx, &peerv1.MarkRequest{Shard: uint32(shard), Epoch: epoch, First: uint32(first), Last: uint32(last)}, fn)
 		if err != nil {
 			return err
 		}
 		read = append(read, [2][]byte{lo, hi})
+		round.Read(shard)
+	}
+	if !round.Whole() {
+		return banyan.Errorf(banyan.Unavailable, "not every shard could be read: none of its chunks may be taken for unused")
 	}
 	return covered(read)
 }
@@ -222,18 +230,11 @@ func (s peerService) Mark(ctx context.Context, req *connect.Request[peerv1.MarkR
 func (n *Server) mark(ctx context.Context, req *peerv1.MarkRequest, send func(*peerv1.MarkResponse) error) error {
 	shard := banyan.ShardID(req.Shard)
 	n.blobs.Local.Learn(req.Epoch)
-	raised, err := n.router.Commit(ctx, shard, work.Raise(req.Epoch))
-	if err != nil {
-		return err
-	}
-	view, err := n.host.View(shard)
+	view, err := n.behindFence(ctx, shard, req.Epoch)
 	if err != nil {
 		return err
 	}
 	defer view.Close()
-	if at, err := mvcc.RevisionOf(view); err != nil || at < raised.Revision {
-		return cmp.Or(err, error(banyan.Errorf(banyan.Unavailable, "shard %d is at revision %d here, which is before its fence was raised: ask its leader", shard, at)))
-	}
 	lo, hi, err := mvcc.BoundsOf(view)
 	if err != nil {
 		return err
@@ -255,6 +256,31 @@ func (n *Server) mark(ctx context.Context, req *peerv1.MarkRequest, send func(*p
 	}
 	m.Done, m.Low, m.High = true, lo, hi
 	return send(m)
+}
+
+// behindFence gives a state of a shard in which its fence is at an epoch at least,
+// and raises it first if it is not: one of the nodes that ask does.
+func (n *Server) behindFence(ctx context.Context, shard banyan.ShardID, epoch uint64) (*store.View, error) {
+	for raised := false; ; raised = true {
+		view, err := n.host.View(shard)
+		if err != nil {
+			return nil, err
+		}
+		fence, err := work.FenceOf(ctx, viewRows{view}, shard)
+		if err == nil && fence >= epoch {
+			return view, nil
+		}
+		view.Close()
+		if err == nil && raised {
+			err = banyan.Errorf(banyan.Unavailable, "the fence of shard %d is not raised here: ask its leader", shard)
+		}
+		if err == nil {
+			_, err = n.router.Commit(ctx, shard, work.Raise(epoch))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // viewRows reads the rows of one state of a shard.
