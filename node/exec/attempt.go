@@ -50,19 +50,22 @@ func (a *attempt) end(o Outcome, why error) {
 }
 
 // run waits until everything of the attempt is gone, ending it when it must end,
-// and fills in what is known of its end.
-func (a *attempt) run(ctx context.Context, timeout time.Duration, res *Result) {
+// and fills in what is known of its end. It is an error if it did not begin.
+func (a *attempt) run(ctx context.Context, timeout time.Duration, res *Result) error {
 	stop := context.AfterFunc(ctx, func() { a.end(Canceled, nil) })
 	defer stop()
 	var late *time.Timer
 	if timeout > 0 {
 		late = time.AfterFunc(timeout, func() { a.end(TimedOut, nil) })
 	}
-	a.tree.first()
+	notBegun := a.tree.first()
 	if late != nil {
 		late.Stop()
 	}
-	left := a.settle()
+	var left rest
+	if notBegun == nil {
+		left = a.settle()
+	}
 	a.mu.Lock()
 	a.over = true
 	if a.force != nil {
@@ -70,6 +73,9 @@ func (a *attempt) run(ctx context.Context, timeout time.Duration, res *Result) {
 	}
 	res.Outcome, res.Err = a.outcome, a.err
 	a.mu.Unlock()
+	if notBegun != nil {
+		return notBegun
+	}
 	if res.Outcome == Exited {
 		res.Killed, res.KilledCount = left.names, left.count
 	}
@@ -77,6 +83,7 @@ func (a *attempt) run(ctx context.Context, timeout time.Duration, res *Result) {
 	if res.ExitCode, res.Signal, err = a.tree.release(); err != nil && res.Outcome == Exited {
 		res.Err = err
 	}
+	return nil
 }
 
 const (

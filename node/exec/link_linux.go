@@ -39,7 +39,7 @@ const (
 	opFailed                  // it does not, and ends: text
 	opLog                     // a warning: text
 	opStart                   // a tree: launch
-	opFirst                   // its first process has ended: whether all is over and released; exit
+	opFirst                   // how a tree has ended, or not begun: see farTree.heard
 	opRest                    // asks for rest
 	opTerminate               // asks all to end
 	opKill                    // ends all

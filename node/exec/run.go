@@ -67,21 +67,38 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 		res.Outcome, res.ExitCode = Canceled, 128+int32(syscall.SIGTERM)
 		return res
 	}
-	t, err := r.start(p, c)
+	err := r.once(ctx, p, c, &res)
+	// A file that was just written may for an instant be open for writing in a
+	// process that another goroutine is starting: then it is "busy".
+	for wait := time.Millisecond; errors.Is(err, errBusy) && wait < time.Second; wait *= 2 {
+		time.Sleep(wait)
+		err = r.once(ctx, p, c, &res)
+	}
 	if err != nil {
 		res.Outcome, res.Err, res.ExitCode = NotStarted, err, 126
 		if banyan.IsKind(err, banyan.NotFound) {
 			res.ExitCode = 127
 		}
-		return res
+	}
+	return res
+}
+
+// once is Run but for an error that says why the command did not begin.
+func (r *Runner) once(ctx context.Context, p *Place, c Command, res *Result) error {
+	t, path, err := r.start(p, c)
+	if err != nil {
+		return err
 	}
 	a := &attempt{r: r, tree: t, place: p, began: res.Start, outputMax: c.OutputMax}
 	if a.outputMax == 0 {
 		a.outputMax = banyan.OutputBytesDefault
 	}
 	r.watchdog.add(a)
-	a.run(ctx, c.Timeout, &res)
+	err = a.run(ctx, c.Timeout, res)
 	r.watchdog.remove(a)
+	if err != nil {
+		return r.startError(path, c, err)
+	}
 	res.Duration = time.Since(res.Start)
 	if res.Stdout, err = p.Stdout().Size(); err == nil {
 		res.Stderr, err = p.Stderr().Size()
@@ -92,38 +109,31 @@ func (r *Runner) Run(ctx context.Context, p *Place, c Command) Result {
 	case res.Outcome == Exited && res.Err == nil && res.Stdout+res.Stderr > a.outputMax:
 		res.Outcome, res.Err = Exceeded, a.tooMuch("wrote")
 	}
-	return res
+	return nil
 }
 
-func (r *Runner) start(p *Place, c Command) (tree, error) {
+// start begins with the command and gives the program that it is.
+func (r *Runner) start(p *Place, c Command) (t tree, path string, err error) {
 	if len(c.Args) == 0 || c.Args[0] == "" {
-		return nil, banyan.Errorf(banyan.Invalid, "no command to run")
+		return nil, "", banyan.Errorf(banyan.Invalid, "no command to run")
 	}
-	path, err := r.look(c.Args[0], p.Dir(), c.Env)
-	if err != nil {
-		return nil, err
+	if path, err = r.look(c.Args[0], p.Dir(), c.Env); err != nil {
+		return nil, "", err
 	}
 	files := []*os.File{r.null, nil, nil}
 	for i, out := range p.out {
 		w, err := out.writer()
 		if err != nil {
-			return nil, fmt.Errorf("capture output on node %s: %w", r.cfg.Node, err)
+			return nil, "", fmt.Errorf("capture output on node %s: %w", r.cfg.Node, err)
 		}
 		defer w.Close()
 		files[i+1] = w
 	}
 	l := launch{path: path, args: c.Args, env: c.Env, dir: enterable(p.handle, p.Dir()), files: files, place: p.Dir(), handle: p.handle}
-	t, err := r.launcher.start(l)
-	// A file that was just written may for an instant be open for writing in a
-	// process that another goroutine is starting: then it is "busy".
-	for wait := time.Millisecond; errors.Is(err, errBusy) && wait < time.Second; wait *= 2 {
-		time.Sleep(wait)
-		t, err = r.launcher.start(l)
+	if t, err = r.launcher.start(l); err != nil {
+		return nil, "", r.startError(path, c, err)
 	}
-	if err != nil {
-		return nil, r.startError(path, c, err)
-	}
-	return t, nil
+	return t, path, nil
 }
 
 func (r *Runner) startError(path string, c Command, err error) error {

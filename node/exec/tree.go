@@ -10,8 +10,8 @@ import (
 // One makes them children of this process; the other (warden_linux.go) has a
 // process between, which calls the first one.
 type launcher interface {
-	// start runs the first process of an attempt and returns when it has been
-	// executed. Its errors are those of os.StartProcess. The goroutine that calls
+	// start runs the first process of an attempt. Its errors are those of
+	// os.StartProcess; they may come by first instead. The goroutine that calls
 	// it also calls the tree's release, and may be kept on its thread until then.
 	start(launch) (tree, error)
 	// sweep kills what is left of trees that were released, and takes from the
@@ -37,8 +37,9 @@ type launch struct {
 // tree is the processes of one attempt: the first, and what that has started,
 // wherever it went. Its methods may be called at once, but for release.
 type tree interface {
-	// first returns when the first process has ended.
-	first()
+	// first returns when the first process has ended, or with an error if it has
+	// not begun: then there is nothing to release.
+	first() error
 	// rest says what is left when the first process has ended.
 	rest(outputs [2]*os.File) rest
 	// terminate asks all of them to end.

@@ -53,6 +53,9 @@ type local struct {
 	// contained says that this process is the first of a process namespace: what
 	// it has started ends with it, and no other processes are there.
 	contained bool
+	// oneThread says that start is called on a thread that lives as long as this
+	// process does.
+	oneThread bool
 
 	// reaping is held to take what has ended from the list of children: who reads
 	// the list meanwhile, with it shared, would miss the next one.
@@ -192,8 +195,8 @@ func (l *local) start(s launch) (tree, error) {
 		// The kernel sends the signal when the thread that forked ends, so that
 		// must outlive the process: see the package comment.
 		sys.Pdeathsig = syscall.SIGKILL
-		runtime.LockOSThread()
 	}
+	l.pin()
 	if l.cgroups != nil {
 		if t.group = l.cgroups.take(); t.group != nil {
 			sys.UseCgroupFD, sys.CgroupFD = true, int(t.group.dir.Fd())
@@ -213,9 +216,7 @@ func (l *local) start(s launch) (tree, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		if !l.contained {
-			runtime.UnlockOSThread()
-		}
+		l.unpin()
 		delete(l.trees, t.cookie)
 		if t.group != nil {
 			l.cgroups.give(t.group)
@@ -225,6 +226,19 @@ func (l *local) start(s launch) (tree, error) {
 	t.p = p
 	l.firsts[p.Pid] = t
 	return t, nil
+}
+
+// pin keeps the goroutine on its thread where that must outlive a process.
+func (l *local) pin() {
+	if !l.contained && !l.oneThread {
+		runtime.LockOSThread()
+	}
+}
+
+func (l *local) unpin() {
+	if !l.contained && !l.oneThread {
+		runtime.UnlockOSThread()
+	}
 }
 
 func (l *local) fork(s launch, attr *os.ProcAttr) (*os.Process, error) {
@@ -251,9 +265,10 @@ func withCookie(env []string, cookie string) []string {
 
 // first returns when the first process has ended. It stays a zombie, so its
 // number, which is that of its group, cannot go to another meanwhile.
-func (t *localTree) first() {
+func (t *localTree) first() error {
 	for unix.Waitid(unix.P_PID, t.p.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
+	return nil
 }
 
 func (t *localTree) rest(outputs [2]*os.File) rest {
@@ -435,9 +450,7 @@ func (t *localTree) guard() {
 func (t *localTree) release() (code int32, signal string, err error) {
 	t.op.Lock()
 	defer t.op.Unlock()
-	if !t.l.contained {
-		defer runtime.UnlockOSThread()
-	}
+	defer t.l.unpin()
 	t.l.reaping.Lock()
 	state, _ := t.p.Wait() // at once: it has ended
 	t.l.reaping.Unlock()

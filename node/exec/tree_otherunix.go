@@ -65,7 +65,10 @@ func (l *local) start(s launch) (tree, error) {
 // first waits for the process and takes its number away, since these systems
 // cannot wait without. As long as one member of the group lives the number stays
 // taken; with none, it would have to be given out anew to hit a stranger.
-func (t *localTree) first() { t.state, _ = t.p.Wait() }
+func (t *localTree) first() error {
+	t.state, _ = t.p.Wait()
+	return nil
+}
 
 func (t *localTree) rest([2]*os.File) rest {
 	if unix.Kill(-t.p.Pid, 0) != nil {

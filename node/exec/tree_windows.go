@@ -67,7 +67,10 @@ func (local) start(s launch) (tree, error) {
 	return &localTree{p: p, job: job}, nil
 }
 
-func (t *localTree) first() { t.state, _ = t.p.Wait() }
+func (t *localTree) first() error {
+	t.state, _ = t.p.Wait()
+	return nil
+}
 
 // accounting is JOBOBJECT_BASIC_ACCOUNTING_INFORMATION.
 type accounting struct {

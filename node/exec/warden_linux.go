@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -292,9 +293,7 @@ func (p *post) receive() {
 			delete(p.trees, f.tree)
 			p.mu.Unlock()
 			if t != nil {
-				t.done = f.body.bool()
-				t.code, t.signal = int32(f.body.number()), f.body.text()
-				close(t.ended)
+				t.heard(f.body)
 			}
 		case opAnswer:
 			p.mu.Lock()
@@ -361,20 +360,13 @@ func (p *post) start(s launch) (tree, error) {
 	t := &farTree{p: p, id: p.next, ended: make(chan struct{})}
 	p.trees[t.id] = t
 	p.mu.Unlock()
-	a, ok := p.ask(opStart, t.id, b, s.files...)
-	if ok && a.bool() {
-		return t, nil
-	}
-	p.mu.Lock()
-	delete(p.trees, t.id)
-	p.mu.Unlock()
-	if !ok {
+	// No answer is waited for: first gives an error as well, and a task that ends
+	// at once is one message less.
+	if err := p.link.send(frame{op: opStart, tree: t.id, body: b}, s.files...); err != nil {
+		p.link.conn.Close() // half a frame may be on its way; receive ends
 		return nil, fmt.Errorf("the warden of tasks ended: %w", syscall.EAGAIN)
 	}
-	if a.bool() {
-		return nil, banyan.Errorf(banyan.PermissionDenied, "%s", a.text())
-	}
-	return nil, a.error()
+	return t, nil
 }
 
 // farTree is an attempt's processes, seen to by the warden.
@@ -384,18 +376,45 @@ type farTree struct {
 	ended chan struct{} // closed when the first process has ended
 
 	// Before ended is closed.
-	done   bool // nothing is left, and it is released
+	begin  error // it has not begun
+	done   bool  // nothing is left, and it is released
 	code   int32
 	signal string
 }
 
 var _ tree = (*farTree)(nil)
 
-func (t *farTree) first() {
+func (t *farTree) first() error {
 	select {
 	case <-t.ended:
+		return t.begin
 	case <-t.p.gone:
+		return nil // release says so
 	}
+}
+
+// ends of a tree, in opFirst.
+const (
+	endFirst     = iota // its first process has ended
+	endAll              // all of it has ended: exit
+	endNotBegun         // nothing was started: error
+	endForbidden        // nothing was started, for it may not: text
+)
+
+// heard takes in how a tree has ended.
+func (t *farTree) heard(b packet) {
+	switch b.number() {
+	case endAll:
+		t.done = true
+		t.code, t.signal = int32(b.number()), b.text()
+	case endNotBegun:
+		t.done = true
+		t.begin = b.error()
+	case endForbidden:
+		t.done = true
+		t.begin = banyan.Errorf(banyan.PermissionDenied, "%s", b.text())
+	}
+	close(t.ended)
 }
 
 // isDone says that nothing is left that the warden knows of.
@@ -546,6 +565,10 @@ func serveTasks(l *link, config wardenConfig) error {
 	if err != nil {
 		return err
 	}
+	if !contained {
+		runtime.LockOSThread() // all are started from here
+		made.oneThread = true
+	}
 	if len(config.Cgroup) > 0 {
 		made.cgroups = cgroupsBelow(string(config.Cgroup), cfg)
 	}
@@ -566,7 +589,9 @@ func serveTasks(l *link, config wardenConfig) error {
 		if err != nil {
 			return err
 		}
-		go y.start(f, files)
+		// Here rather than beside others, for processes are started one at a time in
+		// any case; and what is asked of a tree comes after its start.
+		y.start(f, files)
 	}
 	if !contained { // else the kernel ends all with this process
 		y.killAll()
@@ -587,39 +612,43 @@ func (y *yard) killAll() {
 	y.local.close()
 }
 
-// start runs a tree until its first process has ended.
+// start begins with a tree.
 func (y *yard) start(f frame, files []*os.File) {
 	t, err := y.begin(f, files)
 	for _, file := range files {
 		file.Close()
 	}
 	var b packet
-	b.putBool(err == nil)
-	if err != nil {
-		b.putBool(errors.Is(err, errNotThePlace))
-		if errors.Is(err, errNotThePlace) {
-			b.putText(err.Error())
-		} else {
-			b.putError(err)
-		}
-	}
-	y.reply(f, b)
-	if err != nil {
+	switch {
+	case err == nil:
+		go y.await(f.tree, t)
 		return
+	case errors.Is(err, errNotThePlace):
+		b.putNumber(endForbidden)
+		b.putText(err.Error())
+	default:
+		b.putNumber(endNotBegun)
+		b.putError(err)
 	}
-	t.first()
+	_ = y.link.send(frame{op: opFirst, tree: f.tree, body: b}) // the node is gone: receive says so
+}
+
+// await says how a tree has ended.
+func (y *yard) await(id uint64, t *localTree) {
+	_ = t.first() // it has begun
 	y.mu.Lock()
-	outs := y.outs[f.tree]
+	outs := y.outs[id]
 	y.mu.Unlock()
-	done := t.restOf(outs).count == 0
-	b = nil
-	b.putBool(done)
-	if done {
-		code, signal := y.release(f.tree, t)
+	var b packet
+	if t.restOf(outs).count > 0 {
+		b.putNumber(endFirst)
+	} else {
+		code, signal := y.release(id, t)
+		b.putNumber(endAll)
 		b.putNumber(uint64(uint32(code)))
 		b.putText(signal)
 	}
-	_ = y.link.send(frame{op: opFirst, tree: f.tree, body: b}) // the node is gone: receive says so
+	_ = y.link.send(frame{op: opFirst, tree: id, body: b}) // the node is gone: receive says so
 }
 
 var errNotThePlace = errors.New("is kept from tasks, or was replaced just now: take another")
