@@ -178,6 +178,10 @@ func (c *Core) conclude(s *shard, b *Batch, res mvcc.Result) (ok bool) {
 		c.effects.Answers = append(c.effects.Answers, Answer{Op: op.ID, Result: res})
 		return true
 	}
+	if op.Kind == OpFeed && !res.OK && res.More { // no condition, so nothing is wrong with what is in memory
+		c.answer(op, nil, banyan.Errorf(banyan.Internal, "job %s: one command may not trim so much", op.Job))
+		return true
+	}
 	r := c.jobs[op.Job]
 	if !res.OK || r == nil {
 		c.answer(op, nil, banyan.Errorf(banyan.Unavailable, "job %s was changed by somebody else: ask again", op.Job))

@@ -28,6 +28,7 @@ type faults struct {
 	workers []*simWorker
 	jobs    map[banyan.JobID]*banyanv1.Job
 	session uint64
+	answers []Answer
 }
 
 // simWorker does what package worker promises to a controller.
@@ -252,6 +253,7 @@ func (x *faults) commit(lost bool) {
 
 func (x *faults) effects(trouble bool) {
 	e := x.core.Effects()
+	x.answers = append(x.answers, e.Answers...)
 	for _, s := range e.Close {
 		for _, w := range x.workers {
 			if w.session == s {

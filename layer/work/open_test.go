@@ -1,6 +1,7 @@
 package work
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -343,6 +344,162 @@ func TestASilentSourceIsClosed(t *testing.T) {
 	commit()
 	if r := c.Run("a"); r.source || r.header.Open {
 		t.Error("it is open still")
+	}
+}
+
+// source feeds a job of a small world of faults: it repeats what was not
+// answered, and says what is done as far as rows say it.
+type source struct {
+	x      *faults
+	id     banyan.JobID
+	total  uint32
+	fed    uint32
+	done   uint32 // see prefix
+	waits  int    // steps since the call under way; 0: none
+	call   uint64
+	closed bool
+}
+
+func (s *source) trim() (t job.Trim) {
+	row, err := get(context.Background(), s.x.rows, 1, job.TrimKey(s.id))
+	if err == nil && row != nil {
+		t, err = job.DecodeTrim(row.Value)
+	}
+	if err != nil {
+		s.x.t.Fatal(err)
+	}
+	return t
+}
+
+// prefix is the first task that is not done.
+func (s *source) prefix() uint32 {
+	for ; s.done < s.total; s.done++ { // what is trimmed was counted before
+		if row, _ := get(context.Background(), s.x.rows, 1, job.ResultKey(s.id, banyan.TaskIndex(s.done))); row == nil {
+			break
+		}
+	}
+	return s.done
+}
+
+func (s *source) step() {
+	x := s.x
+	for _, a := range x.answers {
+		if s.waits == 0 || a.Op != s.call {
+			continue
+		}
+		s.waits = 0
+		switch {
+		case a.Err == nil && s.fed < s.total:
+			s.fed += s.size()
+		case a.Err == nil:
+			s.closed = true
+		case !banyan.IsKind(a.Err, banyan.NotLeader) && !banyan.IsKind(a.Err, banyan.NotFound): // which is that it has ended
+			x.t.Fatalf("seed %d: at %d of %d: %v", x.seed, s.fed, s.total, a.Err)
+		}
+	}
+	x.answers = nil
+	if s.waits > 0 {
+		if s.waits++; s.waits < 50 {
+			return
+		}
+	}
+	if s.closed || x.rng.IntN(4) > 0 {
+		return
+	}
+	if s.waits == 0 && s.fed < s.total && s.fed-s.prefix() > 12 {
+		return // not far ahead of the tasks, or nothing would be trimmed
+	}
+	s.call++
+	s.waits = 1
+	op := &Op{ID: s.call, Kind: OpFeed, Shard: 1, Job: s.id, first: s.fed, done: uint32(x.rng.IntN(int(s.prefix()) + 1)), full: true}
+	var err error
+	if op.starts, err = readChunkList(context.Background(), x.rows, 1, s.id); err != nil {
+		x.t.Fatal(err)
+	}
+	if s.fed == s.total {
+		op.closing = true
+	} else {
+		op.count = s.size()
+		if _, err := cutFeed(op, x.jobs[s.id].Spec, inputsOf(int(s.total))[s.fed:s.fed+op.count]); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+	x.core.Do(op)
+}
+
+// size is how many inputs come behind those that were fed, always the same.
+func (s *source) size() uint32 { return min(1+s.fed*7%13, s.total-s.fed) }
+
+// TestAnOpenJobUnderRandomFaults: leaders, workers and answers get lost while a
+// job is fed and trimmed; each of its tasks counts once.
+func TestAnOpenJobUnderRandomFaults(t *testing.T) {
+	trims, kept := 0, 0
+	for seed := range uint64(seeds / 2) {
+		x := newFaults(t, seed)
+		s := &source{x: x, id: "open", total: 30 + uint32(x.rng.IntN(100)), fed: 3, call: 1 << 32}
+		h := header(s.id, 3, func(spec *banyanv1.JobSpec) {
+			spec.AttemptsMax = uint32(x.rng.IntN(3))
+			if seed%4 == 0 {
+				spec.Then = spec.Command
+			}
+		})
+		h.Open, h.Streamed = true, true
+		first := &Op{}
+		if _, err := cutFeed(first, h.Spec, inputsOf(3)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := submitCommand(h)
+		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: job.InputKey(s.id, 0), Value: first.inputs[0].Value})
+		x.core.Do(&Op{ID: 1, Kind: OpSubmit, Shard: 1, Job: s.id, Cmd: cmd, Run: NewRun(h, 0)})
+		for x.core.Run(s.id) == nil {
+			x.commit(false)
+		}
+		model := header(s.id, int(s.total), nil)
+		model.Spec = h.Spec
+		x.jobs[s.id] = model
+		for range 500 {
+			x.step(true)
+			s.step()
+		}
+		for n := 0; !x.over(); n++ {
+			if n > 40_000 {
+				t.Fatalf("seed %d: not over, %d of %d fed, closed %v:\n%s", seed, s.fed, s.total, s.closed, x.describe())
+			}
+			x.step(false)
+			s.step()
+			if n < 4000 && n%101 == 0 {
+				x.elect() // with more of it trimmed each time
+			}
+		}
+		end, _, err := readHeader(context.Background(), x.rows, 1, s.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone := s.trim()
+		good, bad := x.recorded(s.id, banyanv1.TaskState_TASK_STATE_SUCCEEDED), x.recorded(s.id, banyanv1.TaskState_TASK_STATE_FAILED)
+		p := end.Progress
+		if end.Open || end.Tasks != s.total || int(p.Succeeded) != good+int(gone.Succeeded) || int(p.Failed) != bad || p.Succeeded+p.Failed != s.total {
+			t.Errorf("seed %d: %d good and %d bad rows, %+v: ended as %v", seed, good, bad, gone, end)
+		}
+		lo, hi := job.ResultKey(s.id, 0), job.ResultKey(s.id, banyan.TaskIndex(gone.Tasks))
+		rows, _, err := x.rows.Range(context.Background(), 1, mvcc.Query{Lo: lo, Hi: hi})
+		for _, row := range rows {
+			if m, _, _ := job.DecodeMeta(row.Value); m.State == banyanv1.TaskState_TASK_STATE_SUCCEEDED {
+				t.Errorf("seed %d: %q is there though it is trimmed", seed, row.Key)
+			}
+		}
+		if gone.Tasks-gone.Succeeded != uint32(len(rows)) || err != nil {
+			t.Errorf("seed %d: of %+v %d rows are kept (%v)", seed, gone, len(rows), err)
+		}
+		if h.Spec.Then != nil && gone.Tasks > 0 {
+			t.Errorf("seed %d: trimmed though its then step needs all", seed)
+		}
+		trims, kept = trims+int(gone.Tasks), kept+len(rows)
+		delete(x.jobs, s.id)
+		x.verify()
+	}
+	if trims == 0 || kept == 0 {
+		t.Errorf("nothing was trimmed (%d), or nothing of it kept (%d)", trims, kept)
 	}
 }
 
