@@ -97,13 +97,14 @@ func (p *process) sayLead(st *replica.Status) (load uint64, ledMs int64) {
 	return load, ledMs
 }
 
-// ordered is told that a leader is to be moved.
-func (h *heat) ordered(s placement.Step) {
+// ordered is told that a leader is to be moved. One whose term is over may not
+// know yet that another has come: asking it moves nothing.
+func (h *heat) ordered(from banyan.NodeID, s placement.Step) {
 	if !s.Balance {
 		return
 	}
 	m := h.moved[s.Shard]
-	if m.arrived != 0 && h.w.now-m.arrived < leadRest {
+	if m.to == from && m.arrived != 0 && h.w.now-m.arrived < leadRest {
 		h.w.fail("shard %d: its leader came to %v %v ago to make things even, and is to move again to %v (%d moves)", s.Shard, m.to, h.w.now-m.arrived, s.Transfer, m.n)
 		return
 	}

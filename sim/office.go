@@ -2,36 +2,32 @@ package sim
 
 import (
 	"context"
-	"encoding/binary"
 	"time"
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
+	"banyan/core/harness"
 	"banyan/core/job"
 	"banyan/core/mvcc"
-	"banyan/engine/replica"
 	"banyan/layer/work"
 )
 
-// office is a process's controllers: what work.Service does with goroutines,
-// in the same order.
+// office is a process's controllers of jobs: the core and the seats of work,
+// without work.Service.
 type office struct {
-	p        *process
+	shell
 	core     *work.Core
-	leads    map[banyan.ShardID]*lead
 	talks    map[banyan.NodeID]*talk
 	sessions uint64
-	requests uint64
-	heardAt  time.Duration                   // when the latest word of leadership arrives
 	missing  map[banyan.NodeID]time.Duration // since when a node was not heard of
 }
 
-// lead is a shard led here.
-type lead struct {
-	shard      banyan.ShardID
-	term       uint64
-	since      int64
-	committing bool
+// ledJobs is a shard led here.
+type ledJobs struct {
+	*chair
+	*work.Seat
+	o     *office
+	since int64
 }
 
 const (
@@ -42,8 +38,19 @@ const (
 
 func (p *process) openOffice() {
 	o := &office{
-		p: p, core: work.NewCore(p.w.shardOf), leads: map[banyan.ShardID]*lead{},
-		talks: map[banyan.NodeID]*talk{}, missing: map[banyan.NodeID]time.Duration{},
+		shell: shell{
+			p: p, mark: 0xff, chairs: map[banyan.ShardID]*chair{},
+			stale: "batch of results refused by its term", reread: "controller read its rows again",
+		},
+		core: work.NewCore(p.w.shardOf), talks: map[banyan.NodeID]*talk{}, missing: map[banyan.NodeID]time.Duration{},
+	}
+	o.shell.now = func() harness.Time { return harness.Time{Now: o.now(), Wall: p.n.clock().UnixMilli()} }
+	o.open = func(c *chair) seat {
+		l := &ledJobs{c, work.NewSeat(o.core, c.shard), o, o.now() - work.HelloGraceMs}
+		if p.w.plan.sweeps {
+			p.after(0, l.removals)
+		}
+		return l
 	}
 	o.core.Fenced = p.w.plan.sweeps
 	p.office = o
@@ -62,61 +69,45 @@ func (p *process) every(d time.Duration, do func()) {
 // now is the machine's monotonic clock; what the wall clock does is no matter.
 func (o *office) now() int64 { return 1 + o.p.clock().Milliseconds() }
 
-// hear brings word of leadership, in order, and sometimes late: until then a
-// controller goes on in a term that is over.
-func (o *office) hear(l replica.Leadership) {
-	d := o.p.work(100 * time.Microsecond)
-	if o.p.w.chance(0.3) {
-		d = o.p.w.between(0, 3*time.Second)
-	}
-	o.heardAt = max(o.heardAt+1, o.p.w.now+d)
-	o.p.after(o.heardAt-o.p.w.now, func() { o.lead(l) })
-}
-
-// lead follows leadership as server does.
-func (o *office) lead(l replica.Leadership) {
-	if o.leads[l.Shard] != nil {
-		delete(o.leads, l.Shard)
-		o.core.Lose(l.Shard)
-		o.act()
-	}
-	if !l.Leading {
-		return
-	}
-	x := &lead{shard: l.Shard, term: l.Term, since: o.now() - work.HelloGraceMs}
-	o.leads[l.Shard] = x
-	o.p.after(o.p.work(time.Millisecond), func() { o.load(x) })
-	if o.p.w.plan.sweeps {
-		o.removals(x)
-	}
-}
-
-func (o *office) current(x *lead) bool { return o.leads[x.shard] == x }
-
 // load gives the core the unfinished jobs as the rows say.
-func (o *office) load(x *lead) {
-	if !o.current(x) {
-		return
-	}
+func (l *ledJobs) load() error {
+	o := l.o
 	o.members()
-	jobs, err := work.Load(context.Background(), rows{o.p}, x.shard)
-	switch {
-	case o.p.unread(err), banyan.IsKind(err, banyan.NotFound): // the replica goes
-		o.p.after(10*time.Millisecond, func() { o.load(x) })
-		return
-	case err != nil:
-		o.p.w.fail("%v: shard %d: jobs: %v", o.p.n.id, x.shard, err)
-		return
+	jobs, err := work.Load(context.Background(), rows{o.p}, l.shard)
+	if err != nil {
+		return l.readable("jobs", err)
 	}
 	runs := make([]*work.Run, len(jobs))
 	for i, j := range jobs {
 		runs[i] = j.Run
 		o.p.w.reach("job taken over")
 	}
-	o.core.Lose(x.shard)
-	o.core.Lead(o.now(), x.shard, x.term, x.since, runs, nil)
+	l.Reset()
+	o.core.Lose(l.shard)
+	o.core.Lead(o.now(), l.shard, l.term, l.since, runs, nil)
 	o.act()
-	o.commit(x)
+	return nil
+}
+
+func (l *ledJobs) gone() {
+	l.o.core.Lose(l.shard)
+	l.o.act()
+}
+
+// Next gives the core's next command, and does what the core wants beside it.
+func (l *ledJobs) Next(t harness.Time) *mvcc.Command {
+	defer l.o.act()
+	return l.Seat.Next(t)
+}
+
+// Committed tells the core, and does what it wants then.
+func (l *ledJobs) Committed(t harness.Time, res mvcc.Result) error {
+	defer l.o.act()
+	err := l.Seat.Committed(t, res)
+	if b := l.Untouched(); b != nil {
+		l.retouch(b)
+	}
+	return err
 }
 
 // rows reads what a process has applied.
@@ -182,8 +173,8 @@ func (o *office) act() {
 		o.p.after(o.p.work(50*time.Microsecond), func() { o.send(s) })
 	}
 	for _, id := range e.Commits {
-		if x := o.leads[id]; x != nil {
-			o.p.after(o.p.work(50*time.Microsecond), func() { o.commit(x) })
+		if c := o.chairs[id]; c != nil {
+			c.wake()
 		}
 	}
 }
@@ -232,7 +223,7 @@ func protoKeys(keys []work.Key) []*peerv1.AttemptKey {
 // submit stores a job, or finds it stored.
 func (o *office) submit(s *submitted) {
 	row, err := mvcc.Get(o.p.store.Shard(s.shard).Latest(), job.HeaderKey(s.id), 0)
-	if err != nil || row != nil || o.leads[s.shard] == nil || s.removed {
+	if err != nil || row != nil || o.chairs[s.shard] == nil || s.removed {
 		return
 	}
 	key := job.HeaderKey(s.id)
@@ -244,60 +235,4 @@ func (o *office) submit(s *submitted) {
 		},
 	})
 	o.act()
-}
-
-// commit commits what the core has for a shard, one command at a time.
-func (o *office) commit(x *lead) {
-	if !o.current(x) || x.committing {
-		return
-	}
-	b := o.core.NextBatch(o.now(), o.p.n.clock().UnixMilli(), x.shard)
-	o.act()
-	if b == nil {
-		return
-	}
-	x.committing = true
-	o.identify(b)
-	o.try(x, b, 5*time.Millisecond)
-}
-
-// identify gives a batch a request id that no other has.
-func (o *office) identify(b *work.Batch) {
-	o.requests++
-	binary.BigEndian.PutUint64(b.Cmd.Request[:], o.p.w.cfg.Seed<<16|uint64(o.p.n.id)<<8|0xff)
-	binary.BigEndian.PutUint64(b.Cmd.Request[8:], uint64(o.p.began)<<16|o.requests)
-}
-
-// try asks under the same request id until it is clear what became of a batch.
-func (o *office) try(x *lead, b *work.Batch, wait time.Duration) {
-	o.p.propose(x.shard, b.Cmd, func(res mvcc.Result, err error) {
-		o.p.after(0, func() { o.answer(x, b, wait, res, err) })
-	})
-}
-
-func (o *office) answer(x *lead, b *work.Batch, wait time.Duration, res mvcc.Result, err error) {
-	switch {
-	case !o.current(x):
-	case err == nil && b.Stale(res):
-		o.retouch(x, b)
-	case err == nil && !res.Stale:
-		x.committing = false
-		if !o.core.Committed(o.now(), b, res) {
-			o.p.w.reach("controller read its rows again")
-			o.load(x)
-			return
-		}
-		o.act()
-		o.commit(x)
-	case err == nil || banyan.IsKind(err, banyan.Stale):
-		o.p.w.reach("batch of results refused by its term")
-		o.core.Lose(x.shard)
-		o.act()
-	default:
-		o.p.after(wait, func() {
-			if o.current(x) {
-				o.try(x, b, min(2*wait, 500*time.Millisecond))
-			}
-		})
-	}
 }

@@ -102,7 +102,7 @@ func (o *operator) place() {
 	for _, step := range placement.Plan(nodes, shards, placement.Policy{Voters: o.w.plan.voters, DeadAfterMs: deadAfter.Milliseconds(), LeadRestMs: leadRest.Milliseconds()}) {
 		p, _ := o.leader(step.Shard)
 		if step.Transfer != 0 {
-			o.w.heat.ordered(step)
+			o.w.heat.ordered(p.n.id, step)
 			o.transfer(p, step.Shard, step.Transfer)
 		} else {
 			o.reconfigure(p, step.Shard, step.Voters, step.Learners)

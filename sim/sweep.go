@@ -148,36 +148,36 @@ func (c *crew) store(k worker.Key, h banyan.Hash, epoch uint64) {
 }
 
 // retouch touches what a refused batch refers to, and commits it again.
-func (o *office) retouch(x *lead, b *work.Batch) {
-	o.p.w.reach("references refused by the fence")
+func (l *ledJobs) retouch(b *work.Batch) {
+	l.p.w.reach("references refused by the fence")
 	fence, ok := uint64(0), false
-	row, err := mvcc.Get(o.p.store.Shard(x.shard).Latest(), job.FenceKey(), 0)
+	row, err := mvcc.Get(l.p.store.Shard(l.shard).Latest(), job.FenceKey(), 0)
 	if err == nil && row != nil {
 		fence, err = job.Fence(row.Value)
 		ok = err == nil
 	}
 	if !ok { // it has none yet
-		o.p.propose(x.shard, work.Raise(o.p.w.chunks.epoch), func(mvcc.Result, error) {
-			o.p.after(10*time.Millisecond, func() {
-				if o.current(x) {
-					o.retouch(x, b)
+		l.p.propose(l.shard, work.Raise(l.p.w.chunks.epoch), func(mvcc.Result, error) {
+			l.p.after(10*time.Millisecond, func() {
+				if l.current() && l.Untouched() == b {
+					l.retouch(b)
 				}
 			})
 		})
 		return
 	}
-	if !sweep.Fresh(fence, o.p.holder.Epoch()) {
-		o.p.holder.Learn(fence)
+	if !sweep.Fresh(fence, l.p.holder.Epoch()) {
+		l.p.holder.Learn(fence)
 	}
-	epoch := o.p.holder.Epoch()
+	epoch := l.p.holder.Epoch()
 	type answers struct{ has, asked map[banyan.NodeID]bool }
 	all := map[*banyanv1.TaskResult]answers{}
 	for _, res := range b.Results() {
 		a := answers{map[banyan.NodeID]bool{}, map[banyan.NodeID]bool{}}
 		all[res] = a
-		for _, n := range o.p.w.nodes {
+		for _, n := range l.p.w.nodes {
 			if !n.gone {
-				o.p.touch(n, epoch, banyan.Hash(res.Stdout.Chunks[0]), false, func(has bool) {
+				l.p.touch(n, epoch, banyan.Hash(res.Stdout.Chunks[0]), false, func(has bool) {
 					a.asked[n.id] = true
 					if has {
 						a.has[n.id] = true
@@ -186,28 +186,28 @@ func (o *office) retouch(x *lead, b *work.Batch) {
 			}
 		}
 	}
-	o.p.after(storeWait, func() {
-		if !o.current(x) {
+	l.p.after(storeWait, func() {
+		if !l.current() || l.Untouched() != b {
 			return
 		}
 		var gone []*banyanv1.TaskResult
 		for _, res := range b.Results() {
 			a := all[res]
-			missing := slices.ContainsFunc(o.p.w.nodes, func(n *node) bool { return !n.gone && !a.asked[n.id] })
+			missing := slices.ContainsFunc(l.p.w.nodes, func(n *node) bool { return !n.gone && !a.asked[n.id] })
 			switch {
 			case len(a.has) > 0:
-				o.p.w.chunks.counted[b.Key(res)] = a.has
+				l.p.w.chunks.counted[b.Key(res)] = a.has
 			case missing:
-				o.retouch(x, b)
+				l.retouch(b)
 				return
 			default:
-				o.p.w.reach("result whose output is gone")
+				l.p.w.reach("result whose output is gone")
 				gone = append(gone, res)
 			}
 		}
 		b.Touched(epoch, gone)
-		o.identify(b)
-		o.try(x, b, 5*time.Millisecond)
+		l.Touched()
+		l.step()
 	})
 }
 
@@ -372,7 +372,7 @@ func (w *world) remove(s *submitted) {
 // remove takes the first step of a job's removal.
 func (o *office) remove(s *submitted) {
 	row, err := mvcc.Get(o.p.store.Shard(s.shard).Latest(), job.HeaderKey(s.id), 0)
-	if err != nil || row == nil || o.leads[s.shard] == nil {
+	if err != nil || row == nil || o.chairs[s.shard] == nil {
 		return
 	}
 	if h, err := job.DecodeHeader(row.Value); err != nil || !job.Ended(h.State) {
@@ -383,16 +383,16 @@ func (o *office) remove(s *submitted) {
 }
 
 // removals takes the next step of the removals under way.
-func (o *office) removals(x *lead) {
-	if !o.current(x) {
+func (l *ledJobs) removals() {
+	if !l.current() {
 		return
 	}
-	if _, leads := o.core.Leads(x.shard); leads {
-		cmd, err := work.NextRemoval(context.Background(), rows{o.p}, x.shard)
+	if _, leads := l.o.core.Leads(l.shard); leads {
+		cmd, err := work.NextRemoval(context.Background(), rows{l.p}, l.shard)
 		if err == nil && cmd != nil {
-			o.core.Do(&work.Op{Kind: work.OpWrite, Shard: x.shard, Cmd: cmd})
-			o.act()
+			l.o.core.Do(&work.Op{Kind: work.OpWrite, Shard: l.shard, Cmd: cmd})
+			l.o.act()
 		}
 	}
-	o.p.after(o.p.w.chunks.dice.between(removeTick/2, 2*removeTick), func() { o.removals(x) })
+	l.p.after(l.p.w.chunks.dice.between(removeTick/2, 2*removeTick), l.removals)
 }

@@ -6,16 +6,14 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/internal/pause"
 	"banyan/obs"
 
 	"connectrpc.com/connect"
 )
 
-const (
-	findLeaderMax = 10 * time.Second // looking for a leader that answers
-	retryMin      = 10 * time.Millisecond
-	retryMax      = 250 * time.Millisecond
-)
+// findLeaderMax bounds the search for a leader that answers.
+const findLeaderMax = 10 * time.Second
 
 // finder finds the node that leads what a call is about. C is the client of
 // its service.
@@ -97,18 +95,14 @@ func passOn[T any](ctx context.Context, msg *T) *connect.Request[T] {
 func again(ctx context.Context, try func(hint banyan.NodeID) error) error {
 	until := time.Now().Add(findLeaderMax)
 	var hint banyan.NodeID
-	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+	for wait := (pause.Retry{}); ; {
 		err := try(hint)
 		var e *banyan.Error
 		if !errors.As(err, &e) || !passing(e.Kind) || ctx.Err() != nil || time.Now().After(until) {
 			return err
 		}
 		hint = e.Leader
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if wait.Pause(ctx) != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/core/shardmap"
 	"banyan/engine/route"
+	"banyan/engine/seam"
 )
 
 // fakeShards is the replicated machine of a few shards in memory: real
@@ -30,7 +31,7 @@ type fakeShards struct {
 }
 
 var (
-	_ Replicas = (*fakeShards)(nil)
+	_ seam.Led = (*fakeShards)(nil)
 	_ Rows     = (*fakeShards)(nil)
 	_ Shards   = (*fakeShards)(nil)
 )
@@ -55,7 +56,7 @@ func (f *fakeShards) service(t *testing.T) *Service {
 // start makes a service that leads nothing.
 func (f *fakeShards) start(t *testing.T) *Service {
 	t.Helper()
-	s := New(Config{Replicas: f, Rows: f, Shards: f, Logger: slog.New(slog.DiscardHandler)})
+	s := New(Config{Led: f, Rows: f, Shards: f, Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -75,7 +76,7 @@ func (f *fakeShards) lead(t *testing.T, s *Service, term uint64) {
 	}
 	f.mu.Unlock()
 	for _, id := range f.DataShards() {
-		s.Lead(context.Background(), id, term)
+		s.Lead(id, term)
 	}
 }
 
@@ -97,6 +98,10 @@ func (f *fakeShards) Spans() (out []route.Span) {
 }
 
 func (f *fakeShards) Holds(banyan.ShardID, []byte) error { return nil }
+
+func (f *fakeShards) Bounds(context.Context, banyan.ShardID) (lo, hi []byte, err error) {
+	return nil, nil, nil
+}
 
 func (f *fakeShards) DataShards() (ids []banyan.ShardID) {
 	for i := range f.shards {

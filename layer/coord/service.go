@@ -3,32 +3,17 @@ package coord
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/harness"
 	"banyan/core/mvcc"
 	"banyan/engine/route"
+	"banyan/engine/seam"
 )
-
-// Replicas are those of the shards that this node leads.
-type Replicas interface {
-	// Commit proposes a command, whose Term is set, here or not at all, behind
-	// those proposed before. done is called once, from a goroutine that must not
-	// be held up. Unless it is told that nothing happened, try again.
-	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error))
-	// Range reads what is applied here.
-	Range(ctx context.Context, shard banyan.ShardID, q mvcc.Query) (rows []mvcc.Row, more bool, err error)
-	// ReadIndex returns once a majority has said, after the call, that this
-	// node leads the shard, and what it had committed by then is applied here.
-	ReadIndex(ctx context.Context, shard banyan.ShardID) error
-	// Holds gives Moved if another shard holds a row by now.
-	Holds(shard banyan.ShardID, row []byte) error
-}
 
 // Rows reads and watches rows of any shard, wherever it is led.
 type Rows interface {
@@ -50,25 +35,21 @@ var (
 
 // Config is what a Service is made of.
 type Config struct {
-	Replicas Replicas
-	Rows     Rows
-	Shards   Shards
-	Logger   *slog.Logger
-	Now      func() time.Time // with a monotonic part; nil: time.Now
+	Led    seam.Led
+	Rows   Rows
+	Shards Shards
+	Logger *slog.Logger
+	Now    func() time.Time // with a monotonic part; nil: time.Now
 }
 
 // Service answers banyan.v1.Coord, whose definition is the contract of its
 // methods. Acquire, Release and KeepAlive are answered for shards led here, and
 // with NotLeader for others. Its methods are safe for concurrent use.
 type Service struct {
+	*seam.Office
 	cfg   Config
 	start time.Time
 	lives atomic.Uint64
-	wg    sync.WaitGroup
-
-	mu     sync.Mutex
-	closed bool
-	leads  map[banyan.ShardID]*lead
 }
 
 // New makes a Service that leads nothing. Close it by ending Run's context.
@@ -76,32 +57,26 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg, start: cfg.Now(), leads: map[banyan.ShardID]*lead{}}
+	s := &Service{cfg: cfg, start: cfg.Now()}
+	s.Office = seam.New("locks", cfg.Led, s.open, s.time, cfg.Logger)
+	return s
 }
 
 // Run waits until ctx ends; then it ends every controller and waits for them.
 func (s *Service) Run(ctx context.Context) error {
 	<-ctx.Done()
-	s.mu.Lock()
-	s.closed = true
-	for shard := range s.leads {
-		s.unlead(shard)
-	}
-	s.mu.Unlock()
-	s.wg.Wait()
+	s.Close()
 	return nil
 }
 
 // Counts says how many leases there are in the shards led here, and how many
 // locks are held or waited for.
 func (s *Service) Counts() (leases, locks int) {
-	s.mu.Lock()
-	led := slices.Collect(maps.Values(s.leads))
-	s.mu.Unlock()
-	for _, l := range led {
+	for _, c := range s.Chairs() {
+		l := c.Seat().(*lead)
 		l.mu.Lock()
-		if l.core != nil {
-			a, b := l.core.Counts()
+		if core := l.seat.core; core != nil {
+			a, b := core.Counts()
 			leases, locks = leases+a, locks+b
 		}
 		l.mu.Unlock()
@@ -111,6 +86,10 @@ func (s *Service) Counts() (leases, locks int) {
 
 // now is milliseconds on the monotonic clock.
 func (s *Service) now() int64 { return s.cfg.Now().Sub(s.start).Milliseconds() }
+
+func (s *Service) time() harness.Time {
+	return harness.Time{Now: s.now(), Wall: s.cfg.Now().UnixMilli()}
+}
 
 func (s *Service) shardOf(name string) banyan.ShardID {
 	return s.cfg.Shards.ShardOf(banyan.Partition([]byte(name)))
@@ -125,9 +104,9 @@ func nameRow(name string) []byte {
 // behind a split: the shard says itself whether it holds the name.
 func (s *Service) ledFor(ctx context.Context, name string) (*lead, error) {
 	shard := s.shardOf(name)
-	l, err := s.led(ctx, shard)
+	l, err := s.leadOf(ctx, shard)
 	if err == nil {
-		err = s.cfg.Replicas.Holds(shard, nameRow(name))
+		err = s.cfg.Led.Holds(shard, nameRow(name))
 	}
 	return l, err
 }
@@ -143,12 +122,12 @@ func (s *Service) Acquire(ctx context.Context, req *banyanv1.AcquireRequest) (*b
 	}
 	wall := s.cfg.Now().UnixMilli()
 	wait := time.Duration(min(req.WaitMs, waitMaxMs)) * time.Millisecond
-	a, err := l.ask(ctx, wait, func(op uint64) {
-		l.core.Acquire(s.now(), op, req, wall, wait > 0)
-	}, func(op uint64) { l.core.Forget(op, req.Lease, req.Name) })
+	a, err := l.ask(ctx, wait, func(c *Core, op uint64) {
+		c.Acquire(s.now(), op, req, wall, wait > 0)
+	}, func(c *Core, op uint64) { c.Forget(op, req.Lease, req.Name) })
 	if err == nil && a.Op == 0 { // it waited long enough: how does it stand?
 		still := &banyanv1.AcquireRequest{Name: req.Name, Lease: req.Lease, Shared: req.Shared, Permits: req.Permits}
-		a, err = l.ask(ctx, 0, func(op uint64) { l.core.Acquire(s.now(), op, still, wall, false) }, nil)
+		a, err = l.ask(ctx, 0, func(c *Core, op uint64) { c.Acquire(s.now(), op, still, wall, false) }, nil)
 	}
 	if err = s.confirmed(ctx, l, req.Name, a, err); err != nil {
 		return nil, err
@@ -172,7 +151,7 @@ func (s *Service) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	a, err := l.ask(ctx, 0, func(op uint64) { l.core.Release(s.now(), op, req.Lease, req.Name) }, nil)
+	a, err := l.ask(ctx, 0, func(c *Core, op uint64) { c.Release(s.now(), op, req.Lease, req.Name) }, nil)
 	if err = s.confirmed(ctx, l, of, a, err); err != nil {
 		return nil, err
 	}
@@ -184,8 +163,8 @@ func (s *Service) Release(ctx context.Context, req *banyanv1.ReleaseRequest) (*b
 // may have been split, and the child's leader have given the lock to another.
 func (s *Service) confirmed(ctx context.Context, l *lead, name string, a Answer, err error) error {
 	if err == nil && a.Confirm {
-		if err = s.cfg.Replicas.ReadIndex(ctx, l.shard); err == nil {
-			err = s.cfg.Replicas.Holds(l.shard, nameRow(name))
+		if err = s.cfg.Led.ReadIndex(ctx, l.Shard); err == nil {
+			err = s.cfg.Led.Holds(l.Shard, nameRow(name))
 		}
 	}
 	if err != nil {
@@ -230,7 +209,7 @@ func (s *Service) KeepAlive(ctx context.Context, req *banyanv1.KeepAliveRequest)
 
 // keepAlive lets leases of one shard last longer.
 func (s *Service) keepAlive(ctx context.Context, shard banyan.ShardID, refs []*banyanv1.LeaseRef) (kept, ended []uint64, err error) {
-	l, err := s.led(ctx, shard)
+	l, err := s.leadOf(ctx, shard)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -239,9 +218,9 @@ func (s *Service) keepAlive(ctx context.Context, shard banyan.ShardID, refs []*b
 		ids[i] = ref.Lease
 	}
 	l.mu.Lock()
-	ended = l.core.KeepAlive(s.now(), ids)
+	ended = l.seat.core.KeepAlive(s.now(), ids)
 	l.mu.Unlock()
-	if err := s.cfg.Replicas.ReadIndex(ctx, shard); err != nil {
+	if err := s.cfg.Led.ReadIndex(ctx, shard); err != nil {
 		return nil, nil, err
 	}
 	gone := map[uint64]bool{}
@@ -249,14 +228,14 @@ func (s *Service) keepAlive(ctx context.Context, shard banyan.ShardID, refs []*b
 		gone[id] = true
 	}
 	for _, ref := range refs {
-		if err := s.cfg.Replicas.Holds(shard, nameRow(ref.Partition)); err != nil {
+		if err := s.cfg.Led.Holds(shard, nameRow(ref.Partition)); err != nil {
 			return nil, nil, err // the shard was split: what it does not know may be the child's
 		}
 		if gone[ref.Lease] {
 			continue
 		}
 		row := LeaseRow(partitionOf(ref.Partition), ref.Lease)
-		rows, _, err := s.cfg.Replicas.Range(ctx, shard, mvcc.Query{Lo: row, Hi: append(row[:len(row):len(row)], 0), Limit: 1, KeysOnly: true})
+		rows, _, err := s.cfg.Led.Range(ctx, shard, mvcc.Query{Lo: row, Hi: append(row[:len(row):len(row)], 0), Limit: 1, KeysOnly: true})
 		switch {
 		case err != nil:
 			return nil, nil, err

@@ -12,6 +12,7 @@ import (
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/mvcc"
+	"banyan/core/retry"
 )
 
 func ask(name string, lease uint64) *banyanv1.AcquireRequest {
@@ -43,6 +44,16 @@ func later(ctx context.Context, s *Service, req *banyanv1.AcquireRequest) chan a
 	return ch
 }
 
+// coreOf gives the core that decides about a lock.
+func coreOf(t *testing.T, s *Service, name string) *Core {
+	t.Helper()
+	l, err := s.leadOf(t.Context(), s.shardOf(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.seat.core
+}
+
 type answer struct {
 	res *banyanv1.AcquireResponse
 	err error
@@ -60,7 +71,7 @@ func TestHandOver(t *testing.T) {
 		if c := acquire(t, s, waiting("a", 2, 100*time.Millisecond)); c.Token != 0 {
 			t.Fatalf("two hold the lock: %v", c)
 		}
-		if n := len(s.leads[s.shardOf("a")].core.locks["a"].queue[0].waiting); n != 1 {
+		if n := len(coreOf(t, s, "a").locks["a"].queue[0].waiting); n != 1 {
 			t.Errorf("%d calls wait, one has given up", n)
 		}
 		try := ask("a", 3)
@@ -253,7 +264,7 @@ func TestCommandLost(t *testing.T) {
 		}
 		f.free(t, banyan.Errorf(banyan.NotLeader, "being handed over"))
 		f.free(t, nil)
-		time.Sleep(retryMax)
+		time.Sleep(retry.LastMs * time.Millisecond)
 		synctest.Wait()
 		f.hold = false
 		f.free(t, nil)
@@ -264,7 +275,7 @@ func TestCommandLost(t *testing.T) {
 		if b := <-second; !banyan.IsKind(b.err, banyan.Unavailable) {
 			t.Errorf("the one behind it: %v, %v", b.res, b.err)
 		}
-		time.Sleep(retryMax)
+		time.Sleep(retry.LastMs * time.Millisecond)
 		synctest.Wait()
 		if c := acquire(t, s, ask("a", 1)); c.Token != a.res.Claim.Token {
 			t.Errorf("read anew: %v", c)

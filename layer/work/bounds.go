@@ -45,10 +45,10 @@ func (s *Service) give(l *lead, in *bounds) {
 	for _, other := range s.leads {
 		if other != l && other.bounds != nil && !other.bounds.all() && other.bounds.overlaps(in) {
 			other.bounds = nil
-			s.lose(other.shard)
+			s.lose(other.Shard)
 		}
 	}
-	s.lose(l.shard)
+	s.lose(l.Shard)
 	l.bounds = in
 }
 
@@ -58,7 +58,7 @@ func (s *Service) give(l *lead, in *bounds) {
 func (s *Service) shardOf(partition []byte) banyan.ShardID {
 	for _, l := range s.leads {
 		if l.bounds != nil && !l.bounds.all() && l.bounds.has(partition) {
-			return l.shard
+			return l.Shard
 		}
 	}
 	shard := s.cfg.ShardOf(partition)

@@ -35,7 +35,7 @@ func (s *Service) change(ctx context.Context, jobID string, kind OpKind, retry b
 		return nil, err
 	}
 	if s.record(id) == nil {
-		header, _, err := readHeader(ctx, s.cfg.Reader, shard, id)
+		header, _, err := readHeader(ctx, s.cfg.Led, shard, id)
 		if err != nil {
 			return nil, err
 		}
@@ -53,7 +53,7 @@ func (s *Service) change(ctx context.Context, jobID string, kind OpKind, retry b
 	s.tidy(id)
 	if err != nil {
 		if banyan.IsKind(err, banyan.NotFound) { // it has ended meanwhile
-			header, _, err := readHeader(ctx, s.cfg.Reader, shard, id)
+			header, _, err := readHeader(ctx, s.cfg.Led, shard, id)
 			if err != nil {
 				return nil, err
 			}

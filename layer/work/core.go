@@ -28,7 +28,8 @@ type Core struct {
 	now     int64
 	wall    int64 // the time of day, of the batch that is being made
 
-	shards  []*shard // led here and loaded, by id
+	shards  []*shard                // led here and loaded, by id
+	sent    map[banyan.ShardID]sent // by shards that were led here, in their last term
 	jobs    map[banyan.JobID]*Run
 	large   int     // of them: those an attempt of which occupies anything but one slot
 	wanting []*Run  // those that could start something, oldest first
@@ -79,6 +80,10 @@ type shard struct {
 	inflight *Batch
 }
 
+// sent is how many attempts were sent in a term: a shard that is loaded again in
+// the same term gives none of their numbers to another attempt.
+type sent struct{ term, attempts uint64 }
+
 type await struct {
 	node  banyan.NodeID
 	until int64
@@ -86,7 +91,7 @@ type await struct {
 
 // NewCore makes a core that leads nothing and knows nobody.
 func NewCore(shardOf func(partition []byte) banyan.ShardID) *Core {
-	return &Core{shardOf: shardOf, jobs: map[banyan.JobID]*Run{}}
+	return &Core{shardOf: shardOf, sent: map[banyan.ShardID]sent{}, jobs: map[banyan.JobID]*Run{}}
 }
 
 // Effects gives what there is to do and forgets it.
@@ -103,6 +108,9 @@ func (c *Core) Lead(now int64, id banyan.ShardID, term uint64, since int64, runs
 	c.now = now
 	c.Lose(id)
 	s := &shard{id: id, term: term}
+	if before := c.sent[id]; before.term == term {
+		s.attempts = before.attempts
+	}
 	at, _ := c.findShard(id)
 	c.shards = slices.Insert(c.shards, at, s)
 	for _, r := range runs {
@@ -146,6 +154,7 @@ func (c *Core) Lose(id banyan.ShardID) {
 	}
 	s := c.shards[at]
 	c.shards = slices.Delete(c.shards, at, at+1)
+	c.sent[id] = sent{s.term, s.attempts}
 	ops := s.ops
 	if s.inflight != nil && s.inflight.op != nil {
 		ops = append([]*Op{s.inflight.op}, ops...)

@@ -281,7 +281,7 @@ func (x *script) take(t *testing.T) {
 func (x *script) ack(t *testing.T) {
 	b := x.batch
 	x.batch = nil
-	res, err := x.rows.Commit(context.Background(), 1, b.Cmd)
+	res, err := x.rows.commit(1, b.Cmd)
 	if err != nil {
 		fmt.Fprintf(&x.out, "commit: %v\n", err)
 		return

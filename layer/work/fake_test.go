@@ -47,7 +47,13 @@ func (f *fakeShards) setTerm(id banyan.ShardID, term uint64) {
 	f.shards[id].term = term
 }
 
-func (f *fakeShards) Commit(_ context.Context, id banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+func (f *fakeShards) Commit(_ context.Context, id banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {
+	done(f.commit(id, cmd))
+}
+
+func (f *fakeShards) ReadIndex(context.Context, banyan.ShardID) error { return nil }
+
+func (f *fakeShards) commit(id banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var lost error
@@ -78,6 +84,8 @@ func (f *fakeShards) Commit(_ context.Context, id banyan.ShardID, cmd *mvcc.Comm
 	return res, err
 }
 
+func (f *fakeShards) Holds(banyan.ShardID, []byte) error { return nil }
+
 func (f *fakeShards) Bounds(context.Context, banyan.ShardID) (lo, hi []byte, err error) {
 	return nil, nil, nil
 }
@@ -88,13 +96,20 @@ func (f *fakeShards) Range(_ context.Context, id banyan.ShardID, q mvcc.Query) (
 	return mvcc.Range(f.shards[id].rows, q)
 }
 
+// anywhere is the shards as those see them who wait.
+type anywhere struct{ *fakeShards }
+
+func (f anywhere) Commit(_ context.Context, id banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error) {
+	return f.commit(id, cmd)
+}
+
 // put writes rows as if they had been committed before.
 func (f *fakeShards) put(id banyan.ShardID, pairs ...[]byte) banyan.Revision {
 	cmd := &mvcc.Command{Term: f.shards[id].term}
 	for i := 0; i < len(pairs); i += 2 {
 		cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Put, Key: pairs[i], Value: pairs[i+1]})
 	}
-	res, err := f.Commit(context.Background(), id, cmd)
+	res, err := f.commit(id, cmd)
 	if err != nil {
 		panic(err)
 	}

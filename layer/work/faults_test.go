@@ -238,7 +238,7 @@ func (x *faults) commit(lost bool) {
 	}
 	b := x.batch
 	x.batch = nil
-	res, err := x.rows.Commit(context.Background(), 1, b.Cmd)
+	res, err := x.rows.commit(1, b.Cmd)
 	if lost { // it is durable, but the leader dies before it knows
 		x.elect()
 		return

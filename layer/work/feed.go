@@ -127,7 +127,7 @@ func (s *Service) feed(ctx context.Context, rec *record, op *Op) (*banyanv1.Job,
 // fedBefore answers for a job that is not in memory: what is there already is
 // not appended again, and more cannot be.
 func (s *Service) fedBefore(ctx context.Context, shard banyan.ShardID, id banyan.JobID, req *banyanv1.FeedRequest) (*banyanv1.FeedResponse, error) {
-	header, _, err := readHeader(ctx, s.cfg.Reader, shard, id)
+	header, _, err := readHeader(ctx, s.cfg.Led, shard, id)
 	if err != nil {
 		return nil, err
 	}

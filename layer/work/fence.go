@@ -192,7 +192,7 @@ func (b *Batch) fenced() {
 
 // retouch touches what the results of a refused batch refer to.
 func (s *Service) retouch(ctx context.Context, l *lead, b *Batch) error {
-	epoch, err := s.abreast(ctx, l.shard)
+	epoch, err := s.abreast(ctx, l.Shard)
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (s *Service) touchAll(ctx context.Context, refs *job.References) (missing b
 // abreast gives an epoch that this node knows now and that is fresh in a shard,
 // which it gives a fence if it has none: one that came of a split has not.
 func (s *Service) abreast(ctx context.Context, shard banyan.ShardID) (uint64, error) {
-	row, err := get(ctx, s.cfg.Reader, shard, job.FenceKey())
+	row, err := get(ctx, s.cfg.Led, shard, job.FenceKey())
 	if err != nil {
 		return 0, err
 	}

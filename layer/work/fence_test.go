@@ -126,7 +126,7 @@ func TestASubmissionTouchesWhatItSends(t *testing.T) {
 			rises--
 			b.rows.mu.Unlock()
 			defer b.rows.mu.Lock()
-			_, err := b.rows.Commit(b.ctx, shard, Raise(uint64(20-2*rises)))
+			_, err := b.rows.commit(shard, Raise(uint64(20-2*rises)))
 			return false, err
 		}
 		return false, nil

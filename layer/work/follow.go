@@ -11,6 +11,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/job"
 	"banyan/core/mvcc"
+	"banyan/engine/seam"
 )
 
 const (
@@ -113,7 +114,7 @@ func (s *Service) follow(ctx context.Context, shard banyan.ShardID, id banyan.Jo
 	if s.enlist(f, id, after) {
 		return f, nil
 	}
-	header, _, err := readHeader(ctx, s.cfg.Reader, shard, id)
+	header, _, err := readHeader(ctx, s.cfg.Led, shard, id)
 	if err != nil {
 		return nil, err
 	}
@@ -121,10 +122,10 @@ func (s *Service) follow(ctx context.Context, shard banyan.ShardID, id banyan.Jo
 		return nil, banyan.Errorf(banyan.Unavailable, "job %s is being read: ask again", id)
 	}
 	rec := &record{id: id, shard: shard, tasks: header.Tasks, spec: header.Spec, ended: header, streamed: header.Streamed}
-	if rec.journal, err = readJournal(ctx, s.cfg.Reader, shard, header); err != nil {
+	if rec.journal, err = readJournal(ctx, s.cfg.Led, shard, header); err != nil {
 		return nil, err
 	}
-	if rec.chunks, err = readChunkList(ctx, s.cfg.Reader, shard, id); err == nil {
+	if rec.chunks, err = readChunkList(ctx, s.cfg.Led, shard, id); err == nil {
 		err = s.whole(ctx, shard, id)
 	}
 	if err != nil {
@@ -194,7 +195,7 @@ func (s *Service) followed(ctx context.Context, f *follower, due bool) (m *banya
 	ended, lost := rec.ended, rec.lost
 	s.mu.Unlock()
 	if lost {
-		return nil, true, notLed(rec.shard)
+		return nil, true, seam.NotLed(rec.shard)
 	}
 	if len(unread) > 0 {
 		read := 0
@@ -277,7 +278,7 @@ func (s *Service) readResults(ctx context.Context, rec *record, want []entry) (r
 	bytes := 0
 	for _, r := range ranges(want) {
 		lo, hi := job.ResultKey(rec.id, banyan.TaskIndex(r.from)), job.ResultKey(rec.id, banyan.TaskIndex(r.to+1))
-		err := scan(ctx, s.cfg.Reader, rec.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
+		err := scan(ctx, s.cfg.Led, rec.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
 			bytes += len(row.Value)
 			res, err := resultOf(row)
 			if err == nil {

@@ -16,6 +16,11 @@ const (
 	keepBatch = 64  // in one command
 )
 
+// Committer commits a command at the leader of a shard (seam.DB).
+type Committer interface {
+	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error)
+}
+
 // Keeper removes the jobs that have ended and are not to be kept any longer. What
 // is kept holds for the whole cluster, so one keeper looks at the rows of all
 // shards: no shard has a share of its own that another one could need. It runs

@@ -29,7 +29,7 @@ func (s *Service) Get(ctx context.Context, req *banyanv1.GetJobRequest) (*banyan
 func (s *Service) describe(ctx context.Context, shard banyan.ShardID, id banyan.JobID) (*banyanv1.Job, error) {
 	j := s.snapshot(id)
 	if j == nil {
-		header, _, err := readHeader(ctx, s.cfg.Reader, shard, id)
+		header, _, err := readHeader(ctx, s.cfg.Led, shard, id)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +64,7 @@ func (s *Service) placed(header *banyanv1.Job, shard banyan.ShardID) *banyanv1.J
 
 // result reads one recorded result, nil if there is none.
 func (s *Service) result(ctx context.Context, shard banyan.ShardID, id banyan.JobID, task banyan.TaskIndex) (*banyanv1.TaskResult, error) {
-	row, err := get(ctx, s.cfg.Reader, shard, job.ResultKey(id, task))
+	row, err := get(ctx, s.cfg.Led, shard, job.ResultKey(id, task))
 	if err != nil || row == nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 		}
 		out.More = out.More || more
 		in := &bounds{} // read after the rows: a shard only loses some
-		if in.lo, in.hi, err = s.cfg.Reader.Bounds(ctx, shard); err != nil {
+		if in.lo, in.hi, err = s.cfg.Led.Bounds(ctx, shard); err != nil {
 			return nil, err
 		}
 		from, until := in.slots()
@@ -124,7 +124,7 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 
 // latest appends the newest jobs of one shard whose ids are below one.
 func (s *Service) latest(ctx context.Context, shard banyan.ShardID, before banyan.JobID, limit int, jobs *[]*banyanv1.Job) (more bool, err error) {
-	keys, more, err := newest(ctx, s.cfg.Reader, shard, before, limit, s.wall())
+	keys, more, err := newest(ctx, s.cfg.Led, shard, before, limit, s.wall())
 	if err != nil || len(keys) == 0 {
 		return false, err
 	}
@@ -132,7 +132,7 @@ func (s *Service) latest(ctx context.Context, shard banyan.ShardID, before banya
 	if before != "" {
 		hi = job.AfterSlot(job.HeaderKey(before))
 	}
-	err = scan(ctx, s.cfg.Reader, shard, mvcc.Query{Lo: keys[0], Hi: hi, EachSlot: true}, func(row mvcc.Row) error {
+	err = scan(ctx, s.cfg.Led, shard, mvcc.Query{Lo: keys[0], Hi: hi, EachSlot: true}, func(row mvcc.Row) error {
 		header, err := job.DecodeHeader(row.Value)
 		if err == nil {
 			*jobs = append(*jobs, s.placed(header, shard))
@@ -243,13 +243,13 @@ func (p *taskPage) open(ctx context.Context) (err error) {
 	if rec != nil {
 		p.tasks = p.s.view(rec).tasks
 	} else {
-		header, _, err := readHeader(ctx, p.s.cfg.Reader, p.shard, p.id)
+		header, _, err := readHeader(ctx, p.s.cfg.Led, p.shard, p.id)
 		if err != nil {
 			return err
 		}
 		rec = &record{id: p.id, shard: p.shard, tasks: header.Tasks, streamed: header.Streamed}
 		p.tasks = header.Tasks
-		if rec.chunks, err = readChunkList(ctx, p.s.cfg.Reader, p.shard, p.id); err != nil {
+		if rec.chunks, err = readChunkList(ctx, p.s.cfg.Led, p.shard, p.id); err != nil {
 			return err
 		}
 	}
@@ -265,7 +265,7 @@ func (p *taskPage) results(ctx context.Context) error {
 	q := mvcc.Query{
 		Lo: job.ResultKey(p.id, banyan.TaskIndex(p.from)), Hi: job.ResultKey(p.id, banyan.TaskIndex(p.end)), Limit: p.limit,
 	}
-	rows, more, err := p.s.cfg.Reader.Range(ctx, p.shard, q)
+	rows, more, err := p.s.cfg.Led.Range(ctx, p.shard, q)
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (p *taskPage) failures(ctx context.Context) error {
 	hi := job.FailureKey(p.id, banyan.TaskIndex(p.end))
 	bytes := 0
 	full := banyan.Errorf(banyan.Exhausted, "the page is full")
-	err := scan(ctx, p.s.cfg.Reader, p.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
+	err := scan(ctx, p.s.cfg.Led, p.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
 		f, err := job.DecodeFailure(row.Value)
 		if err != nil || !f.Final {
 			return err
@@ -296,7 +296,7 @@ func (p *taskPage) failures(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		result, err := get(ctx, p.s.cfg.Reader, p.shard, job.ResultKey(p.id, task))
+		result, err := get(ctx, p.s.cfg.Led, p.shard, job.ResultKey(p.id, task))
 		if err != nil || result == nil {
 			return err
 		}

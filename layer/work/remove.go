@@ -71,14 +71,14 @@ func (s *Service) removals(l *lead) {
 	tick := time.NewTicker(removeEvery)
 	defer tick.Stop()
 	select {
-	case <-l.loaded:
-	case <-l.ctx.Done():
+	case <-l.Loaded:
+	case <-l.Ctx.Done():
 		return
 	}
-	for l.ctx.Err() == nil {
+	for l.Ctx.Err() == nil {
 		more, err := s.removeStep(l)
-		if err != nil && l.ctx.Err() == nil {
-			s.cfg.Logger.Debug("a job that is being removed waits", "shard", l.shard, "error", err)
+		if err != nil && l.Ctx.Err() == nil {
+			s.cfg.Logger.Debug("a job that is being removed waits", "shard", l.Shard, "error", err)
 		}
 		if more {
 			continue
@@ -86,17 +86,17 @@ func (s *Service) removals(l *lead) {
 		select {
 		case <-l.remove:
 		case <-tick.C:
-		case <-l.ctx.Done():
+		case <-l.Ctx.Done():
 		}
 	}
 }
 
 func (s *Service) removeStep(l *lead) (more bool, err error) {
-	cmd, err := NextRemoval(l.ctx, s.cfg.Reader, l.shard)
+	cmd, err := NextRemoval(l.Ctx, s.cfg.Led, l.Shard)
 	if err != nil || cmd == nil {
 		return false, err
 	}
-	_, err = s.do(l.ctx, &Op{Kind: OpWrite, Shard: l.shard, Cmd: cmd})
+	_, err = s.do(l.Ctx, &Op{Kind: OpWrite, Shard: l.Shard, Cmd: cmd})
 	return err == nil, err
 }
 
@@ -109,9 +109,9 @@ func (s *Service) Remove(ctx context.Context, req *banyanv1.RemoveJobRequest) (*
 		return nil, err
 	}
 	for {
-		header, mod, err := readHeader(ctx, s.cfg.Reader, shard, id)
+		header, mod, err := readHeader(ctx, s.cfg.Led, shard, id)
 		if banyan.IsKind(err, banyan.NotFound) {
-			if row, _ := get(ctx, s.cfg.Reader, shard, job.RemovedKey(id)); row != nil { // asked again: the first answer was lost
+			if row, _ := get(ctx, s.cfg.Led, shard, job.RemovedKey(id)); row != nil { // asked again: the first answer was lost
 				return &banyanv1.RemoveJobResponse{Job: &banyanv1.Job{Id: string(id)}}, nil
 			}
 		}
@@ -157,7 +157,7 @@ func (s *Service) whole(ctx context.Context, shard banyan.ShardID, id banyan.Job
 		return nil
 	}
 	key := job.HeaderKey(id)
-	rows, _, err := s.cfg.Reader.Range(ctx, shard, mvcc.Query{Lo: key, Hi: append(key[:len(key):len(key)], 0), Limit: 1, KeysOnly: true})
+	rows, _, err := s.cfg.Led.Range(ctx, shard, mvcc.Query{Lo: key, Hi: append(key[:len(key):len(key)], 0), Limit: 1, KeysOnly: true})
 	if err == nil && len(rows) == 0 {
 		err = noJob(id)
 	}

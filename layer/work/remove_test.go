@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"time"
 
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/job"
 	"banyan/core/mvcc"
+	"banyan/internal/pause"
 )
 
 // rowsOf counts the rows of jobs in a shard, whatever they are.
@@ -36,7 +38,7 @@ func (b *bench) await(what string, so func() bool) {
 		if b.ctx.Err() != nil {
 			b.t.Fatal(what)
 		}
-		sleep(b.ctx, retryMin)
+		_ = pause.For(b.ctx, 5*time.Millisecond)
 	}
 }
 
@@ -111,17 +113,17 @@ func TestTheNextLeaderEndsARemoval(t *testing.T) {
 		h := header(id, 50, nil)
 		h.State = banyanv1.JobState_JOB_STATE_SUCCEEDED
 		mod := banyan.Revision(0)
-		res, err := b.rows.Commit(b.ctx, shard, submitCommand(h))
+		res, err := b.rows.commit(shard, submitCommand(h))
 		if mod = res.Revision; err != nil || !res.OK {
 			t.Fatal(err, res)
 		}
 		for n := range rows {
 			b.rows.put(shard, job.InputKey(id, banyan.TaskIndex(n)), []byte("i"), job.ResultKey(id, banyan.TaskIndex(n)), []byte("r"))
 		}
-		if res, err := b.rows.Commit(b.ctx, shard, Forget(id, mod-1)); err != nil || res.OK {
+		if res, err := b.rows.commit(shard, Forget(id, mod-1)); err != nil || res.OK {
 			t.Fatalf("a job that was changed meanwhile is removed: %v, %v", res, err)
 		}
-		if res, err := b.rows.Commit(b.ctx, shard, Forget(id, mod)); err != nil || !res.OK {
+		if res, err := b.rows.commit(shard, Forget(id, mod)); err != nil || !res.OK {
 			t.Fatal(err, res)
 		}
 		steps := 0
@@ -133,7 +135,7 @@ func TestTheNextLeaderEndsARemoval(t *testing.T) {
 			if cmd == nil {
 				break
 			}
-			if res, err := b.rows.Commit(b.ctx, shard, cmd); err != nil || !res.OK {
+			if res, err := b.rows.commit(shard, cmd); err != nil || !res.OK {
 				t.Fatal(err, res)
 			}
 			if steps++; steps == 1 && b.rowsOf(shard) == 0 {
@@ -151,7 +153,7 @@ func TestAnIdIsTakenUntilItsJobIsGone(t *testing.T) {
 	s := b.service(1, nil)
 	b.rows.before = func(_ banyan.ShardID, cmd *mvcc.Command) (bool, error) {
 		if len(cmd.Muts) == 1 && cmd.Muts[0].Op != mvcc.Put {
-			return false, banyan.Errorf(banyan.Unavailable, "the removal waits")
+			return false, banyan.Errorf(banyan.Invalid, "the removal does not go on")
 		}
 		return false, nil
 	}
@@ -172,7 +174,7 @@ func TestTheNewestJobsAreListedInPages(t *testing.T) {
 		id := banyan.NewJobID(ms, n)
 		h := header(id, 1, nil)
 		h.State = banyanv1.JobState_JOB_STATE_SUCCEEDED
-		if _, err := b.rows.Commit(b.ctx, 1, submitCommand(h)); err != nil {
+		if _, err := b.rows.commit(1, submitCommand(h)); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, id)
@@ -215,7 +217,7 @@ func TestTheNewestJobsAreListedInPages(t *testing.T) {
 func TestTheKeeperRemovesWhatIsTooOldInAllShards(t *testing.T) {
 	b := newBench(t)
 	shardOf := func(p []byte) banyan.ShardID { return 1 + banyan.ShardID(p[len(p)-1]%2) }
-	k := &Keeper{Reader: b.rows, Committer: b.rows, Shards: func() []banyan.ShardID { return []banyan.ShardID{1, 2} }, ShardOf: shardOf}
+	k := &Keeper{Reader: b.rows, Committer: anywhere{b.rows}, Shards: func() []banyan.ShardID { return []banyan.ShardID{1, 2} }, ShardOf: shardOf}
 	const all = keepStep + 300
 	const now = 1_000_000_000_000
 	var ids []banyan.JobID
@@ -224,7 +226,7 @@ func TestTheKeeperRemovesWhatIsTooOldInAllShards(t *testing.T) {
 		h.Id = h.Id[:13] + string("12"[n%2])
 		h.State, h.EndMs = banyanv1.JobState_JOB_STATE_SUCCEEDED, now-10*job.KeepLeastMs+n
 		ids = append(ids, banyan.JobID(h.Id))
-		if _, err := b.rows.Commit(b.ctx, shardOf([]byte(h.Id)), submitCommand(h)); err != nil {
+		if _, err := b.rows.commit(shardOf([]byte(h.Id)), submitCommand(h)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -235,7 +237,7 @@ func TestTheKeeperRemovesWhatIsTooOldInAllShards(t *testing.T) {
 			resumed = ""
 			b.rows.mu.Unlock()
 			defer b.rows.mu.Lock()
-			_, err := b.rows.Commit(b.ctx, shard, &mvcc.Command{Muts: Header(h)})
+			_, err := b.rows.commit(shard, &mvcc.Command{Muts: Header(h)})
 			return false, err
 		}
 		return false, nil

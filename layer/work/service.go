@@ -7,12 +7,15 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/harness"
 	"banyan/core/job"
+	"banyan/engine/seam"
 )
 
 // Service drives the core: it runs a controller for each shard led here, talks
 // with the workers, and answers the door. Its methods are safe for concurrent use.
 type Service struct {
+	*seam.Office
 	cfg    Config
 	began  time.Time
 	ctx    context.Context
@@ -61,7 +64,7 @@ func New(cfg Config) *Service {
 	s := &Service{
 		cfg:      cfg,
 		began:    time.Now(),
-		inputs:   newInputs(cfg.Reader),
+		inputs:   newInputs(cfg.Led),
 		leads:    map[banyan.ShardID]*lead{},
 		records:  map[banyan.JobID]*record{},
 		sessions: map[banyan.NodeID]*session{},
@@ -72,6 +75,7 @@ func New(cfg Config) *Service {
 	}
 	s.core = NewCore(s.shardOf)
 	s.core.Fenced = cfg.Chunks != nil
+	s.Office = seam.New("jobs", cfg.Led, s.open, func() harness.Time { return harness.Time{Now: s.now(), Wall: s.wall()} }, cfg.Logger)
 	cfg.Metrics.Read(s.readMeter)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -98,6 +102,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.closed = true
 			s.mu.Unlock()
 			s.cancel()
+			s.Close()
 			s.wg.Wait()
 			return nil
 		}
@@ -197,7 +202,7 @@ func (s *Service) act() {
 	}
 	for _, id := range e.Commits {
 		if l := s.leads[id]; l != nil {
-			poke(l.wake)
+			l.Wake()
 		}
 	}
 }
@@ -260,18 +265,8 @@ func (s *Service) led(ctx context.Context, jobID string) (banyan.JobID, banyan.S
 	case l == nil && shard == banyan.RootShard:
 		return id, shard, banyan.Errorf(banyan.Moved, "job %s is in a shard that was split off one that is led here: ask again", id)
 	case l == nil:
-		return id, shard, notLed(shard)
+		return id, shard, seam.NotLed(shard)
 	}
-	select {
-	case <-l.loaded:
-		return id, shard, nil
-	case <-l.ctx.Done():
-		return id, shard, notLed(shard)
-	case <-ctx.Done():
-		return id, shard, banyan.Errorf(banyan.Timeout, "the jobs of shard %d are still being read: ask again", shard)
-	}
-}
-
-func notLed(shard banyan.ShardID) error {
-	return banyan.Errorf(banyan.NotLeader, "shard %d is not led by this node: ask its leader", shard)
+	_, err = s.Await(ctx, shard)
+	return id, shard, err
 }

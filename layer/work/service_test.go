@@ -45,7 +45,7 @@ func newBench(t testing.TB) *bench {
 
 func (b *bench) service(node banyan.NodeID, change func(*Config)) *Service {
 	cfg := Config{
-		Node: node, Committer: b.rows, Reader: b.rows, Logger: slog.New(slog.DiscardHandler),
+		Node: node, Led: b.rows, Committer: anywhere{b.rows}, Logger: slog.New(slog.DiscardHandler),
 		ShardOf: func(p []byte) banyan.ShardID { return 1 + banyan.ShardID(p[len(p)-1]%2) },
 	}
 	if change != nil {
@@ -60,7 +60,7 @@ func (b *bench) service(node banyan.NodeID, change func(*Config)) *Service {
 func (b *bench) lead(s *Service, term uint64) {
 	for _, id := range []banyan.ShardID{1, 2} {
 		b.rows.setTerm(id, term)
-		s.Lead(b.ctx, id, term)
+		s.Lead(id, term)
 	}
 }
 
@@ -828,7 +828,7 @@ func TestStreamsOpenWhileTheServiceStops(t *testing.T) {
 	for range 50 {
 		b := newBench(t)
 		ctx, cancel := context.WithCancel(b.ctx)
-		s := New(Config{Node: 1, Committer: b.rows, Reader: b.rows, ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
+		s := New(Config{Node: 1, Led: b.rows, Committer: anywhere{b.rows}, ShardOf: func([]byte) banyan.ShardID { return 1 }, Logger: slog.New(slog.DiscardHandler)})
 		stopped := make(chan struct{})
 		go func() { defer close(stopped); s.Run(ctx) }()
 		for n := range banyan.NodeID(4) {

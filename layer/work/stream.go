@@ -13,6 +13,7 @@ import (
 	banyanv1 "banyan/api/banyan/v1"
 	"banyan/core/job"
 	"banyan/core/mvcc"
+	"banyan/internal/pause"
 	"banyan/obs"
 )
 
@@ -167,7 +168,7 @@ func (s *Service) send(x *session) error {
 			return err
 		}
 		if len(failed) > 0 {
-			sleep(x.ctx, unsentPause)
+			_ = pause.For(x.ctx, unsentPause)
 			s.input(func() { s.core.Unsent(s.now(), x.id, failed) })
 		}
 	}
@@ -269,7 +270,7 @@ func (s *Service) returned(ctx context.Context, rec *record) (files []*banyanv1.
 	bytes := 0
 	lo, _ := job.ResultRange(rec.id, 0)
 	hi := job.ResultKey(rec.id, banyan.TaskIndex(s.view(rec).tasks))
-	err = scan(ctx, s.cfg.Reader, rec.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
+	err = scan(ctx, s.cfg.Led, rec.shard, mvcc.Query{Lo: lo, Hi: hi}, func(row mvcc.Row) error {
 		r, err := job.DecodeResult(row.Value)
 		if err != nil {
 			return err

@@ -81,7 +81,7 @@ func (s *Service) Submit(ctx context.Context, next func() (*banyanv1.SubmitReque
 // exists answers a submission of a job that is there already: as before, if it
 // is the same submission. Ids are drawn, so another one may have the same.
 func (x *submission) exists(ctx context.Context) (*banyanv1.SubmitResponse, error) {
-	header, _, err := readHeader(ctx, x.s.cfg.Reader, x.shard, x.id)
+	header, _, err := readHeader(ctx, x.s.cfg.Led, x.shard, x.id)
 	if banyan.IsKind(err, banyan.NotFound) {
 		return nil, nil
 	}

@@ -4,8 +4,9 @@
 //
 // Core is the pure part: it holds what the unfinished jobs of the shards led
 // here still need, takes what happened and answers with what to send and what
-// to commit. Service drives it: one lock around the core, one goroutine for
-// each led shard that commits, one for each worker's stream that sends.
+// to commit. Service drives it: one lock around the core, a seat and a harness
+// for each led shard (package seam), one goroutine for each worker's stream that
+// sends.
 //
 // What is durable are the rows of package job. A controller of a new term
 // rebuilds everything else from them and from what the workers say they hold.
@@ -18,6 +19,7 @@ import (
 
 	"banyan"
 	"banyan/core/mvcc"
+	"banyan/engine/seam"
 	"banyan/obs/metric"
 )
 
@@ -61,32 +63,19 @@ type NodeInfo struct {
 	Silent   time.Duration // since it was last heard of
 }
 
-// Committer commits a command whose Term is set: in that term, or not at all
-// (then Result.Stale or an error of kind banyan.Stale). It may be called again
-// with the same command while the outcome is unknown.
-type Committer interface {
-	Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, error)
-}
-
 // Reader reads the rows of a shard that this node leads, in a state that holds
 // at least everything this node knows to be committed.
 type Reader interface {
 	Range(ctx context.Context, shard banyan.ShardID, q mvcc.Query) (rows []mvcc.Row, more bool, err error)
 }
 
-// LedRows is a Reader that also tells which rows a shard holds by now.
-type LedRows interface {
-	Reader
-	// Bounds gives the row keys that the shard holds; an empty one is the end.
-	Bounds(ctx context.Context, shard banyan.ShardID) (lo, hi []byte, err error)
-}
-
 // Config is what a Service is made of.
 type Config struct {
-	Node      banyan.NodeID
-	ShardOf   func(partition []byte) banyan.ShardID
+	Node    banyan.NodeID
+	ShardOf func(partition []byte) banyan.ShardID
+	Led     seam.Led
+	// Committer commits what needs no term.
 	Committer Committer
-	Reader    LedRows
 	// Nodes lists the members of the cluster as known now.
 	Nodes func() []NodeInfo
 	// Caller gives the node whose certificate a stream has; nil: believe Hello.

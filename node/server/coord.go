@@ -7,6 +7,7 @@ import (
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/core/mvcc"
+	"banyan/engine/seam"
 	"banyan/layer/coord"
 
 	"connectrpc.com/connect"
@@ -14,7 +15,7 @@ import (
 
 // openCoord builds what gives out locks.
 func (n *Server) openCoord() {
-	n.coord = coord.New(coord.Config{Replicas: replicas{n, localRows{n}}, Rows: n.router, Shards: n.router, Logger: n.log})
+	n.coord = coord.New(coord.Config{Led: replicas{n, localRows{n}}, Rows: n.router, Shards: n.router, Logger: n.log})
 }
 
 // replicas are those of the shards that this node leads.
@@ -23,7 +24,7 @@ type replicas struct {
 	localRows
 }
 
-var _ coord.Replicas = replicas{}
+var _ seam.Led = replicas{}
 
 // Commit proposes a command, whose Term is set, here or not at all.
 func (r replicas) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, done func(mvcc.Result, error)) {

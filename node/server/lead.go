@@ -11,6 +11,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/engine/member"
 	"banyan/engine/replica"
+	"banyan/engine/seam"
 	"banyan/node/worker"
 )
 
@@ -147,12 +148,12 @@ func (n *Server) tellController(ctx context.Context, l replica.Leadership) {
 		}
 		return
 	}
-	if l.Leading {
-		n.work.Lead(ctx, l.Shard, l.Term)
-		n.coord.Lead(ctx, l.Shard, l.Term)
-	} else {
-		n.work.Unlead(l.Shard)
-		n.coord.Unlead(l.Shard)
+	for _, c := range []seam.Controller{n.work, n.coord} {
+		if l.Leading {
+			c.Lead(l.Shard, l.Term)
+		} else {
+			c.Unlead(l.Shard)
+		}
 	}
 }
 

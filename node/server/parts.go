@@ -120,7 +120,7 @@ func (n *Server) isolation(out *peerv1.InfoResponse) {
 func (n *Server) openWork() error {
 	n.work = work.New(work.Config{
 		Node: n.file.Node, ShardOf: n.router.ShardOf,
-		Committer: n.router, Reader: localRows{n}, Nodes: n.workNodes,
+		Led: replicas{n, localRows{n}}, Committer: n.router, Nodes: n.workNodes,
 		Caller: func(ctx context.Context) banyan.NodeID {
 			who, _ := gate.Caller(ctx)
 			return who.Node
