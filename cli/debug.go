@@ -23,7 +23,7 @@ func (a *app) debugCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.debugShardCommand(), a.debugSplitCommand(), a.debugSlowCommand(), a.debugLogCommand(), a.debugGoroutinesCommand(), a.debugProfileCommand(), a.debugBundleCommand())
+	cmd.AddCommand(a.debugShardCommand(), a.debugSplitCommand(), a.debugSlowCommand(), a.debugSweepCommand(), a.debugLogCommand(), a.debugGoroutinesCommand(), a.debugProfileCommand(), a.debugBundleCommand())
 	return cmd
 }
 

@@ -67,6 +67,12 @@ func (d Debug) Slow(ctx context.Context, node banyan.NodeID) (*banyanv1.SlowResp
 	return unary(ctx, d.c, nil, &banyanv1.SlowRequest{Node: uint64(node)}, debugMethod(d, banyanv1connect.DebugClient.Slow))
 }
 
+// Sweep tells when each node last removed chunks that nothing refers to; with
+// begin an epoch begins first.
+func (d Debug) Sweep(ctx context.Context, begin bool) (*banyanv1.SweepResponse, error) {
+	return unary(ctx, d.c, nil, &banyanv1.SweepRequest{Begin: begin}, debugMethod(d, banyanv1connect.DebugClient.Sweep))
+}
+
 func (d Debug) at(n *node) banyanv1connect.DebugClient {
 	return banyanv1connect.NewDebugClient(d.c.http, d.c.scheme+"://"+n.addr, connect.WithInterceptors(wire.ClientInterceptor()), connect.WithReadMaxBytes(readMax))
 }

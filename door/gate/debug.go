@@ -15,6 +15,7 @@ type Debug interface {
 	Shard(context.Context, *banyanv1.ShardRequest) (*banyanv1.ShardResponse, error)
 	Split(context.Context, *banyanv1.SplitShardRequest) (*banyanv1.SplitShardResponse, error)
 	Slow(context.Context, *banyanv1.SlowRequest) (*banyanv1.SlowResponse, error)
+	Sweep(context.Context, *banyanv1.SweepRequest) (*banyanv1.SweepResponse, error)
 }
 
 var _ banyanv1connect.DebugHandler = debugDoor{}
@@ -36,4 +37,8 @@ func (d debugDoor) Slow(ctx context.Context, req *connect.Request[banyanv1.SlowR
 
 func (d debugDoor) Split(ctx context.Context, req *connect.Request[banyanv1.SplitShardRequest]) (*connect.Response[banyanv1.SplitShardResponse], error) {
 	return answer(ctx, req, d.Debug.Split)
+}
+
+func (d debugDoor) Sweep(ctx context.Context, req *connect.Request[banyanv1.SweepRequest]) (*connect.Response[banyanv1.SweepResponse], error) {
+	return answer(ctx, req, d.Debug.Sweep)
 }

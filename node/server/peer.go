@@ -64,6 +64,7 @@ func (n *Server) info(counts bool) *peerv1.InfoResponse {
 		PausedMs: n.metrics.Paused(pausesLook).Milliseconds(),
 	}
 	n.isolation(out)
+	out.Sweep = n.sweeps.say(n.file.Node)
 	if n.port != nil {
 		c := n.port.Connections()
 		out.Connections, out.ConnectionsMax, out.FilesMax = uint32(c.Open), uint32(c.Most), uint32(c.Files)

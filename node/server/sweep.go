@@ -13,6 +13,7 @@ import (
 	"banyan"
 	peerv1 "banyan/api/banyan/peer/v1"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/core/job"
 	"banyan/core/mvcc"
 	sweeping "banyan/core/sweep"
 	"banyan/engine/blob"
@@ -46,6 +47,49 @@ type sweeper struct {
 	last blob.Swept
 	at   time.Time // when it ended; zero: not since this process began
 	err  error     // why the latest try failed
+}
+
+// say is what the node tells of its latest sweep.
+func (s *sweeper) say(node banyan.NodeID) *banyanv1.NodeSweep {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &banyanv1.NodeSweep{
+		Node: uint64(node), Epoch: s.last.Epoch, Chunks: uint64(s.last.Chunks), Condemned: uint64(s.last.Condemned),
+		Removed: uint64(s.last.Gone), FreedBytes: s.last.Freed,
+	}
+	if !s.at.IsZero() {
+		out.EndMs = s.at.UnixMilli()
+	}
+	if s.err != nil {
+		out.Error = job.Text(s.err.Error(), banyan.ErrorBytesMax)
+	}
+	return out
+}
+
+// Sweep tells of the sweeps of all nodes.
+func (s debugService) Sweep(ctx context.Context, req *banyanv1.SweepRequest) (*banyanv1.SweepResponse, error) {
+	if s.n.cfg.Embedded {
+		return nil, errEmbedded()
+	}
+	if req.Begin {
+		if _, err := s.n.beginEpoch(ctx, 0); err != nil {
+			return nil, err
+		}
+	}
+	row, _, err := s.n.readEpoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &banyanv1.SweepResponse{Epoch: row.Epoch}
+	infos := s.n.gather(ctx)
+	for _, node := range s.n.nodes.list() {
+		if info := infos[node.ID]; info != nil && info.Sweep != nil {
+			out.Nodes = append(out.Nodes, info.Sweep)
+		} else {
+			out.Errors = append(out.Errors, &banyanv1.NodeError{Node: uint64(node.ID), Error: "it cannot be asked: 'banyan status' says why"})
+		}
+	}
+	return out, nil
 }
 
 // readEpoch reads the epoch from the root shard.

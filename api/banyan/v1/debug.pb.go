@@ -993,6 +993,211 @@ func (x *SlowWait) GetDurationUs() int64 {
 	return 0
 }
 
+type SweepRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Begin         bool                   `protobuf:"varint,1,opt,name=begin,proto3" json:"begin,omitempty"` // an epoch, now; nodes sweep in it one after the other
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepRequest) Reset() {
+	*x = SweepRequest{}
+	mi := &file_banyan_v1_debug_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepRequest) ProtoMessage() {}
+
+func (x *SweepRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_debug_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepRequest.ProtoReflect.Descriptor instead.
+func (*SweepRequest) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SweepRequest) GetBegin() bool {
+	if x != nil {
+		return x.Begin
+	}
+	return false
+}
+
+type SweepResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // that the cluster is in
+	Nodes         []*NodeSweep           `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Errors        []*NodeError           `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"` // nodes that did not answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepResponse) Reset() {
+	*x = SweepResponse{}
+	mi := &file_banyan_v1_debug_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepResponse) ProtoMessage() {}
+
+func (x *SweepResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_debug_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepResponse.ProtoReflect.Descriptor instead.
+func (*SweepResponse) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SweepResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SweepResponse) GetNodes() []*NodeSweep {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *SweepResponse) GetErrors() []*NodeError {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+// NodeSweep is what the latest sweep of a node did.
+type NodeSweep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // 0: none since the node's process began
+	EndMs         int64                  `protobuf:"varint,3,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	Chunks        uint64                 `protobuf:"varint,4,opt,name=chunks,proto3" json:"chunks,omitempty"`       // looked at
+	Condemned     uint64                 `protobuf:"varint,5,opt,name=condemned,proto3" json:"condemned,omitempty"` // nothing refers to them: they go two epochs later
+	Removed       uint64                 `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
+	FreedBytes    int64                  `protobuf:"varint,7,opt,name=freed_bytes,json=freedBytes,proto3" json:"freed_bytes,omitempty"`
+	Error         string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"` // why the latest try failed, if it did
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSweep) Reset() {
+	*x = NodeSweep{}
+	mi := &file_banyan_v1_debug_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSweep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSweep) ProtoMessage() {}
+
+func (x *NodeSweep) ProtoReflect() protoreflect.Message {
+	mi := &file_banyan_v1_debug_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSweep.ProtoReflect.Descriptor instead.
+func (*NodeSweep) Descriptor() ([]byte, []int) {
+	return file_banyan_v1_debug_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *NodeSweep) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetEndMs() int64 {
+	if x != nil {
+		return x.EndMs
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetCondemned() uint64 {
+	if x != nil {
+		return x.Condemned
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetRemoved() uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetFreedBytes() int64 {
+	if x != nil {
+		return x.FreedBytes
+	}
+	return 0
+}
+
+func (x *NodeSweep) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_banyan_v1_debug_proto protoreflect.FileDescriptor
 
 const file_banyan_v1_debug_proto_rawDesc = "" +
@@ -1075,7 +1280,23 @@ const file_banyan_v1_debug_proto_rawDesc = "" +
 	"\bSlowWait\x12\x10\n" +
 	"\x03for\x18\x01 \x01(\tR\x03for\x12\x1f\n" +
 	"\vduration_us\x18\x02 \x01(\x03R\n" +
-	"durationUs*\xa6\x01\n" +
+	"durationUs\"$\n" +
+	"\fSweepRequest\x12\x14\n" +
+	"\x05begin\x18\x01 \x01(\bR\x05begin\"\x7f\n" +
+	"\rSweepResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12*\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x14.banyan.v1.NodeSweepR\x05nodes\x12,\n" +
+	"\x06errors\x18\x03 \x03(\v2\x14.banyan.v1.NodeErrorR\x06errors\"\xd3\x01\n" +
+	"\tNodeSweep\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x15\n" +
+	"\x06end_ms\x18\x03 \x01(\x03R\x05endMs\x12\x16\n" +
+	"\x06chunks\x18\x04 \x01(\x04R\x06chunks\x12\x1c\n" +
+	"\tcondemned\x18\x05 \x01(\x04R\tcondemned\x12\x18\n" +
+	"\aremoved\x18\x06 \x01(\x04R\aremoved\x12\x1f\n" +
+	"\vfreed_bytes\x18\a \x01(\x03R\n" +
+	"freedBytes\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error*\xa6\x01\n" +
 	"\bDumpKind\x12\x19\n" +
 	"\x15DUMP_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11DUMP_KIND_METRICS\x10\x01\x12\x11\n" +
@@ -1083,12 +1304,13 @@ const file_banyan_v1_debug_proto_rawDesc = "" +
 	"\x14DUMP_KIND_GOROUTINES\x10\x03\x12\x11\n" +
 	"\rDUMP_KIND_CPU\x10\x04\x12\x12\n" +
 	"\x0eDUMP_KIND_HEAP\x10\x05\x12\x14\n" +
-	"\x10DUMP_KIND_CONFIG\x10\x062\xfd\x01\n" +
+	"\x10DUMP_KIND_CONFIG\x10\x062\xb9\x02\n" +
 	"\x05Debug\x129\n" +
 	"\x04Dump\x12\x16.banyan.v1.DumpRequest\x1a\x17.banyan.v1.DumpResponse0\x01\x12:\n" +
 	"\x05Shard\x12\x17.banyan.v1.ShardRequest\x1a\x18.banyan.v1.ShardResponse\x12D\n" +
 	"\x05Split\x12\x1c.banyan.v1.SplitShardRequest\x1a\x1d.banyan.v1.SplitShardResponse\x127\n" +
-	"\x04Slow\x12\x16.banyan.v1.SlowRequest\x1a\x17.banyan.v1.SlowResponseB\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
+	"\x04Slow\x12\x16.banyan.v1.SlowRequest\x1a\x17.banyan.v1.SlowResponse\x12:\n" +
+	"\x05Sweep\x12\x17.banyan.v1.SweepRequest\x1a\x18.banyan.v1.SweepResponseB\x1fZ\x1dbanyan/api/banyan/v1;banyanv1b\x06proto3"
 
 var (
 	file_banyan_v1_debug_proto_rawDescOnce sync.Once
@@ -1103,7 +1325,7 @@ func file_banyan_v1_debug_proto_rawDescGZIP() []byte {
 }
 
 var file_banyan_v1_debug_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_banyan_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_banyan_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_banyan_v1_debug_proto_goTypes = []any{
 	(DumpKind)(0),              // 0: banyan.v1.DumpKind
 	(*DumpRequest)(nil),        // 1: banyan.v1.DumpRequest
@@ -1119,6 +1341,9 @@ var file_banyan_v1_debug_proto_goTypes = []any{
 	(*SlowResponse)(nil),       // 11: banyan.v1.SlowResponse
 	(*SlowOperation)(nil),      // 12: banyan.v1.SlowOperation
 	(*SlowWait)(nil),           // 13: banyan.v1.SlowWait
+	(*SweepRequest)(nil),       // 14: banyan.v1.SweepRequest
+	(*SweepResponse)(nil),      // 15: banyan.v1.SweepResponse
+	(*NodeSweep)(nil),          // 16: banyan.v1.NodeSweep
 }
 var file_banyan_v1_debug_proto_depIdxs = []int32{
 	0,  // 0: banyan.v1.DumpRequest.kind:type_name -> banyan.v1.DumpKind
@@ -1128,19 +1353,23 @@ var file_banyan_v1_debug_proto_depIdxs = []int32{
 	12, // 4: banyan.v1.SlowResponse.operations:type_name -> banyan.v1.SlowOperation
 	5,  // 5: banyan.v1.SlowResponse.errors:type_name -> banyan.v1.NodeError
 	13, // 6: banyan.v1.SlowOperation.waits:type_name -> banyan.v1.SlowWait
-	1,  // 7: banyan.v1.Debug.Dump:input_type -> banyan.v1.DumpRequest
-	3,  // 8: banyan.v1.Debug.Shard:input_type -> banyan.v1.ShardRequest
-	8,  // 9: banyan.v1.Debug.Split:input_type -> banyan.v1.SplitShardRequest
-	10, // 10: banyan.v1.Debug.Slow:input_type -> banyan.v1.SlowRequest
-	2,  // 11: banyan.v1.Debug.Dump:output_type -> banyan.v1.DumpResponse
-	4,  // 12: banyan.v1.Debug.Shard:output_type -> banyan.v1.ShardResponse
-	9,  // 13: banyan.v1.Debug.Split:output_type -> banyan.v1.SplitShardResponse
-	11, // 14: banyan.v1.Debug.Slow:output_type -> banyan.v1.SlowResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	16, // 7: banyan.v1.SweepResponse.nodes:type_name -> banyan.v1.NodeSweep
+	5,  // 8: banyan.v1.SweepResponse.errors:type_name -> banyan.v1.NodeError
+	1,  // 9: banyan.v1.Debug.Dump:input_type -> banyan.v1.DumpRequest
+	3,  // 10: banyan.v1.Debug.Shard:input_type -> banyan.v1.ShardRequest
+	8,  // 11: banyan.v1.Debug.Split:input_type -> banyan.v1.SplitShardRequest
+	10, // 12: banyan.v1.Debug.Slow:input_type -> banyan.v1.SlowRequest
+	14, // 13: banyan.v1.Debug.Sweep:input_type -> banyan.v1.SweepRequest
+	2,  // 14: banyan.v1.Debug.Dump:output_type -> banyan.v1.DumpResponse
+	4,  // 15: banyan.v1.Debug.Shard:output_type -> banyan.v1.ShardResponse
+	9,  // 16: banyan.v1.Debug.Split:output_type -> banyan.v1.SplitShardResponse
+	11, // 17: banyan.v1.Debug.Slow:output_type -> banyan.v1.SlowResponse
+	15, // 18: banyan.v1.Debug.Sweep:output_type -> banyan.v1.SweepResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_banyan_v1_debug_proto_init() }
@@ -1155,7 +1384,7 @@ func file_banyan_v1_debug_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banyan_v1_debug_proto_rawDesc), len(file_banyan_v1_debug_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1291,16 +1291,17 @@ type InfoResponse struct {
 	PausedMs            int64                  `protobuf:"varint,16,opt,name=paused_ms,json=pausedMs,proto3" json:"paused_ms,omitempty"` // of the last ten seconds, in which its process was paused or had no CPU
 	// How near to full its fullest disk is: 0 well, 1 below the first low-water
 	// mark, 2 below the second. disk_free_bytes is of that disk.
-	DiskLevel        uint32 `protobuf:"varint,17,opt,name=disk_level,json=diskLevel,proto3" json:"disk_level,omitempty"`
-	DiskMarkBytes    int64  `protobuf:"varint,18,opt,name=disk_mark_bytes,json=diskMarkBytes,proto3" json:"disk_mark_bytes,omitempty"` // the first mark
-	DiskPath         string `protobuf:"bytes,19,opt,name=disk_path,json=diskPath,proto3" json:"disk_path,omitempty"`
-	Connections      uint32 `protobuf:"varint,20,opt,name=connections,proto3" json:"connections,omitempty"` // of users
-	ConnectionsMax   uint32 `protobuf:"varint,21,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"`
-	FilesMax         uint32 `protobuf:"varint,22,opt,name=files_max,json=filesMax,proto3" json:"files_max,omitempty"`                         // that the process may have open; 0: not known
-	CrowdedMs        int64  `protobuf:"varint,23,opt,name=crowded_ms,json=crowdedMs,proto3" json:"crowded_ms,omitempty"`                      // since a connection last found no place; 0: never
-	Isolation        string `protobuf:"bytes,24,opt,name=isolation,proto3" json:"isolation,omitempty"`                                        // what keeps tasks from the node: namespaces, landlock or none; "": it does not say
-	IsolationWhy     string `protobuf:"bytes,25,opt,name=isolation_why,json=isolationWhy,proto3" json:"isolation_why,omitempty"`              // why there is no better
-	IsolationRefused bool   `protobuf:"varint,26,opt,name=isolation_refused,json=isolationRefused,proto3" json:"isolation_refused,omitempty"` // it was told to take no tasks without, and takes none
+	DiskLevel        uint32        `protobuf:"varint,17,opt,name=disk_level,json=diskLevel,proto3" json:"disk_level,omitempty"`
+	DiskMarkBytes    int64         `protobuf:"varint,18,opt,name=disk_mark_bytes,json=diskMarkBytes,proto3" json:"disk_mark_bytes,omitempty"` // the first mark
+	DiskPath         string        `protobuf:"bytes,19,opt,name=disk_path,json=diskPath,proto3" json:"disk_path,omitempty"`
+	Connections      uint32        `protobuf:"varint,20,opt,name=connections,proto3" json:"connections,omitempty"` // of users
+	ConnectionsMax   uint32        `protobuf:"varint,21,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"`
+	FilesMax         uint32        `protobuf:"varint,22,opt,name=files_max,json=filesMax,proto3" json:"files_max,omitempty"`            // that the process may have open; 0: not known
+	CrowdedMs        int64         `protobuf:"varint,23,opt,name=crowded_ms,json=crowdedMs,proto3" json:"crowded_ms,omitempty"`         // since a connection last found no place; 0: never
+	Isolation        string        `protobuf:"bytes,24,opt,name=isolation,proto3" json:"isolation,omitempty"`                           // what keeps tasks from the node: namespaces, landlock or none; "": it does not say
+	IsolationWhy     string        `protobuf:"bytes,25,opt,name=isolation_why,json=isolationWhy,proto3" json:"isolation_why,omitempty"` // why there is no better
+	Sweep            *v1.NodeSweep `protobuf:"bytes,40,opt,name=sweep,proto3" json:"sweep,omitempty"`
+	IsolationRefused bool          `protobuf:"varint,26,opt,name=isolation_refused,json=isolationRefused,proto3" json:"isolation_refused,omitempty"` // it was told to take no tasks without, and takes none
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1508,6 +1509,13 @@ func (x *InfoResponse) GetIsolationWhy() string {
 		return x.IsolationWhy
 	}
 	return ""
+}
+
+func (x *InfoResponse) GetSweep() *v1.NodeSweep {
+	if x != nil {
+		return x.Sweep
+	}
+	return nil
 }
 
 func (x *InfoResponse) GetIsolationRefused() bool {
@@ -2969,7 +2977,7 @@ var File_banyan_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x19banyan/peer/v1/peer.proto\x12\x0ebanyan.peer.v1\x1a\x14banyan/v1/jobs.proto\"^\n" +
+	"\x19banyan/peer/v1/peer.proto\x12\x0ebanyan.peer.v1\x1a\x15banyan/v1/debug.proto\x1a\x14banyan/v1/jobs.proto\"^\n" +
 	"\rCommitRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\fR\acommand\x12\x1d\n" +
@@ -3058,7 +3066,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"pacedBytes\"\x12\n" +
 	"\x10SnapshotResponse\"%\n" +
 	"\vInfoRequest\x12\x16\n" +
-	"\x06counts\x18\x01 \x01(\bR\x06counts\"\xfa\x06\n" +
+	"\x06counts\x18\x01 \x01(\bR\x06counts\"\xa6\a\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x15\n" +
 	"\x06now_ms\x18\x02 \x01(\x03R\x05nowMs\x12\x18\n" +
@@ -3088,7 +3096,8 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"crowded_ms\x18\x17 \x01(\x03R\tcrowdedMs\x12\x1c\n" +
 	"\tisolation\x18\x18 \x01(\tR\tisolation\x12#\n" +
-	"\risolation_why\x18\x19 \x01(\tR\fisolationWhy\x12+\n" +
+	"\risolation_why\x18\x19 \x01(\tR\fisolationWhy\x12*\n" +
+	"\x05sweep\x18( \x01(\v2\x14.banyan.v1.NodeSweepR\x05sweep\x12+\n" +
 	"\x11isolation_refused\x18\x1a \x01(\bR\x10isolationRefused\"\xe2\x03\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
@@ -3280,12 +3289,13 @@ var file_banyan_peer_v1_peer_proto_goTypes = []any{
 	(*TailResponse)(nil),           // 41: banyan.peer.v1.TailResponse
 	(*Lost)(nil),                   // 42: banyan.peer.v1.Lost
 	nil,                            // 43: banyan.peer.v1.ShardInfo.BehindEntry
-	(*v1.Input)(nil),               // 44: banyan.v1.Input
-	(*v1.FileRef)(nil),             // 45: banyan.v1.FileRef
-	(*v1.FileList)(nil),            // 46: banyan.v1.FileList
-	(*v1.Resources)(nil),           // 47: banyan.v1.Resources
-	(*v1.TaskResult)(nil),          // 48: banyan.v1.TaskResult
-	(*v1.JobSpec)(nil),             // 49: banyan.v1.JobSpec
+	(*v1.NodeSweep)(nil),           // 44: banyan.v1.NodeSweep
+	(*v1.Input)(nil),               // 45: banyan.v1.Input
+	(*v1.FileRef)(nil),             // 46: banyan.v1.FileRef
+	(*v1.FileList)(nil),            // 47: banyan.v1.FileList
+	(*v1.Resources)(nil),           // 48: banyan.v1.Resources
+	(*v1.TaskResult)(nil),          // 49: banyan.v1.TaskResult
+	(*v1.JobSpec)(nil),             // 50: banyan.v1.JobSpec
 }
 var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: banyan.peer.v1.ReadResponse.rows:type_name -> banyan.peer.v1.Row
@@ -3293,71 +3303,72 @@ var file_banyan_peer_v1_peer_proto_depIdxs = []int32{
 	6,  // 2: banyan.peer.v1.WatchRowsResponse.events:type_name -> banyan.peer.v1.RowEvent
 	17, // 3: banyan.peer.v1.CountsResponse.slots:type_name -> banyan.peer.v1.SlotCount
 	22, // 4: banyan.peer.v1.InfoResponse.shards:type_name -> banyan.peer.v1.ShardInfo
-	43, // 5: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
-	29, // 6: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
-	44, // 7: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
-	45, // 8: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
-	46, // 9: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
-	32, // 10: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
-	47, // 11: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
-	33, // 12: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
-	29, // 13: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
-	29, // 14: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
-	47, // 15: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
-	29, // 16: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
-	42, // 17: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
-	29, // 18: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
-	48, // 19: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
-	30, // 20: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
-	29, // 21: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
-	29, // 22: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
-	38, // 23: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
-	37, // 24: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
-	29, // 25: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
-	29, // 26: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
-	39, // 27: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
-	47, // 28: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
-	49, // 29: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
-	29, // 30: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
-	45, // 31: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
-	46, // 32: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
-	29, // 33: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
-	29, // 34: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
-	0,  // 35: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
-	2,  // 36: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
-	5,  // 37: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
-	9,  // 38: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
-	11, // 39: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
-	13, // 40: banyan.peer.v1.Peer.Split:input_type -> banyan.peer.v1.SplitRequest
-	15, // 41: banyan.peer.v1.Peer.Counts:input_type -> banyan.peer.v1.CountsRequest
-	18, // 42: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
-	20, // 43: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
-	23, // 44: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
-	25, // 45: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
-	27, // 46: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
-	34, // 47: banyan.peer.v1.Peer.Mark:input_type -> banyan.peer.v1.MarkRequest
-	31, // 48: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
-	40, // 49: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
-	1,  // 50: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
-	4,  // 51: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
-	7,  // 52: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
-	10, // 53: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
-	12, // 54: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
-	14, // 55: banyan.peer.v1.Peer.Split:output_type -> banyan.peer.v1.SplitResponse
-	16, // 56: banyan.peer.v1.Peer.Counts:output_type -> banyan.peer.v1.CountsResponse
-	19, // 57: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
-	21, // 58: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
-	24, // 59: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
-	26, // 60: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
-	28, // 61: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
-	35, // 62: banyan.peer.v1.Peer.Mark:output_type -> banyan.peer.v1.MarkResponse
-	36, // 63: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
-	41, // 64: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
-	50, // [50:65] is the sub-list for method output_type
-	35, // [35:50] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	44, // 5: banyan.peer.v1.InfoResponse.sweep:type_name -> banyan.v1.NodeSweep
+	43, // 6: banyan.peer.v1.ShardInfo.behind:type_name -> banyan.peer.v1.ShardInfo.BehindEntry
+	29, // 7: banyan.peer.v1.Attempt.key:type_name -> banyan.peer.v1.AttemptKey
+	45, // 8: banyan.peer.v1.Attempt.input:type_name -> banyan.v1.Input
+	46, // 9: banyan.peer.v1.Attempt.inputs_from_tasks:type_name -> banyan.v1.FileRef
+	47, // 10: banyan.peer.v1.Attempt.lists_from_tasks:type_name -> banyan.v1.FileList
+	32, // 11: banyan.peer.v1.WorkerMessage.hello:type_name -> banyan.peer.v1.Hello
+	48, // 12: banyan.peer.v1.WorkerMessage.credit:type_name -> banyan.v1.Resources
+	33, // 13: banyan.peer.v1.WorkerMessage.finished:type_name -> banyan.peer.v1.Finished
+	29, // 14: banyan.peer.v1.WorkerMessage.rejected:type_name -> banyan.peer.v1.AttemptKey
+	29, // 15: banyan.peer.v1.WorkerMessage.begins:type_name -> banyan.peer.v1.AttemptKey
+	48, // 16: banyan.peer.v1.Hello.offer:type_name -> banyan.v1.Resources
+	29, // 17: banyan.peer.v1.Hello.running:type_name -> banyan.peer.v1.AttemptKey
+	42, // 18: banyan.peer.v1.Hello.lost:type_name -> banyan.peer.v1.Lost
+	29, // 19: banyan.peer.v1.Finished.key:type_name -> banyan.peer.v1.AttemptKey
+	49, // 20: banyan.peer.v1.Finished.result:type_name -> banyan.v1.TaskResult
+	30, // 21: banyan.peer.v1.ControllerMessage.start:type_name -> banyan.peer.v1.Attempt
+	29, // 22: banyan.peer.v1.ControllerMessage.stop:type_name -> banyan.peer.v1.AttemptKey
+	29, // 23: banyan.peer.v1.ControllerMessage.recorded:type_name -> banyan.peer.v1.AttemptKey
+	38, // 24: banyan.peer.v1.ControllerMessage.jobs:type_name -> banyan.peer.v1.JobHeader
+	37, // 25: banyan.peer.v1.ControllerMessage.demand:type_name -> banyan.peer.v1.Demand
+	29, // 26: banyan.peer.v1.ControllerMessage.unknown:type_name -> banyan.peer.v1.AttemptKey
+	29, // 27: banyan.peer.v1.ControllerMessage.begin:type_name -> banyan.peer.v1.AttemptKey
+	39, // 28: banyan.peer.v1.ControllerMessage.then_files:type_name -> banyan.peer.v1.ThenFiles
+	48, // 29: banyan.peer.v1.Demand.each:type_name -> banyan.v1.Resources
+	50, // 30: banyan.peer.v1.JobHeader.spec:type_name -> banyan.v1.JobSpec
+	29, // 31: banyan.peer.v1.ThenFiles.key:type_name -> banyan.peer.v1.AttemptKey
+	46, // 32: banyan.peer.v1.ThenFiles.files:type_name -> banyan.v1.FileRef
+	47, // 33: banyan.peer.v1.ThenFiles.lists:type_name -> banyan.v1.FileList
+	29, // 34: banyan.peer.v1.TailRequest.key:type_name -> banyan.peer.v1.AttemptKey
+	29, // 35: banyan.peer.v1.Lost.key:type_name -> banyan.peer.v1.AttemptKey
+	0,  // 36: banyan.peer.v1.Peer.Commit:input_type -> banyan.peer.v1.CommitRequest
+	2,  // 37: banyan.peer.v1.Peer.Read:input_type -> banyan.peer.v1.ReadRequest
+	5,  // 38: banyan.peer.v1.Peer.Watch:input_type -> banyan.peer.v1.WatchRowsRequest
+	9,  // 39: banyan.peer.v1.Peer.Reconfigure:input_type -> banyan.peer.v1.ReconfigureRequest
+	11, // 40: banyan.peer.v1.Peer.TransferLeader:input_type -> banyan.peer.v1.TransferLeaderRequest
+	13, // 41: banyan.peer.v1.Peer.Split:input_type -> banyan.peer.v1.SplitRequest
+	15, // 42: banyan.peer.v1.Peer.Counts:input_type -> banyan.peer.v1.CountsRequest
+	18, // 43: banyan.peer.v1.Peer.SendSnapshot:input_type -> banyan.peer.v1.SnapshotChunk
+	20, // 44: banyan.peer.v1.Peer.Info:input_type -> banyan.peer.v1.InfoRequest
+	23, // 45: banyan.peer.v1.Peer.PutBlob:input_type -> banyan.peer.v1.PutChunkRequest
+	25, // 46: banyan.peer.v1.Peer.GetBlob:input_type -> banyan.peer.v1.GetChunkRequest
+	27, // 47: banyan.peer.v1.Peer.HasBlobs:input_type -> banyan.peer.v1.HasChunksRequest
+	34, // 48: banyan.peer.v1.Peer.Mark:input_type -> banyan.peer.v1.MarkRequest
+	31, // 49: banyan.peer.v1.Peer.Work:input_type -> banyan.peer.v1.WorkerMessage
+	40, // 50: banyan.peer.v1.Peer.Tail:input_type -> banyan.peer.v1.TailRequest
+	1,  // 51: banyan.peer.v1.Peer.Commit:output_type -> banyan.peer.v1.CommitResponse
+	4,  // 52: banyan.peer.v1.Peer.Read:output_type -> banyan.peer.v1.ReadResponse
+	7,  // 53: banyan.peer.v1.Peer.Watch:output_type -> banyan.peer.v1.WatchRowsResponse
+	10, // 54: banyan.peer.v1.Peer.Reconfigure:output_type -> banyan.peer.v1.ReconfigureResponse
+	12, // 55: banyan.peer.v1.Peer.TransferLeader:output_type -> banyan.peer.v1.TransferLeaderResponse
+	14, // 56: banyan.peer.v1.Peer.Split:output_type -> banyan.peer.v1.SplitResponse
+	16, // 57: banyan.peer.v1.Peer.Counts:output_type -> banyan.peer.v1.CountsResponse
+	19, // 58: banyan.peer.v1.Peer.SendSnapshot:output_type -> banyan.peer.v1.SnapshotResponse
+	21, // 59: banyan.peer.v1.Peer.Info:output_type -> banyan.peer.v1.InfoResponse
+	24, // 60: banyan.peer.v1.Peer.PutBlob:output_type -> banyan.peer.v1.PutChunkResponse
+	26, // 61: banyan.peer.v1.Peer.GetBlob:output_type -> banyan.peer.v1.GetChunkResponse
+	28, // 62: banyan.peer.v1.Peer.HasBlobs:output_type -> banyan.peer.v1.HasChunksResponse
+	35, // 63: banyan.peer.v1.Peer.Mark:output_type -> banyan.peer.v1.MarkResponse
+	36, // 64: banyan.peer.v1.Peer.Work:output_type -> banyan.peer.v1.ControllerMessage
+	41, // 65: banyan.peer.v1.Peer.Tail:output_type -> banyan.peer.v1.TailResponse
+	51, // [51:66] is the sub-list for method output_type
+	36, // [36:51] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_banyan_peer_v1_peer_proto_init() }

@@ -43,6 +43,8 @@ const (
 	DebugSplitProcedure = "/banyan.v1.Debug/Split"
 	// DebugSlowProcedure is the fully-qualified name of the Debug's Slow RPC.
 	DebugSlowProcedure = "/banyan.v1.Debug/Slow"
+	// DebugSweepProcedure is the fully-qualified name of the Debug's Sweep RPC.
+	DebugSweepProcedure = "/banyan.v1.Debug/Sweep"
 )
 
 // DebugClient is a client for the banyan.v1.Debug service.
@@ -56,6 +58,8 @@ type DebugClient interface {
 	Split(context.Context, *connect.Request[v1.SplitShardRequest]) (*connect.Response[v1.SplitShardResponse], error)
 	// Slow tells which operations took long lately, and what they waited for.
 	Slow(context.Context, *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error)
+	// Sweep tells when each node last removed chunks that nothing refers to.
+	Sweep(context.Context, *connect.Request[v1.SweepRequest]) (*connect.Response[v1.SweepResponse], error)
 }
 
 // NewDebugClient constructs a client for the banyan.v1.Debug service. By default, it uses the
@@ -93,6 +97,12 @@ func NewDebugClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(debugMethods.ByName("Slow")),
 			connect.WithClientOptions(opts...),
 		),
+		sweep: connect.NewClient[v1.SweepRequest, v1.SweepResponse](
+			httpClient,
+			baseURL+DebugSweepProcedure,
+			connect.WithSchema(debugMethods.ByName("Sweep")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -102,6 +112,7 @@ type debugClient struct {
 	shard *connect.Client[v1.ShardRequest, v1.ShardResponse]
 	split *connect.Client[v1.SplitShardRequest, v1.SplitShardResponse]
 	slow  *connect.Client[v1.SlowRequest, v1.SlowResponse]
+	sweep *connect.Client[v1.SweepRequest, v1.SweepResponse]
 }
 
 // Dump calls banyan.v1.Debug.Dump.
@@ -124,6 +135,11 @@ func (c *debugClient) Slow(ctx context.Context, req *connect.Request[v1.SlowRequ
 	return c.slow.CallUnary(ctx, req)
 }
 
+// Sweep calls banyan.v1.Debug.Sweep.
+func (c *debugClient) Sweep(ctx context.Context, req *connect.Request[v1.SweepRequest]) (*connect.Response[v1.SweepResponse], error) {
+	return c.sweep.CallUnary(ctx, req)
+}
+
 // DebugHandler is an implementation of the banyan.v1.Debug service.
 type DebugHandler interface {
 	// Dump reads one thing of one node, in pieces.
@@ -135,6 +151,8 @@ type DebugHandler interface {
 	Split(context.Context, *connect.Request[v1.SplitShardRequest]) (*connect.Response[v1.SplitShardResponse], error)
 	// Slow tells which operations took long lately, and what they waited for.
 	Slow(context.Context, *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error)
+	// Sweep tells when each node last removed chunks that nothing refers to.
+	Sweep(context.Context, *connect.Request[v1.SweepRequest]) (*connect.Response[v1.SweepResponse], error)
 }
 
 // NewDebugHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -168,6 +186,12 @@ func NewDebugHandler(svc DebugHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(debugMethods.ByName("Slow")),
 		connect.WithHandlerOptions(opts...),
 	)
+	debugSweepHandler := connect.NewUnaryHandler(
+		DebugSweepProcedure,
+		svc.Sweep,
+		connect.WithSchema(debugMethods.ByName("Sweep")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banyan.v1.Debug/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case DebugDumpProcedure:
@@ -178,6 +202,8 @@ func NewDebugHandler(svc DebugHandler, opts ...connect.HandlerOption) (string, h
 			debugSplitHandler.ServeHTTP(w, r)
 		case DebugSlowProcedure:
 			debugSlowHandler.ServeHTTP(w, r)
+		case DebugSweepProcedure:
+			debugSweepHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -201,4 +227,8 @@ func (UnimplementedDebugHandler) Split(context.Context, *connect.Request[v1.Spli
 
 func (UnimplementedDebugHandler) Slow(context.Context, *connect.Request[v1.SlowRequest]) (*connect.Response[v1.SlowResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Debug.Slow is not implemented"))
+}
+
+func (UnimplementedDebugHandler) Sweep(context.Context, *connect.Request[v1.SweepRequest]) (*connect.Response[v1.SweepResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banyan.v1.Debug.Sweep is not implemented"))
 }
