@@ -177,9 +177,10 @@ func (r *Router) Commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 // Router's, and not its caller's.
 func (r *Router) commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Command, own bool) (mvcc.Result, error) {
 	var res mvcc.Result
+	var refused error // for good
 	err := r.following(ctx, shard, rowsOf(cmd), func(to banyan.ShardID) error {
-		if err := r.carry(ctx, shard, to, cmd, own); err != nil {
-			return err
+		if refused = r.carry(ctx, shard, to, cmd, own); refused != nil {
+			return nil
 		}
 		shard = to
 		return r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
@@ -196,7 +197,7 @@ func (r *Router) commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 			return err
 		})
 	})
-	return res, err
+	return res, errFirst(refused, err)
 }
 
 // carry readies a command that a shard has refused as moved for the one that
