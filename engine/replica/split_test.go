@@ -433,3 +433,57 @@ func TestSplit(t *testing.T) {
 		}
 	}
 }
+
+// TestHistoryOfACutShardIsNotRead: a watcher that reads the history of rows that
+// its shard has just given away is turned away, also where the Hub has not heard
+// of that yet: the parent's later revisions are not the child's.
+func TestHistoryOfACutShardIsNotRead(t *testing.T) {
+	w := newWorld(t)
+	w.add(1, 1)
+	w.add(2)
+	w.add(3)
+	w.grow(1)
+	p := w.leader(1)
+	set := func(slot int) {
+		t.Helper()
+		key := banyan.AppendRowKey(nil, slot, banyan.LayerKV, banyan.SpaceDefault)
+		p.propose(1, &mvcc.Command{Muts: []mvcc.Mutation{{Op: mvcc.Put, Key: key, Value: []byte("v")}}}, func(_ mvcc.Result, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		w.pump()
+	}
+	set(7)
+	late := NewHub(p.store)
+	late.Publish(1, nil, 1)
+	watch, err := late.Watch(1, banyan.SlotKey(7), banyan.SlotKey(8), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.core.Split(1, Split{At: banyan.SlotKey(5), Child: 2}, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	w.pump()
+	set(1)
+	if rev, err := mvcc.ForkOf(p.store.Shard(2).Latest()); rev != 1 || err != nil {
+		t.Errorf("split at revision %d, %v", rev, err)
+	}
+	late.Publish(1, nil, 2)
+	if _, upTo, ok, err := watch.TryNext(); !banyan.IsKind(err, banyan.Moved) {
+		t.Errorf("told of all up to revision %d of the parent (%v), %v", upTo, ok, err)
+	}
+	view, err := p.store.View(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Close()
+	if until, err := HeldSlots(view, 1, 3, 9); until != 5 || err != nil {
+		t.Errorf("slots up to %d, %v", until, err)
+	}
+	if _, err := HeldSlots(view, 1, 5, 9); !banyan.IsKind(err, banyan.Moved) {
+		t.Error(err)
+	}
+}
