@@ -136,6 +136,9 @@ func (a *app) printJob(j *banyanv1.Job, results []*banyanv1.TaskResult, hint str
 		sofar = " so far, and more may come"
 	}
 	fmt.Fprintf(w, "Tasks      %d%s: %d succeeded, %d failed, %s\n", j.Tasks, sofar, p.GetSucceeded(), p.GetFailed(), open)
+	if j.Trimmed > 0 {
+		fmt.Fprintf(w, "Trimmed    up to task %d, but for those that failed: they were printed\n", j.Trimmed)
+	}
 	fmt.Fprintf(w, "Attempts   %d tried again after a failure, %d repeated for a lost node\n", p.GetRetried(), p.GetRepeated())
 	if p.GetRatePerS() > 0 && !ended(j.State) {
 		fmt.Fprintf(w, "Rate       %.*f/s\n", rateDigits(p.RatePerS), p.RatePerS)

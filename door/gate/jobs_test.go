@@ -259,6 +259,15 @@ func TestLogs(t *testing.T) {
 	wantError(t, "a task that is not there", err, banyan.NotFound, "no task 5")
 	_, err = logsAt(t, n, 1, &banyanv1.LogsRequest{JobId: id, StdoutOnly: true, StderrOnly: true}, nil)
 	wantError(t, "neither output", err, banyan.Invalid, "exclude")
+
+	job, err := n.nodes[1].jobs.find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Trimmed = 1
+	n.nodes[1].jobs.set(id)
+	_, err = logsAt(t, n, 1, &banyanv1.LogsRequest{JobId: id, Follow: true}, nil)
+	wantError(t, "a task that is trimmed", err, banyan.NotFound, "is not kept")
 }
 
 // When the node that runs the task dies, its next attempt is shown from the

@@ -121,7 +121,9 @@ func (l *logs) find(ctx context.Context, job string, task uint32) (*banyanv1.Tas
 	}
 	j := got.Job
 	switch {
-	case task > j.GetTasks() || (task == j.GetTasks() && j.GetSpec().GetThen() == nil):
+	case task < j.GetTrimmed():
+		return nil, banyan.Errorf(banyan.NotFound, "the output of task %d of job %s was printed, and is not kept: 'run --keep TIME' keeps it", uint64(task)+1, job)
+	case task > j.GetTasks() || task == j.GetTasks() && (j.GetSpec().GetThen() == nil || j.GetOpen()):
 		return nil, banyan.Errorf(banyan.NotFound, "job %s has no task %d: it has %d tasks, counted from 1", job, uint64(task)+1, j.GetTasks())
 	case task == j.GetTasks() && j.ThenResult != nil:
 		return j.ThenResult, nil
