@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
@@ -149,7 +148,6 @@ func TestShardsSplit(t *testing.T) {
 	c := emptyCluster(t)
 	c.up(filepath.Join(c.dir, "n1"), "--shards", "2")
 	c.grow(3)
-	t.Log(time.Now(), "begun")
 	c.run("debug", "split", "1") // empty
 	c.fill("full", 0, keys)
 	load, watched, listed := c.traffic(4), c.follow("watched"), c.lister("full", keys)
@@ -158,7 +156,6 @@ func TestShardsSplit(t *testing.T) {
 	token := lock.token()
 	job.waitDone(8)
 	job.expectKept()
-	t.Log(time.Now(), "split")
 	for _, partition := range []string{job.id, "shop", "watched"} {
 		c.splitBefore(partition)
 		load.flow()
@@ -173,7 +170,6 @@ func TestShardsSplit(t *testing.T) {
 		c.run("debug", "split", strconv.Itoa(at.ID))
 		load.flow()
 	}
-	t.Log(time.Now(), "was split")
 	if n := len(c.jobs()); n != 1 {
 		t.Errorf("%d jobs are listed", n)
 	}
@@ -191,15 +187,12 @@ func TestShardsSplit(t *testing.T) {
 		t.Errorf("token %d after %d", again, token)
 	}
 	next.stop()
-	t.Log(time.Now(), "locks")
 	job.check()
-	t.Log(time.Now(), "job")
 	if j := job.show(); j.Repeated != 0 {
 		t.Errorf("%d tasks ran again", j.Repeated)
 	}
 	watched.check()
 	listed()
-	t.Log(time.Now(), "watched")
 	t.Log(load.take())
 	load.check()
 	c.full("full", 0, keys)
