@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,9 +21,6 @@ import (
 
 // snapshotChunkBytes is about how much one message of a snapshot carries.
 const snapshotChunkBytes = 256 << 10
-
-// protocolPackedRows is the first protocol whose nodes all read packed rows.
-const protocolPackedRows = 3
 
 // How long a snapshot may stand still before it is given up and begun anew
 // later: only a few are sent at a time. The last answer takes longer, for the
@@ -50,8 +46,7 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 	tempo := tempo{revision: func() banyan.Revision { return n.host.Revision(shard) }, tail: func() float64 { return n.host.Tail(ctx, shard) }}
 	var sent uint64
 	s := snapshotSender{
-		packed: n.facts.acts() >= protocolPackedRows,
-		msg:    &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw},
+		msg: &peerv1.SnapshotChunk{Shard: uint32(shard), From: uint64(n.file.Node), RaftMessage: raw},
 		send: func(m *peerv1.SnapshotChunk, size int) error {
 			sent += uint64(size)
 			n.host.SnapshotSent(shard, to, sent) // so much of the log is kept meanwhile
@@ -90,12 +85,11 @@ func whileMoving(ctx context.Context, first time.Duration, why error) (_ context
 
 // snapshotSender cuts rows into messages and sums them up.
 type snapshotSender struct {
-	packed bool
-	msg    *peerv1.SnapshotChunk
-	send   func(m *peerv1.SnapshotChunk, size int) error // is done with m when it returns
-	size   int
-	rows   uint64
-	sum    rowSum
+	msg  *peerv1.SnapshotChunk
+	send func(m *peerv1.SnapshotChunk, size int) error // is done with m when it returns
+	size int
+	rows uint64
+	sum  rowSum
 }
 
 func (s *snapshotSender) stream(view mvcc.Reader) error {
@@ -118,12 +112,8 @@ func (s *snapshotSender) stream(view mvcc.Reader) error {
 }
 
 func (s *snapshotSender) add(k, v []byte) {
-	if s.packed {
-		for _, b := range [][]byte{k, v} {
-			s.msg.PackedRows = append(binary.AppendUvarint(s.msg.PackedRows, uint64(len(b))), b...)
-		}
-	} else {
-		s.msg.Keys, s.msg.Values = append(s.msg.Keys, bytes.Clone(k)), append(s.msg.Values, bytes.Clone(v))
+	for _, b := range [][]byte{k, v} {
+		s.msg.PackedRows = append(binary.AppendUvarint(s.msg.PackedRows, uint64(len(b))), b...)
 	}
 	s.size += len(k) + len(v)
 	s.rows++
@@ -183,7 +173,6 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 type snapshotReceiver struct {
 	msg     *peerv1.SnapshotChunk
 	packed  []byte // what is left of its packed rows
-	at      int    // in its keys
 	receive func() (*peerv1.SnapshotChunk, error)
 	rows    uint64
 	sum     rowSum
@@ -191,7 +180,7 @@ type snapshotReceiver struct {
 
 // next gives one row after another and io.EOF when all came through whole.
 func (r *snapshotReceiver) next() (key, value []byte, err error) {
-	for len(r.packed) == 0 && r.at >= len(r.msg.Keys) {
+	for len(r.packed) == 0 {
 		if r.msg.Done {
 			if r.msg.Rows != r.rows || r.msg.Crc != r.sum.crc {
 				return nil, nil, banyan.Errorf(banyan.Corrupt, "snapshot: %d rows with sum %08x arrived, %d with %08x were sent", r.rows, r.sum.crc, r.msg.Rows, r.msg.Crc)
@@ -201,7 +190,7 @@ func (r *snapshotReceiver) next() (key, value []byte, err error) {
 		if r.msg, err = r.receive(); err != nil {
 			return nil, nil, banyan.Errorf(banyan.Unavailable, "snapshot cut off after %d rows: %w", r.rows, err)
 		}
-		r.packed, r.at = r.msg.PackedRows, 0
+		r.packed = r.msg.PackedRows
 	}
 	if key, value, err = r.row(); err != nil {
 		return nil, nil, err
@@ -212,13 +201,6 @@ func (r *snapshotReceiver) next() (key, value []byte, err error) {
 }
 
 func (r *snapshotReceiver) row() (key, value []byte, err error) {
-	if len(r.packed) == 0 {
-		if len(r.msg.Keys) != len(r.msg.Values) {
-			return nil, nil, banyan.Errorf(banyan.Invalid, "snapshot: %d keys with %d values", len(r.msg.Keys), len(r.msg.Values))
-		}
-		r.at++
-		return r.msg.Keys[r.at-1], r.msg.Values[r.at-1], nil
-	}
 	for _, part := range []*[]byte{&key, &value} {
 		size, n := binary.Uvarint(r.packed)
 		if n <= 0 || size > uint64(len(r.packed)-n) {

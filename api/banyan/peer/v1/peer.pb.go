@@ -1075,16 +1075,13 @@ func (x *SlotCount) GetBytes() int64 {
 type SnapshotChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// First message: the header. Then rows. Last message: done with the count.
-	Shard       uint32   `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	From        uint64   `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
-	RaftMessage []byte   `protobuf:"bytes,3,opt,name=raft_message,json=raftMessage,proto3" json:"raft_message,omitempty"` // the MsgSnap that goes with it
-	Keys        [][]byte `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
-	Values      [][]byte `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty"`
-	Done        bool     `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
-	Rows        uint64   `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
-	Crc         uint32   `protobuf:"varint,8,opt,name=crc,proto3" json:"crc,omitempty"` // CRC-32C over all keys and values so far, at done
-	// From protocol 3 on in the place of keys and values: a row's key, then its
-	// value, each behind its length as a uvarint.
+	Shard       uint32 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	From        uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	RaftMessage []byte `protobuf:"bytes,3,opt,name=raft_message,json=raftMessage,proto3" json:"raft_message,omitempty"` // the MsgSnap that goes with it
+	Done        bool   `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
+	Rows        uint64 `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
+	Crc         uint32 `protobuf:"varint,8,opt,name=crc,proto3" json:"crc,omitempty"` // CRC-32C over all keys and values so far, at done
+	// A row's key, then its value, each behind its length as a uvarint.
 	PackedRows    []byte `protobuf:"bytes,9,opt,name=packed_rows,json=packedRows,proto3" json:"packed_rows,omitempty"`
 	PacedBytes    uint32 `protobuf:"varint,10,opt,name=paced_bytes,json=pacedBytes,proto3" json:"paced_bytes,omitempty"` // how much of this message counts against the receiver's pace
 	unknownFields protoimpl.UnknownFields
@@ -1138,20 +1135,6 @@ func (x *SnapshotChunk) GetFrom() uint64 {
 func (x *SnapshotChunk) GetRaftMessage() []byte {
 	if x != nil {
 		return x.RaftMessage
-	}
-	return nil
-}
-
-func (x *SnapshotChunk) GetKeys() [][]byte {
-	if x != nil {
-		return x.Keys
-	}
-	return nil
-}
-
-func (x *SnapshotChunk) GetValues() [][]byte {
-	if x != nil {
-		return x.Values
 	}
 	return nil
 }
@@ -3049,13 +3032,11 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"\tSlotCount\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\x84\x02\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\xe4\x01\n" +
 	"\rSnapshotChunk\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12!\n" +
 	"\fraft_message\x18\x03 \x01(\fR\vraftMessage\x12\x12\n" +
-	"\x04keys\x18\x04 \x03(\fR\x04keys\x12\x16\n" +
-	"\x06values\x18\x05 \x03(\fR\x06values\x12\x12\n" +
 	"\x04done\x18\x06 \x01(\bR\x04done\x12\x12\n" +
 	"\x04rows\x18\a \x01(\x04R\x04rows\x12\x10\n" +
 	"\x03crc\x18\b \x01(\rR\x03crc\x12\x1f\n" +
@@ -3063,7 +3044,7 @@ const file_banyan_peer_v1_peer_proto_rawDesc = "" +
 	"packedRows\x12\x1f\n" +
 	"\vpaced_bytes\x18\n" +
 	" \x01(\rR\n" +
-	"pacedBytes\"\x12\n" +
+	"pacedBytesJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"\x12\n" +
 	"\x10SnapshotResponse\"%\n" +
 	"\vInfoRequest\x12\x16\n" +
 	"\x06counts\x18\x01 \x01(\bR\x06counts\"\xa6\a\n" +
