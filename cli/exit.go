@@ -13,6 +13,7 @@ const (
 	exitFailedMax   = 100 // up to here: that many tasks failed
 	exitFailedMore  = 101
 	exitInterrupted = 130
+	exitFiles       = 102 // tasks succeeded, and not every file came back
 	exitOther       = 255 // of a command that counts failed tasks
 )
 
@@ -50,6 +51,7 @@ func exitCodesTopic() *cobra.Command {
   0        every task succeeded, and so did --then
   1–100    that many tasks failed (1 also: only the --then step failed)
   101      more than 100 tasks failed
+  102      no task failed, but not every file came back; a line says why
   130      interrupted; the job is held, 'banyan resume JOB' goes on
   255      another error, or the job was canceled; nothing is known of the tasks
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"banyan"
@@ -132,6 +133,8 @@ type follower struct {
 	outDir   outDir
 	idle     time.Time // since when no node takes work; zero: one does
 	toldIdle bool
+
+	toldDropped bool // of files that did not come back
 }
 
 func (a *app) newFollower(s *session, f follow) *follower {
@@ -232,6 +235,7 @@ func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {
 			return err
 		}
 	}
+	f.dropped(r)
 	switch {
 	case f.keep != nil:
 		return f.keep.add(ctx, r)
@@ -239,6 +243,22 @@ func (f *follower) result(ctx context.Context, r *banyanv1.TaskResult) error {
 		return nil
 	}
 	return f.emit(ctx, r)
+}
+
+// dropped tells once of files that a task made and nobody asked to have back.
+func (f *follower) dropped(r *banyanv1.TaskResult) {
+	if f.toldDropped || r.DroppedCount == 0 || f.seen.has(r.Task) {
+		return
+	}
+	f.toldDropped = true
+	var names []string
+	for _, n := range r.Dropped {
+		names = append(names, abbreviate(string(n), 60))
+	}
+	if more := int(r.DroppedCount) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	fmt.Fprintf(f.errs, "banyan: task %d made files that are gone with its directory: %s: --return brings files back, --workdir names a directory that stays\n", r.Task+1, strings.Join(names, ", "))
 }
 
 // refused tells of files that came and were not written.
@@ -363,7 +383,10 @@ func (f *follower) finish(ctx context.Context) error {
 	if err := outcome(f.state, int(f.progress.GetFailed()), f.thenDone); err != nil {
 		return err
 	}
-	return f.returned.err()
+	if err := f.returned.err(); err != nil {
+		return &exit{code: exitFiles, err: err}
+	}
+	return nil
 }
 
 // summary says on one line what went wrong, and how to look at it.

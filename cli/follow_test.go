@@ -156,7 +156,7 @@ func TestReturnedFilesComeBack(t *testing.T) {
 
 	r.Returned[0].Path = []byte("../escape.txt")
 	_, errs, code := do(t, s, "run", "--return", "*.txt", "--outdir", filepath.Join(dir, "sub"), "x", ":::", "1")
-	if _, err := os.Stat(filepath.Join(dir, "escape.txt")); code != 255 || err == nil || !strings.Contains(errs, "leads out of") {
+	if _, err := os.Stat(filepath.Join(dir, "escape.txt")); code != exitFiles || err == nil || !strings.Contains(errs, "leads out of") {
 		t.Errorf("exit %d: a file was written outside: %s", code, errs)
 	}
 
@@ -192,7 +192,7 @@ func TestNoReturnedFileOverwritesAnother(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dir, "same")); string(b) != "one" {
 		t.Errorf("%q, %v: another task's file took its place", b, err)
 	}
-	if code != 255 || !strings.Contains(errs, `banyan: task 2 returned "same": as task 1 did with other bytes: the first one stays`) || !strings.Contains(errs, "1 returned file did not come back") {
+	if code != exitFiles || !strings.Contains(errs, `banyan: task 2 returned "same": as task 1 did with other bytes: the first one stays`) || !strings.Contains(errs, "1 returned file did not come back") {
 		t.Errorf("exit %d:\n%s", code, errs)
 	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strconv"
 
@@ -17,6 +18,7 @@ type logsFlags struct {
 	follow   bool
 	out, err bool // only standard output, only standard error; both: both
 	tag      bool
+	attempt  uint32
 }
 
 func (a *app) logsCommand() *cobra.Command {
@@ -26,12 +28,17 @@ func (a *app) logsCommand() *cobra.Command {
 		Short: "Show the output of a job's tasks",
 		Long: `Show what tasks printed: of one TASK (its number from 1, or then for the --then
 step), finished or running, or of all finished tasks in the order of their
-inputs. With -f the output of a running task is shown as it comes.`,
+inputs. With -f the output of a running task is shown as it comes. When its
+node is lost a line says so, and the output of the next attempt begins at its
+front. --attempt shows that of one attempt only, or says that it is gone.`,
 		Args:              atMost(1, "JOB", "TASK"),
 		ValidArgsFunction: arguments(a.jobs(anyState), a.tasks()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.format.check(); err != nil {
 				return err
+			}
+			if f.attempt > 0 && len(args) < 2 {
+				return usage("--attempt wants a TASK: 'banyan job show %s' lists them", args[0])
 			}
 			if f.follow && len(args) < 2 {
 				return usage("-f wants a TASK to follow: 'banyan job show %s' lists those that run", args[0])
@@ -52,6 +59,7 @@ inputs. With -f the output of a running task is shown as it comes.`,
 	fs.BoolVarP(&f.follow, "follow", "f", false, "wait for more output until the task has ended")
 	fs.BoolVar(&f.out, "stdout", false, "standard output only")
 	fs.BoolVar(&f.err, "stderr", false, "standard error only")
+	fs.Uint32Var(&f.attempt, "attempt", 0, "only the output of attempt `N`, from 1")
 	fs.BoolVar(&f.tag, "tag", false, "print the input and a tab before every line (of all tasks)")
 	f.format.add(fs)
 	return cmd
@@ -117,11 +125,14 @@ func taskIndex(ctx context.Context, s *session, id banyan.JobID, text string) (u
 // taskLog copies one task's output.
 func (a *app) taskLog(ctx context.Context, s *session, id banyan.JobID, task uint32, f *logsFlags) error {
 	out, errs := a.writers(task, f)
-	req := &banyanv1.LogsRequest{JobId: string(id), Task: task, Follow: f.follow, StdoutOnly: f.out && !f.err, StderrOnly: f.err && !f.out}
+	req := &banyanv1.LogsRequest{JobId: string(id), Task: task, Follow: f.follow, Attempt: f.attempt, StdoutOnly: f.out && !f.err, StderrOnly: f.err && !f.out}
 	return s.Jobs().Logs(ctx, req, func(m *banyanv1.LogsResponse) error {
 		to := out
 		if m.Stderr {
 			to = errs
+		}
+		if m.Note != "" {
+			fmt.Fprintf(a.Err, "banyan: task %d: %s\n", task+1, inLine(m.Note))
 		}
 		if len(m.Data) == 0 {
 			return nil

@@ -64,7 +64,7 @@ func TestANodeCannotWriteWhatNobodyAskedFor(t *testing.T) {
 		}
 		f.follow = []*banyanv1.FollowResponse{message(1, 1, 0, succeeded, r)}
 		_, errs, code := do(t, s, "run", "--return", c.pattern, "--outdir", filepath.Join(dir, "out"), "x", ":::", "1")
-		if got := tree(t, dir); !slices.Equal(got, []string{"out/" + good}) || code != 255 {
+		if got := tree(t, dir); !slices.Equal(got, []string{"out/" + good}) || code != exitFiles {
 			t.Errorf("%s: exit %d, there is %q", c.pattern, code, got)
 		}
 		if !strings.Contains(errs, c.lies[0]) || !strings.Contains(errs, "did not come back") {
@@ -83,7 +83,7 @@ func TestAThenStepCannotWriteHiddenFiles(t *testing.T) {
 		Returned: []*banyanv1.FileRef{ref("whole"), ref(".bashrc"), ref("sub/.git/hooks/x"), ref("../up")}}
 	f.follow = []*banyanv1.FollowResponse{last}
 	_, errs, code := do(t, s, "run", "--then", "x", "--outdir", filepath.Join(dir, "out"), "x", ":::", "1")
-	if got := tree(t, dir); !slices.Equal(got, []string{"out/whole"}) || code != 255 || !strings.Contains(errs, ".bashrc") {
+	if got := tree(t, dir); !slices.Equal(got, []string{"out/whole"}) || code != exitFiles || !strings.Contains(errs, ".bashrc") {
 		t.Errorf("exit %d, there is %q:\n%s", code, got, errs)
 	}
 }

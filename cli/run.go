@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -42,9 +43,10 @@ Perl expressions {= … =} and the others are refused. ${…} is left to the she
 A command that needs such a text itself can have it from a script or from --env.
 
 Without any of them {} is appended. A COMMAND of several arguments, or of one
-plain word, is executed as it is, without a shell: no input can be taken for
-syntax. A COMMAND that is one argument with blanks or shell characters is run by
-'sh -c', with the inputs quoted.
+plain word, is executed as it is, without a shell. A COMMAND that is one argument
+with blanks or shell characters is run by 'sh -c', with the inputs quoted. So no
+input is taken for syntax by Banyan; a program that is given one inside its own
+code, as in bash -c 'echo {}', does so: write bash -c 'echo "$1"' _ {}.
 
 Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
 'banyan resume JOB' does what is not yet done. --return and --then work in a
@@ -153,6 +155,7 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	a.warnOfCode(command)
 	in, rest, err := a.takeInputs(f, sources, spec)
 	if err != nil {
 		return err
@@ -235,6 +238,30 @@ func (f *runFlags) spec(command []string, env func(string) string) (*banyanv1.Jo
 		spec.Then = banyanv1.NewShell(f.then)
 	}
 	return spec, nil
+}
+
+// warnOfCode warns where an input stands inside the code that a program is given
+// with -c: the program takes it for syntax.
+func (a *app) warnOfCode(command []string) {
+	for i := 1; i < len(command); i++ {
+		if i > 1 && isCodeFlag(command[0], command[i-1]) && takesInput(command[i]) {
+			fmt.Fprintf(a.Err, "banyan: what an input holds is run as code by '%s %s': give it as an argument behind the code, as in: bash -c 'echo \"$1\"' _ {}\n", abbreviate(command[0], 40), command[i-1])
+			return
+		}
+	}
+}
+
+// isCodeFlag says whether code comes behind a flag: -c, also as one of a shell's
+// flags in one, such as -lc.
+func isCodeFlag(program, flag string) bool {
+	shell := slices.Contains([]string{"sh", "bash", "dash", "ksh", "zsh"}, filepath.Base(program))
+	return flag == "-c" || shell && len(flag) > 1 && flag[0] == '-' && flag[1] != '-' && strings.HasSuffix(flag, "c")
+}
+
+// takesInput says whether a string changes with the input.
+func takesInput(s string) bool {
+	one, two := job.Vars{Columns: []string{"a.b/c.d", "g"}, Seq: 1, Slot: 1, Tasks: 1}, job.Vars{Columns: []string{"e.f/g.h", "h"}, Seq: 1, Slot: 1, Tasks: 1}
+	return job.ExpandString(s, one) != job.ExpandString(s, two)
 }
 
 // isShell says whether a command is a string for the shell: exactly one
@@ -349,10 +376,10 @@ func (a *app) submitAndFollow(ctx context.Context, f *runFlags, spec *banyanv1.J
 	}
 	err = a.follow(ctx, sig, s, how)
 	failed := (*exit)(nil)
-	if errors.As(err, &failed) || err == nil {
+	if errors.As(err, &failed) && failed.code != exitFiles || err == nil {
 		a.dispose(context.WithoutCancel(ctx), s, spec, id)
 	}
-	if failed != nil && failed.code <= exitFailedMore && !s.local {
+	if failed != nil && failed.code <= exitFailedMore && failed.code != exitFiles && !s.local {
 		if name := leftHere(spec, f.send, in); name != "" {
 			fmt.Fprintf(a.Err, "banyan: %s is here, tasks run in directories of their own on the nodes: send files with --send {}, or name a directory that every node has with --workdir\n", name)
 		}

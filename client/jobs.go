@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -185,10 +186,12 @@ func (j Jobs) Follow(ctx context.Context, id banyan.JobID, after banyan.Revision
 }
 
 // Logs calls fn with a task's output and last with Ended if the task has
-// ended. With follow, a stream that broke off is taken up where it was.
+// ended. With follow, a stream that broke off is taken up where it was. Output of
+// another attempt follows from the front, after a Note that says why.
 func (j Jobs) Logs(ctx context.Context, req *banyanv1.LogsRequest, fn func(*banyanv1.LogsResponse) error) error {
 	var own error
-	var seen [2]int64 // bytes given to fn, of stdout and stderr
+	var seen [2]int64  // bytes given to fn, of stdout and stderr
+	var attempt uint32 // whose
 	err := j.c.keep(ctx, []byte(req.JobId), func(ctx context.Context, n *node, heard func()) error {
 		msg := connect.NewRequest(req)
 		obs.ToHeader(ctx, msg.Header())
@@ -201,6 +204,14 @@ func (j Jobs) Logs(ctx context.Context, req *banyanv1.LogsRequest, fn func(*bany
 		for stream.Receive() {
 			heard()
 			m := stream.Msg()
+			if m.Attempt != 0 && m.Attempt != attempt { // from the front; 0: the node is too old to say
+				if attempt != 0 && m.Note == "" { // the stream broke off in between
+					if own = fn(&banyanv1.LogsResponse{Attempt: m.Attempt, Node: m.Node, Note: fmt.Sprintf("attempt %d is over; the output of attempt %d follows from the front", attempt, m.Attempt)}); own != nil {
+						return nil
+					}
+				}
+				attempt, seen, skip = m.Attempt, [2]int64{}, [2]int64{}
+			}
 			i := 0
 			if m.Stderr {
 				i = 1

@@ -186,6 +186,7 @@ func TestFollowIsStreamedAndNotRepeated(t *testing.T) {
 // output collects what Logs sends.
 type output struct {
 	out, err strings.Builder
+	notes    []string
 	last     *banyanv1.LogsResponse
 }
 
@@ -199,12 +200,15 @@ func logsAt(t *testing.T, n *fakeNet, node banyan.NodeID, req *banyanv1.LogsRequ
 	o := &output{}
 	for s.Receive() {
 		o.last = s.Msg()
+		if o.last.Note != "" {
+			o.notes = append(o.notes, o.last.Note)
+		}
 		if o.last.Stderr {
 			o.err.Write(o.last.Data)
 		} else {
 			o.out.Write(o.last.Data)
 		}
-		if each != nil {
+		if each != nil && o.last.Note == "" {
 			each(o)
 		}
 	}
@@ -279,7 +283,7 @@ func TestLogsGoOnWithTheNextAttempt(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := func(node uint64, attempt uint32) {
-		n.nodes[1].jobs.set(id, &banyanv1.TaskResult{Attempt: attempt, State: banyanv1.TaskState_TASK_STATE_RUNNING, Node: node})
+		n.nodes[1].jobs.set(id, &banyanv1.TaskResult{Attempt: attempt, Lost: attempt - 1, State: banyanv1.TaskState_TASK_STATE_RUNNING, Node: node})
 	}
 	first := make(chan struct{})
 	n.nodes[2].tail.text, n.nodes[2].tail.ends = "first try", first
@@ -297,5 +301,15 @@ func TestLogsGoOnWithTheNextAttempt(t *testing.T) {
 	})
 	if err != nil || o.out.String() != "first trysecond try" {
 		t.Errorf("%v %q", err, &o.out)
+	}
+	if len(o.notes) != 1 || !strings.HasPrefix(o.notes[0], "attempt 1 on n2 was lost with its node; attempt 2 began on n3") {
+		t.Errorf("told %q", o.notes)
+	}
+	if o, err = logsAt(t, n, 1, &banyanv1.LogsRequest{JobId: id, Attempt: 2}, nil); err != nil || o.out.String() != "second try" || o.last.Attempt != 2 {
+		t.Errorf("attempt 2: %v %q", err, &o.out)
+	}
+	for _, gone := range []uint32{1, 3} {
+		_, err = logsAt(t, n, 1, &banyanv1.LogsRequest{JobId: id, Attempt: gone, Follow: true}, nil)
+		wantError(t, "an attempt that is not there", err, banyan.NotFound, "is at attempt 2")
 	}
 }

@@ -64,6 +64,8 @@ type following struct {
 	req      *banyanv1.LogsRequest
 	out      func(*banyanv1.LogsResponse) error
 	attempt  uint32 // whose output was sent
+	node     uint64 // it ran there
+	lost     uint32 // attempts that were lost with their nodes until it began
 	sent     [2]int64
 	sendFail error // of out: the caller is gone
 }
@@ -76,6 +78,9 @@ func (l *logs) send(ctx context.Context, req *banyanv1.LogsRequest, out func(*ba
 	for wait := logPollMin; ; wait = min(2*wait, logPollMax) {
 		r, err := l.find(ctx, req.JobId, req.Task)
 		if err != nil {
+			return err
+		}
+		if err := f.check(r); err != nil {
 			return err
 		}
 		if done := isDone(r.GetState()); done {
@@ -133,11 +138,36 @@ func (l *logs) find(ctx context.Context, job string, task uint32) (*banyanv1.Tas
 	return nil, nil
 }
 
-// restart begins at the front when another attempt's output comes.
-func (f *following) restart(attempt uint32) {
-	if attempt != f.attempt {
-		f.attempt, f.sent = attempt, [2]int64{}
+// check refuses when one attempt is asked for and it is not the one there is: a
+// task keeps the output of its latest. Who follows waits for one to come.
+func (f *following) check(r *banyanv1.TaskResult) error {
+	want, is := f.req.Attempt, r.GetAttempt()
+	if want == 0 || want == is || f.req.Follow && is < want && !isDone(r.GetState()) {
+		return nil
 	}
+	if is == 0 {
+		return banyan.Errorf(banyan.NotFound, "task %d of job %s has no attempt %d yet: it waits", uint64(f.req.Task)+1, f.req.JobId, want)
+	}
+	return banyan.Errorf(banyan.NotFound, "task %d of job %s is at attempt %d: the output of attempt %d is not there; leave --attempt away to see the latest", uint64(f.req.Task)+1, f.req.JobId, is, want)
+}
+
+// restart begins at the front when another attempt's output comes, and says why.
+func (f *following) restart(r *banyanv1.TaskResult) error {
+	was, node, lost := f.attempt, f.node, f.lost
+	if r.Attempt == was {
+		return nil
+	}
+	f.attempt, f.node, f.lost, f.sent = r.Attempt, r.Node, r.Lost, [2]int64{}
+	if was == 0 {
+		return nil
+	}
+	why := "has failed"
+	if r.Lost > lost {
+		why = "was lost with its node"
+	}
+	f.sendFail = f.out(&banyanv1.LogsResponse{Attempt: r.Attempt, Node: r.Node,
+		Note: fmt.Sprintf("attempt %d on %v %s; attempt %d began on %v, its output follows from the front", was, banyan.NodeID(node), why, r.Attempt, banyan.NodeID(r.Node))})
+	return f.sendFail
 }
 
 func (f *following) wants(stderr bool) bool {
@@ -153,7 +183,7 @@ func (f *following) piece(data []byte, stderr bool) error {
 	if !f.wants(stderr) || len(data) == 0 {
 		return nil
 	}
-	f.sendFail = f.out(&banyanv1.LogsResponse{Data: data, Stderr: stderr})
+	f.sendFail = f.out(&banyanv1.LogsResponse{Data: data, Stderr: stderr, Attempt: f.attempt, Node: f.node})
 	return f.sendFail
 }
 
@@ -161,7 +191,12 @@ func (f *following) piece(data []byte, stderr bool) error {
 // writes until it ends. That the node went away is no error: the next look at
 // the task tells what became of it.
 func (f *following) running(ctx context.Context, r *banyanv1.TaskResult) error {
-	f.restart(r.Attempt)
+	if f.req.Attempt != 0 && f.req.Attempt != r.Attempt {
+		return nil // it has yet to come
+	}
+	if err := f.restart(r); err != nil {
+		return err
+	}
 	err := f.tail(ctx, banyan.NodeID(r.Node), &peerv1.TailRequest{
 		Key:    &peerv1.AttemptKey{JobId: f.req.JobId, Task: f.req.Task},
 		Follow: f.req.Follow, StdoutFrom: f.sent[0], StderrFrom: f.sent[1],
@@ -180,7 +215,9 @@ func (f *following) running(ctx context.Context, r *banyanv1.TaskResult) error {
 // recorded sends what of the result's output was not sent while it ran, and
 // the result.
 func (f *following) recorded(ctx context.Context, r *banyanv1.TaskResult) error {
-	f.restart(r.Attempt)
+	if err := f.restart(r); err != nil {
+		return err
+	}
 	for _, s := range []struct {
 		out    *banyanv1.Output
 		stderr bool
@@ -192,7 +229,7 @@ func (f *following) recorded(ctx context.Context, r *banyanv1.TaskResult) error 
 			return err
 		}
 	}
-	return f.out(&banyanv1.LogsResponse{Ended: true, Result: r})
+	return f.out(&banyanv1.LogsResponse{Ended: true, Result: r, Attempt: r.Attempt, Node: r.Node})
 }
 
 func (f *following) output(ctx context.Context, o *banyanv1.Output, stderr bool) error {

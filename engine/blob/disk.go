@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -29,6 +30,7 @@ const (
 // under its name only when it is whole and synced.
 type Disk struct {
 	dir string
+	of  string // whose it is, for errors
 	fs  vfs.FS
 	seq atomic.Uint64
 	sem chan struct{} // bounds the chunks in memory: banyan.BlobTransfersMax
@@ -56,6 +58,12 @@ func OpenDisk(dir string, fs vfs.FS) (*Disk, error) {
 		return nil, d.failed("create", dir, err)
 	}
 	return d, d.loadCondemned()
+}
+
+// Of says whose chunks these are, which errors then name, as in "node n2".
+func (d *Disk) Of(who string) *Disk {
+	d.of = who
+	return d
 }
 
 // acquire waits for one of the transfers that may be in memory at once.
@@ -323,7 +331,7 @@ func (d *Disk) syncDir(path string) error {
 // failed gives an operating-system error its kind.
 func (d *Disk) failed(op, path string, err error) error {
 	if vfs.IsNoSpaceError(err) {
-		return banyan.Errorf(banyan.Exhausted, "disk full at %s: free space there; nothing that was acknowledged is lost: %w", d.dir, err)
+		return banyan.Errorf(banyan.Exhausted, "disk full on %s (%s): free space there; nothing that was acknowledged is lost: %w", cmp.Or(d.of, "this machine"), d.dir, err)
 	}
 	return fmt.Errorf("blob: %s %s: %w", op, path, err)
 }

@@ -132,8 +132,8 @@ func TestDiskFullSaysWhatToDo(t *testing.T) {
 		}
 		return nil
 	})))
-	err := d.Put(t.Context(), Sum([]byte("x")), []byte("x"))
-	if !banyan.IsKind(err, banyan.Exhausted) || !strings.Contains(err.Error(), "free space") || !strings.Contains(err.Error(), "blobs") {
+	err := d.Of("node n2").Put(t.Context(), Sum([]byte("x")), []byte("x"))
+	if !banyan.IsKind(err, banyan.Exhausted) || !strings.Contains(err.Error(), "disk full on node n2 (") || !strings.Contains(err.Error(), "free space") || !strings.Contains(err.Error(), "blobs") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -118,10 +118,19 @@ func askToJoin(ctx context.Context, log *slog.Logger, addr, fingerprint string, 
 		}
 		pause(ctx, wait)
 		if ctx.Err() != nil {
-			return nil, err
+			return nil, notLetIn(ctx, err)
 		}
 		log.Warn("no answer to the join, trying again", "at", addr, "error", err)
 	}
+}
+
+// notLetIn says what is so when a member that can be reached has not answered in
+// all the time there was: it waits for a majority to agree.
+func notLetIn(ctx context.Context, err error) error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return err
+	}
+	return banyan.Errorf(banyan.Unavailable, "the node there answers connections, but did not let this machine in within %v: most likely its cluster has no majority of its nodes; 'banyan status' on a member says which are missing: start them, then run this command again (with a new token, if this one is spent)", joinTimeout)
 }
 
 // settle writes what a member answered; node.json comes last.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -283,6 +284,19 @@ func TestJoiningWhereNobodyListens(t *testing.T) {
 	l.Close()
 	_, err = askToJoin(t.Context(), slog.New(slog.DiscardHandler), l.Addr().String(), "", &banyanv1.JoinRequest{})
 	if !banyan.IsKind(err, banyan.Unavailable) || !strings.Contains(err.Error(), "'banyan nodes' on a member") {
+		t.Error(err)
+	}
+}
+
+// TestJoiningWithoutAMajority: what is missing is said, and what to do.
+func TestJoiningWithoutAMajority(t *testing.T) {
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	if err := notLetIn(ctx, ctx.Err()); !banyan.IsKind(err, banyan.Unavailable) || !strings.Contains(err.Error(), "no majority") || strings.Contains(err.Error(), "deadline") {
+		t.Error(err)
+	}
+	interrupted := banyan.Errorf(banyan.Canceled, "interrupted")
+	if err := notLetIn(t.Context(), interrupted); err != interrupted {
 		t.Error(err)
 	}
 }

@@ -38,7 +38,7 @@ func (n *Server) openBlobs() error {
 	if err != nil {
 		return err
 	}
-	c := blob.Config{Self: n.file.Node, Local: disk, Nodes: n.keepers, Factor: n.cfg.Replication, Logger: n.log, Metrics: n.metrics}
+	c := blob.Config{Self: n.file.Node, Local: disk.Of(fmt.Sprintf("node %v", n.file.Node)), Nodes: n.keepers, Factor: n.cfg.Replication, Logger: n.log, Metrics: n.metrics}
 	if !n.cfg.Embedded {
 		c.Peers = gate.BlobPeers(n.peers.bulk)
 	}

@@ -245,6 +245,9 @@ func (w *Worker) collect(ctx context.Context, s Start, vars job.Vars, place *exe
 	}
 	then := isThen(s)
 	patterns := s.Job.GetSpec().GetReturn()
+	if res.OK() && !then && len(patterns) == 0 && !place.Shared() {
+		result.Dropped, result.DroppedCount = dropped(place, had)
+	}
 	if !res.OK() || then && place.Shared() || !then && len(patterns) == 0 {
 		return nil
 	}

@@ -1340,8 +1340,12 @@ type TaskResult struct {
 	Lost         uint32                 `protobuf:"varint,21,opt,name=lost,proto3" json:"lost,omitempty"`                                    // attempts before this one that were lost with their node
 	// Processes that were still there when the task was over, and were killed:
 	// some by their command lines, and how many in all.
-	Killed        []string `protobuf:"bytes,22,rep,name=killed,proto3" json:"killed,omitempty"`
-	KilledCount   uint32   `protobuf:"varint,23,opt,name=killed_count,json=killedCount,proto3" json:"killed_count,omitempty"`
+	Killed      []string `protobuf:"bytes,22,rep,name=killed,proto3" json:"killed,omitempty"`
+	KilledCount uint32   `protobuf:"varint,23,opt,name=killed_count,json=killedCount,proto3" json:"killed_count,omitempty"`
+	// Files that it made in its own directory and nobody asked to have back, which
+	// are gone with it: some by name, and how many in all at the top of it.
+	Dropped       [][]byte `protobuf:"bytes,24,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	DroppedCount  uint32   `protobuf:"varint,25,opt,name=dropped_count,json=droppedCount,proto3" json:"dropped_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1512,6 +1516,20 @@ func (x *TaskResult) GetKilled() []string {
 func (x *TaskResult) GetKilledCount() uint32 {
 	if x != nil {
 		return x.KilledCount
+	}
+	return 0
+}
+
+func (x *TaskResult) GetDropped() [][]byte {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *TaskResult) GetDroppedCount() uint32 {
+	if x != nil {
+		return x.DroppedCount
 	}
 	return 0
 }
@@ -2687,7 +2705,7 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06inline\x18\x02 \x01(\fR\x06inline\x12\x16\n" +
 	"\x06chunks\x18\x03 \x03(\fR\x06chunks\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x87\x05\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\xc6\x05\n" +
 	"\n" +
 	"TaskResult\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x18\n" +
@@ -2712,7 +2730,9 @@ const file_banyan_v1_jobs_proto_rawDesc = "" +
 	"attempt_id\x18\x14 \x01(\x04R\tattemptId\x12\x12\n" +
 	"\x04lost\x18\x15 \x01(\rR\x04lost\x12\x16\n" +
 	"\x06killed\x18\x16 \x03(\tR\x06killed\x12!\n" +
-	"\fkilled_count\x18\x17 \x01(\rR\vkilledCount\"&\n" +
+	"\fkilled_count\x18\x17 \x01(\rR\vkilledCount\x12\x18\n" +
+	"\adropped\x18\x18 \x03(\fR\adropped\x12#\n" +
+	"\rdropped_count\x18\x19 \x01(\rR\fdroppedCount\"&\n" +
 	"\rGetJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"2\n" +
 	"\x0eGetJobResponse\x12 \n" +
