@@ -91,6 +91,7 @@ const (
 	JoinGuessesMax        = 10
 	JoinGuessesAllMax     = 600
 	NodesMax              = 1000
+	NoticesMax            = 100
 	ShardsMax             = 256
 	RequestBytesMax       = 8 << 20
 	CallsMax              = 20_000
@@ -200,6 +201,7 @@ var Limits = []Limit{
 	{"JoinGuessesMax", JoinGuessesMax, "joins", "with a bad token from one address in a minute, at one node; more are refused unread"},
 	{"JoinGuessesAllMax", JoinGuessesAllMax, "joins", "with a bad token from all addresses in a minute, at one node; more are refused unread"},
 	{"NodesMax", NodesMax, "nodes", "in one cluster"},
+	{"NoticesMax", NoticesMax, "notices", "of what may have cost data, kept and shown by status; the oldest go"},
 	{"ShardsMax", ShardsMax, "shards", "in one cluster"},
 	{"RequestBytesMax", RequestBytesMax, "bytes", "of one request at a door"},
 	{"SessionCallsMax", SessionCallsMax, "calls", "under way in one session, or answered and not yet taken; then the node reads no more of it until some are gone"},

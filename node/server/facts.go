@@ -124,6 +124,13 @@ func (f *facts) take(row *mvcc.Row) error {
 	return nil
 }
 
+// forget takes back a row that is gone. Only notices go.
+func (f *facts) forget(key []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.notices, string(key))
+}
+
 // follow keeps the facts equal to the root shard's rows until ctx ends.
 func (f *facts) follow(ctx context.Context, db *route.Router) error {
 	lo, hi := []byte(clusterPrefix), mvcc.PrefixEnd([]byte(clusterPrefix))
@@ -138,6 +145,7 @@ func (f *facts) follow(ctx context.Context, db *route.Router) error {
 			err = db.Watch(ctx, banyan.RootShard, lo, hi, at, func(evs []mvcc.Event, _ banyan.Revision) error {
 				for i := range evs {
 					if evs[i].Deleted {
+						f.forget(evs[i].Row.Key)
 						continue
 					}
 					if err := f.take(&evs[i].Row); err != nil {

@@ -11,6 +11,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/engine/route"
 	"banyan/layer/work"
+	"banyan/node/pki"
 )
 
 // How often jobs that have ended are looked at: whether some are to go.
@@ -84,6 +85,9 @@ func (n *Server) keepOnce(ctx context.Context, clock *keeping) (more bool, err e
 	removed, more, err := n.jobKeeper().Pass(ctx, n.keep(), clock.ms)
 	if removed > 0 {
 		n.log.Info("jobs that had ended are removed", "jobs", removed, "more", more)
+	}
+	if err == nil && !n.cfg.Embedded {
+		err = n.forgetOld(ctx, clock.ms)
 	}
 	if d := clock.ms - row.ClockMs; err != nil || d >= 0 && d < keepNote.Milliseconds() {
 		return more, err
@@ -184,4 +188,42 @@ func (n *Server) endRemovals(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forgetRemoved is how long a node's row stays after its removal: till no
+// certificate that it can show is valid, and as long again.
+const forgetRemoved = 2 * pki.NodeTTL
+
+// forgetOld removes the rows of nodes that were removed long ago, and of notices
+// beyond the newest NoticesMax.
+func (n *Server) forgetOld(ctx context.Context, nowMs int64) error {
+	nodes, _, err := readRoot(ctx, n.router, nodePrefix)
+	if err != nil {
+		return err
+	}
+	notices, _, err := readRoot(ctx, n.router, noticePrefix)
+	if err != nil {
+		return err
+	}
+	var cmd mvcc.Command
+	forget := func(row *mvcc.Row) {
+		if len(cmd.Conds) < banyan.CommandConditionsMax { // the rest goes with a later look
+			cmd.Conds = append(cmd.Conds, mvcc.Cond{Key: row.Key, Test: mvcc.ModEquals, Number: uint64(row.Mod)})
+			cmd.Muts = append(cmd.Muts, mvcc.Mutation{Op: mvcc.Delete, Key: row.Key})
+		}
+	}
+	for i := range nodes {
+		var row nodeRow
+		if json.Unmarshal(nodes[i].Value, &row) == nil && row.RemovedMs != 0 && nowMs-row.RemovedMs > forgetRemoved.Milliseconds() {
+			forget(&nodes[i])
+		}
+	}
+	for i := range notices[:max(0, len(notices)-banyan.NoticesMax)] { // their keys begin with their time
+		forget(&notices[i])
+	}
+	if len(cmd.Muts) == 0 {
+		return nil
+	}
+	_, err = n.router.Commit(ctx, banyan.RootShard, &cmd)
+	return err
 }

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,5 +56,38 @@ func TestOldJobsAreRemovedByANodeThatIsSoonGone(t *testing.T) {
 	row, _, err := n.readKeep(t.Context())
 	if err != nil || time.Since(time.UnixMilli(row.PassMs)) > time.Minute {
 		t.Errorf("that it looked is not noted: %+v, %v", row, err)
+	}
+}
+
+// Rows of the root shard that say what is long past go, and only those.
+func TestTheRootForgetsWhatIsLongPast(t *testing.T) {
+	n, _ := start(t, filepath.Join(t.TempDir(), "node"))
+	now := time.Now()
+	var muts []mvcc.Mutation
+	put := func(key, value []byte) { muts = append(muts, mvcc.Mutation{Op: mvcc.Put, Key: key, Value: value}) }
+	removed := func(id banyan.NodeID, ago time.Duration) {
+		put(nodeKey(id), nodeRow{ID: id, RemovedMs: now.Add(-ago).UnixMilli()}.encode())
+	}
+	put(nodeKey(1), nodeRow{ID: 1}.encode())
+	removed(2, forgetRemoved+time.Hour)
+	removed(3, forgetRemoved-time.Hour)
+	for i := range banyan.NoticesMax + 3 {
+		put(fmt.Appendf(nil, "%s%013d-n1", noticePrefix, i), []byte("{}"))
+	}
+	if _, err := n.router.Commit(t.Context(), banyan.RootShard, &mvcc.Command{Muts: muts}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := n.forgetOld(t.Context(), now.UnixMilli()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nodes, _, err := readRoot(t.Context(), n.router, nodePrefix)
+	if err != nil || len(nodes) != 2 || string(nodes[1].Key) != string(nodeKey(3)) {
+		t.Errorf("%d nodes, %v", len(nodes), err)
+	}
+	notices, _, err := readRoot(t.Context(), n.router, noticePrefix)
+	if err != nil || len(notices) != banyan.NoticesMax || !strings.HasSuffix(string(notices[0].Key), "0000000000003-n1") {
+		t.Errorf("%d notices, %v", len(notices), err)
 	}
 }
