@@ -28,6 +28,48 @@ type fakeShard struct {
 	machine *mvcc.Machine
 }
 
+// bound gives an empty shard bounds.
+func (f *fakeShards) bound(id banyan.ShardID, lo, hi []byte) {
+	rows := memrows.New()
+	if err := mvcc.SetBounds(rows, lo, hi); err != nil {
+		panic(err)
+	}
+	m, err := mvcc.Open(rows)
+	if err != nil {
+		panic(err)
+	}
+	f.shards[id] = &fakeShard{rows: rows, machine: m, term: f.shards[id].term}
+}
+
+// split makes the rows of a shard from at on those of a child.
+func (f *fakeShards) split(parent, child banyan.ShardID, at []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.shards[parent]
+	p.machine.Flush(p.rows)
+	rows := p.rows.Clone()
+	m, err := mvcc.Open(rows)
+	lo, hi := p.machine.Bounds()
+	if err == nil {
+		err = m.Cut(rows, at, hi)
+	}
+	if err == nil {
+		err = p.machine.Cut(p.rows, lo, at)
+	}
+	if err != nil {
+		panic(err)
+	}
+	m.Flush(rows)
+	p.machine.Flush(p.rows)
+	for _, class := range mvcc.Classes() { // as the store shows them
+		from, to := mvcc.Bounds(class, at, hi)
+		p.rows.DeleteRange(from, to)
+		from, to = mvcc.Bounds(class, lo, at)
+		rows.DeleteRange(from, to)
+	}
+	f.shards[child] = &fakeShard{rows: rows, machine: m}
+}
+
 func newFakeShards(ids ...banyan.ShardID) *fakeShards {
 	f := &fakeShards{shards: map[banyan.ShardID]*fakeShard{}}
 	for _, id := range ids {
@@ -75,6 +117,9 @@ func (f *fakeShards) commit(id banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, 
 	f.commits++
 	res, _, err := s.machine.Apply(s.rows, s.term, again)
 	s.machine.Flush(s.rows)
+	if err == nil && res.Moved {
+		return res, banyan.Errorf(banyan.Moved, "shard %d does not hold the rows", id)
+	}
 	if err == nil && res.Stale {
 		return res, banyan.Errorf(banyan.Stale, "term %d is over", cmd.Term)
 	}
@@ -86,8 +131,10 @@ func (f *fakeShards) commit(id banyan.ShardID, cmd *mvcc.Command) (mvcc.Result, 
 
 func (f *fakeShards) Holds(banyan.ShardID, []byte) error { return nil }
 
-func (f *fakeShards) Bounds(context.Context, banyan.ShardID) (lo, hi []byte, err error) {
-	return nil, nil, nil
+func (f *fakeShards) Bounds(_ context.Context, id banyan.ShardID) (lo, hi []byte, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return mvcc.BoundsOf(f.shards[id].rows)
 }
 
 func (f *fakeShards) Range(_ context.Context, id banyan.ShardID, q mvcc.Query) ([]mvcc.Row, bool, error) {
