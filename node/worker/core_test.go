@@ -38,8 +38,9 @@ func TestCore(t *testing.T) {
 }
 
 type script struct {
-	core *Core
-	now  int64
+	core  *Core
+	now   int64
+	moved map[byte]banyan.ShardID // jobs whose shard was split
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
@@ -50,7 +51,15 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		offer := banyan.Resources{}
 		d.ScanArgs(t, "slots", &offer.Slots)
 		d.MaybeScanArgs(t, "memory", &offer.Memory)
-		s.core, s.now = NewCore(9, offer, func(p []byte) banyan.ShardID { return banyan.ShardID(p[0] - 'a' + 1) }), 0
+		s.moved = map[byte]banyan.ShardID{}
+		s.core, s.now = NewCore(9, offer, func(p []byte) banyan.ShardID {
+			if to := s.moved[p[0]]; to != 0 {
+				return to
+			}
+			return banyan.ShardID(p[0] - 'a' + 1)
+		}), 0
+	case "split": // the job's shard: it is in another one now
+		s.moved[d.CmdArgs[0].Key[0]] = banyan.ShardID(d.CmdArgs[0].Vals[0][0] - 'a' + 1)
 	case "lead":
 		view := map[banyan.ShardID]banyan.NodeID{}
 		for _, a := range d.CmdArgs {
