@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/core/retry"
+	"banyan/internal/pause"
 	"banyan/obs"
 
 	"connectrpc.com/connect"
@@ -23,8 +25,8 @@ const (
 	reachMax    = 5 * time.Second // until a cluster of which no node can be reached counts as gone
 	refusedMax  = time.Second     // the same, if every one refuses and there is something else to do
 	soonestWait = 100 * time.Millisecond
-	backoffMin  = 10 * time.Millisecond
-	backoffMax  = 500 * time.Millisecond
+	backoffMin  = retry.FirstMs * time.Millisecond
+	backoffMax  = retry.LastMs * time.Millisecond
 	// exhaustedMax is how many nodes are asked when each says Exhausted: it may
 	// be full alone, or the call too large for all of them.
 	exhaustedMax = 3
@@ -103,7 +105,7 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 	answered, full := false, 0
 	why := reasons{}
 	leader := c.leaderOf(partition)
-	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
+	for wait := (pause.Retry{}); ; {
 		hopeful := false // some node may do it a moment later
 		var hint *node   // where the next round starts
 		for n := range c.everyone(leader) {
@@ -134,7 +136,7 @@ func (c *Client) try(ctx context.Context, partition []byte, patience time.Durati
 		if banyan.IsKind(why.last, banyan.Exhausted) {
 			return why.last
 		}
-		if !hopeful || !answered && time.Since(started) > c.reachMax(why) || !pause(ctx, wait) {
+		if !hopeful || !answered && time.Since(started) > c.reachMax(why) || wait.Pause(ctx) != nil {
 			return c.nobody(ctx, why.last, why)
 		}
 		patience = max(patience, min(2*patience, patienceMax))
@@ -159,7 +161,7 @@ func (c *Client) tryAt(ctx context.Context, n *node, patience time.Duration, onc
 // callMax. once calls heard for each message.
 func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx context.Context, n *node, heard func()) error) error {
 	last := time.Now()
-	wait := backoffMin
+	var wait pause.Retry
 	for {
 		why, hopeful := reasons{}, false
 		for n := range c.everyone(c.leaderOf(partition)) {
@@ -168,7 +170,8 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 			err := once(attempt, n, func() { stood = true })
 			cancel()
 			if stood { // it may have been quiet for long
-				last, wait = time.Now(), backoffMin
+				last = time.Now()
+				wait.Reset()
 			}
 			why.note(n, err)
 			hopeful = hopeful || passes(err)
@@ -180,10 +183,9 @@ func (c *Client) keep(ctx context.Context, partition []byte, once func(ctx conte
 			}
 			c.learn()
 		}
-		if !hopeful || !pause(ctx, wait) {
+		if !hopeful || wait.Pause(ctx) != nil {
 			return c.nobody(ctx, why.last, why)
 		}
-		wait = min(2*wait, backoffMax)
 	}
 }
 
@@ -319,16 +321,4 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, callMax)
-}
-
-// pause waits; false: ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

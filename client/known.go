@@ -7,6 +7,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/internal/pause"
 )
 
 // known is what a client has been told of a shard. A write says the revision
@@ -109,7 +110,7 @@ func (k KV) write(ctx context.Context, key []byte, once func(ctx context.Context
 		if err == nil {
 			k.c.hear(partition, shard, revision, began)
 		}
-		if !banyan.IsKind(err, banyan.Moved) || wait > 0 && !pause(ctx, wait) {
+		if !banyan.IsKind(err, banyan.Moved) || wait > 0 && pause.For(ctx, wait) != nil {
 			return err
 		}
 		ok = false

@@ -6,6 +6,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/internal/pause"
 
 	"connectrpc.com/connect"
 )
@@ -63,7 +64,7 @@ func (c *Client) learn() {
 				break
 			}
 		}
-		pause(c.life, learnPause)
+		_ = pause.For(c.life, learnPause)
 	})
 }
 

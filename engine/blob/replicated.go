@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/internal/pause"
 	"banyan/obs/metric"
 
 	"golang.org/x/sync/errgroup"
@@ -140,16 +141,7 @@ func (r *Replicated) PutCopies(ctx context.Context, h banyan.Hash, data []byte) 
 			}
 			return copies, banyan.Errorf(kind, "blob %v: only %d of %d copies could be written: %w", h, copies, want, err)
 		}
-		pause(ctx, retryPause)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+		_ = pause.For(ctx, retryPause)
 	}
 }
 

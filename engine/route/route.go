@@ -18,6 +18,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/core/shardmap"
 	"banyan/engine/replica"
+	"banyan/internal/pause"
 	"banyan/obs"
 	"banyan/obs/metric"
 
@@ -27,11 +28,8 @@ import (
 // CallTimeout bounds a call whose context has no deadline.
 const CallTimeout = 10 * time.Second
 
-const (
-	retryMin = 5 * time.Millisecond
-	retryMax = 250 * time.Millisecond
-	mapPause = 50 * time.Millisecond // the longest between two looks at the map
-)
+// mapPause is the longest between two looks at the map.
+const mapPause = 50 * time.Millisecond
 
 // Members tells what gossip knows: who claims to lead a shard, and who is
 // worth asking about it.
@@ -141,11 +139,12 @@ func (r *Router) Leader(shard banyan.ShardID) (banyan.NodeID, bool) {
 func (r *Router) WaitLeader(ctx context.Context, shard banyan.ShardID) (banyan.NodeID, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	var wait pause.Retry
 	for {
 		if node, ok := r.Leader(shard); ok {
 			return node, nil
 		}
-		if err := r.rest(ctx, shard, retryMin*4); err != nil {
+		if err := r.rest(ctx, shard, wait.Next()); err != nil {
 			return 0, banyan.Errorf(banyan.Unavailable, "shard %d has no leader: a majority of its replicas must be up ('banyan status' shows which are not)", shard)
 		}
 	}
@@ -263,7 +262,7 @@ func (r *Router) following(ctx context.Context, shard banyan.ShardID, rows [][]b
 			return err
 		}
 		next := shard
-		for wait := retryMin; next == shard; wait = min(wait*2, mapPause) {
+		for wait := (pause.Retry{}); next == shard; {
 			m := r.cfg.Map()
 			next = m.Of(rows[0])
 			for _, row := range rows[1:] {
@@ -271,7 +270,7 @@ func (r *Router) following(ctx context.Context, shard banyan.ShardID, rows [][]b
 					return err
 				}
 			}
-			if next == shard && sleep(ctx, wait) != nil {
+			if next == shard && pause.For(ctx, min(wait.Next(), mapPause)) != nil {
 				return banyan.Errorf(banyan.Unavailable, "shard %d is being split, and who holds these rows now is not known here yet: try again", shard)
 			}
 		}
@@ -429,7 +428,7 @@ func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	began := time.Now()
-	wait := retryMin
+	var wait pause.Retry
 	var hint banyan.NodeID
 	for tries := 0; ; tries++ {
 		node := hint
@@ -452,11 +451,10 @@ func (r *Router) atLeader(ctx context.Context, shard banyan.ShardID, local func(
 				continue
 			}
 		}
-		if r.rest(ctx, shard, wait) != nil {
+		if r.rest(ctx, shard, wait.Next()) != nil {
 			r.meter.settled(shard, began, tries, err)
 			return giveUp(shard, err)
 		}
-		wait = min(wait*2, retryMax)
 	}
 }
 
@@ -525,21 +523,5 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // rest waits, but no longer than until the replica here hears of a leader.
 func (r *Router) rest(ctx context.Context, shard banyan.ShardID, d time.Duration) error {
-	return sleepUntil(ctx, d, r.cfg.Host.LeaderChange(shard))
-}
-
-func sleep(ctx context.Context, d time.Duration) error { return sleepUntil(ctx, d, nil) }
-
-// sleepUntil sleeps for d, or until early is closed.
-func sleepUntil(ctx context.Context, d time.Duration, early <-chan struct{}) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-early:
-		return nil
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return pause.Until(ctx, d, r.cfg.Host.LeaderChange(shard))
 }

@@ -9,6 +9,7 @@ import (
 	"banyan/api/banyan/peer/v1/peerv1connect"
 	"banyan/core/mvcc"
 	"banyan/engine/replica"
+	"banyan/internal/pause"
 
 	"connectrpc.com/connect"
 )
@@ -198,7 +199,7 @@ func (r *Router) Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte,
 		}
 		return own
 	}
-	wait := retryMin
+	var wait pause.Retry
 	for {
 		before := after
 		err := r.watchOnce(ctx, shard, lo, hi, after, step)
@@ -212,12 +213,11 @@ func (r *Router) Watch(ctx context.Context, shard banyan.ShardID, lo, hi []byte,
 			return err
 		}
 		if after > before {
-			wait = retryMin
+			wait.Reset()
 		}
-		if sleep(ctx, wait) != nil {
+		if wait.Pause(ctx) != nil {
 			return ctx.Err()
 		}
-		wait = min(wait*2, retryMax)
 	}
 }
 

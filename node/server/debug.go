@@ -19,6 +19,7 @@ import (
 	"banyan/api/banyan/v1/banyanv1connect"
 	"banyan/api/wire"
 	"banyan/engine/replica"
+	"banyan/internal/pause"
 
 	"connectrpc.com/connect"
 )
@@ -76,7 +77,7 @@ func profileCPU(ctx context.Context, seconds int, out io.Writer) error {
 	if err := pprof.StartCPUProfile(out); err != nil {
 		return banyan.Errorf(banyan.Conflict, "a CPU profile of this node is being taken already: wait for it to end: %w", err)
 	}
-	pause(ctx, time.Duration(seconds)*time.Second)
+	_ = pause.For(ctx, time.Duration(seconds)*time.Second)
 	pprof.StopCPUProfile()
 	return ctx.Err()
 }

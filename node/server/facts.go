@@ -14,6 +14,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/engine/route"
 	"banyan/engine/store"
+	"banyan/internal/pause"
 )
 
 // Rows of the root shard about the cluster as a whole, beside those of tokens.go.
@@ -156,7 +157,7 @@ func (f *facts) follow(ctx context.Context, db *route.Router) error {
 			})
 		}
 		if err != nil && ctx.Err() == nil && !banyan.IsKind(err, banyan.Compacted) {
-			pause(ctx, 200*time.Millisecond) // no leader yet; ask again
+			_ = pause.For(ctx, 200*time.Millisecond) // no leader yet; ask again
 		}
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"banyan/api/wire"
 	"banyan/core/shardmap"
 	"banyan/engine/store"
+	"banyan/internal/pause"
 	"banyan/node/pki"
 
 	"connectrpc.com/connect"
@@ -116,7 +117,7 @@ func askToJoin(ctx context.Context, log *slog.Logger, addr, fingerprint string, 
 		if !unclear {
 			return nil, err
 		}
-		pause(ctx, wait)
+		_ = pause.For(ctx, wait)
 		if ctx.Err() != nil {
 			return nil, notLetIn(ctx, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"banyan/core/job"
 	"banyan/core/mvcc"
 	"banyan/engine/route"
+	"banyan/internal/pause"
 	"banyan/layer/work"
 	"banyan/node/pki"
 )
@@ -53,7 +54,7 @@ func (n *Server) jobKeeper() *work.Keeper {
 func (n *Server) keepJobs(ctx context.Context) error {
 	var clock keeping
 	for wait := keepSoon; ctx.Err() == nil; {
-		pause(ctx, wait)
+		_ = pause.For(ctx, wait)
 		if leader, _ := n.host.Leader(banyan.RootShard); leader != n.file.Node {
 			clock, wait = keeping{}, keepSoon // the next term begins with what the row says
 			continue

@@ -12,6 +12,7 @@ import (
 	"banyan/engine/member"
 	"banyan/engine/replica"
 	"banyan/engine/seam"
+	"banyan/internal/pause"
 	"banyan/node/worker"
 )
 
@@ -164,7 +165,7 @@ const compactEvery = 5 * time.Second
 // HistoryBytesMax.
 func (n *Server) compact(ctx context.Context) error {
 	for ctx.Err() == nil {
-		pause(ctx, compactEvery)
+		_ = pause.For(ctx, compactEvery)
 		statuses, err := n.host.Statuses(ctx)
 		if err != nil {
 			continue

@@ -9,6 +9,7 @@ import (
 
 	"banyan"
 	"banyan/engine/replica"
+	"banyan/internal/pause"
 	"banyan/obs/metric"
 )
 
@@ -32,7 +33,7 @@ func (n *Server) watchPauses(ctx context.Context) error {
 				default: // a line about an earlier one is not written yet
 				}
 			}
-			pause(ctx, metric.BeatEvery)
+			_ = pause.For(ctx, metric.BeatEvery)
 		}
 	}()
 	for paused := range long {

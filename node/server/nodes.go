@@ -15,6 +15,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/engine/route"
 	"banyan/engine/store"
+	"banyan/internal/pause"
 )
 
 // nodeRow is the root shard's row of one node: n/<id, 16 hex digits>.
@@ -233,7 +234,7 @@ func (t *nodeTable) follow(ctx context.Context, db *route.Router) error {
 			})
 		}
 		if err != nil && ctx.Err() == nil && !banyan.IsKind(err, banyan.Compacted) {
-			pause(ctx, 200*time.Millisecond) // no leader yet; ask again
+			_ = pause.For(ctx, 200*time.Millisecond) // no leader yet; ask again
 		}
 	}
 	return nil
@@ -310,14 +311,5 @@ func editNode(ctx context.Context, db *route.Router, id banyan.NodeID, edit func
 		if err != nil || out.OK {
 			return n, err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"banyan/engine/member"
 	"banyan/engine/replica"
 	"banyan/engine/transport"
+	"banyan/internal/pause"
 	"banyan/layer/kv"
 	"banyan/layer/work"
 	"banyan/node/exec"
@@ -395,7 +396,7 @@ func (n *Server) seek(ctx context.Context) error {
 			return err == nil
 		})
 		if len(left) > 0 {
-			pause(ctx, seekEvery)
+			_ = pause.For(ctx, seekEvery)
 		}
 	}
 	return nil
@@ -448,7 +449,7 @@ func (n *Server) remember(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-changed:
-			pause(ctx, time.Second)
+			_ = pause.For(ctx, time.Second)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"banyan"
 	"banyan/core/placement"
 	"banyan/engine/replica"
+	"banyan/internal/pause"
 )
 
 // The pace of placement: quick while there is something to do.
@@ -35,9 +36,9 @@ func (n *Server) place(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-t.C:
 		case <-n.nodes.watch():
-			pause(ctx, placeBusy) // several changes come together
+			_ = pause.For(ctx, placeBusy) // several changes come together
 		case <-members:
-			pause(ctx, placeBusy)
+			_ = pause.For(ctx, placeBusy)
 		}
 		t.Stop()
 	}
@@ -230,7 +231,7 @@ const tidyRounds = 5
 // names: the leader says so, at the term this replica has or a later one.
 func (n *Server) tidy(ctx context.Context) error {
 	for round := 1; ctx.Err() == nil; round++ {
-		pause(ctx, placeIdle)
+		_ = pause.For(ctx, placeIdle)
 		n.readmit(ctx)
 		if round%tidyRounds != 0 {
 			continue

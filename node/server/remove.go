@@ -8,6 +8,7 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
+	"banyan/internal/pause"
 
 	"connectrpc.com/connect"
 )
@@ -123,7 +124,7 @@ func (n *Server) evacuate(ctx context.Context) error {
 		}
 		done, err := n.blobs.Repair(ctx, false)
 		n.evacuated.Store(err == nil && done.Failed == 0)
-		pause(ctx, evacuateEvery)
+		_ = pause.For(ctx, evacuateEvery)
 	}
 	return nil
 }

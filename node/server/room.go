@@ -14,6 +14,7 @@ import (
 	"banyan/door/gate"
 	"banyan/engine/blob"
 	"banyan/engine/replica"
+	"banyan/internal/pause"
 )
 
 // How often disks are looked at: as soon as one could have filled up at
@@ -115,7 +116,7 @@ func (n *Server) watchSpace(ctx context.Context) error {
 				n.log.Warn("stopped an attempt: the disk is nearly full", "attempt", what, "disk", now.String())
 			}
 		}
-		pause(ctx, now.next())
+		_ = pause.For(ctx, now.next())
 	}
 	return nil
 }
@@ -181,7 +182,7 @@ func (n *Server) keepRoom(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-t.C:
 		case <-changes:
-			pause(ctx, diskLookMin/2)
+			_ = pause.For(ctx, diskLookMin/2)
 		}
 		t.Stop()
 	}

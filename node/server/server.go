@@ -20,6 +20,7 @@ import (
 	"banyan/engine/route"
 	"banyan/engine/store"
 	"banyan/engine/transport"
+	"banyan/internal/pause"
 	"banyan/layer/coord"
 	"banyan/layer/shards"
 	"banyan/layer/work"
@@ -450,7 +451,7 @@ func retry(ctx context.Context, fn func() error) error {
 		case !banyan.IsKind(err, banyan.Unavailable) && !banyan.IsKind(err, banyan.Timeout):
 			return err
 		}
-		pause(ctx, 200*time.Millisecond)
+		_ = pause.For(ctx, 200*time.Millisecond)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/door/gate"
 	"banyan/engine/store"
+	"banyan/internal/pause"
 
 	"connectrpc.com/connect"
 	"go.etcd.io/raft/v3/raftpb"
@@ -54,7 +55,7 @@ func (n *Server) sendSnapshot(ctx context.Context, to banyan.NodeID, shard banya
 			m.PacedBytes = uint32(counted)
 			err := stream.Send(m)
 			moves(snapshotStall)
-			pause(ctx, n.sending.wait(time.Now(), counted, size))
+			_ = pause.For(ctx, n.sending.wait(time.Now(), counted, size))
 			return err
 		},
 	}
@@ -160,7 +161,7 @@ func (n *Server) receiveSnapshot(ctx context.Context, stream *connect.ClientStre
 			return nil, errOr(stream.Err(), io.ErrUnexpectedEOF)
 		}
 		m := stream.Msg()
-		pause(ctx, n.receiving.wait(time.Now(), int(min(m.PacedBytes, snapshotBytesPerSecond)), proto.Size(m)))
+		_ = pause.For(ctx, n.receiving.wait(time.Now(), int(min(m.PacedBytes, snapshotBytesPerSecond)), proto.Size(m)))
 		return m, nil
 	}
 	r := snapshotReceiver{msg: head, packed: head.PackedRows, receive: receive}

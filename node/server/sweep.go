@@ -19,6 +19,7 @@ import (
 	"banyan/engine/blob"
 	"banyan/engine/route"
 	"banyan/engine/store"
+	"banyan/internal/pause"
 	"banyan/layer/work"
 
 	"connectrpc.com/connect"
@@ -137,7 +138,7 @@ func (n *Server) beginEpoch(ctx context.Context, after time.Duration) (uint64, e
 // countEpochs begins an epoch every few hours. It runs on every node and acts only
 // beside the root shard's leader.
 func (n *Server) countEpochs(ctx context.Context) error {
-	for pause(ctx, epochLook); ctx.Err() == nil; pause(ctx, epochLook) {
+	for _ = pause.For(ctx, epochLook); ctx.Err() == nil; _ = pause.For(ctx, epochLook) {
 		if leader, _ := n.host.Leader(banyan.RootShard); leader != n.file.Node {
 			continue
 		}
@@ -151,7 +152,7 @@ func (n *Server) countEpochs(ctx context.Context) error {
 // sweepChunks sweeps this node's chunks whenever an epoch has begun.
 func (n *Server) sweepChunks(ctx context.Context) error {
 	var done uint64
-	for pause(ctx, sweepListen); ctx.Err() == nil; {
+	for _ = pause.For(ctx, sweepListen); ctx.Err() == nil; {
 		wait := sweepListen
 		if n.blobs.Epoch() > done {
 			if s, err := n.sweepOnce(ctx); err != nil {
@@ -160,7 +161,7 @@ func (n *Server) sweepChunks(ctx context.Context) error {
 				done = s.Epoch
 			}
 		}
-		pause(ctx, wait)
+		_ = pause.For(ctx, wait)
 	}
 	return nil
 }

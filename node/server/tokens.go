@@ -15,6 +15,7 @@ import (
 	"banyan/core/mvcc"
 	"banyan/core/shardmap"
 	"banyan/engine/route"
+	"banyan/internal/pause"
 	"banyan/node/pki"
 )
 
@@ -97,7 +98,7 @@ const sweepEvery = 10 * time.Minute
 // sweepTokens removes expired tokens and admissions. It runs on every node and
 // acts only beside the root shard's leader.
 func (n *Server) sweepTokens(ctx context.Context) error {
-	for pause(ctx, sweepEvery); ctx.Err() == nil; pause(ctx, sweepEvery) {
+	for _ = pause.For(ctx, sweepEvery); ctx.Err() == nil; _ = pause.For(ctx, sweepEvery) {
 		if leader, _ := n.host.Leader(banyan.RootShard); leader != n.file.Node {
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"banyan"
+	"banyan/internal/pause"
 	"banyan/obs"
 )
 
@@ -95,7 +96,7 @@ func (n *Server) askRoot(ctx context.Context) error {
 		cancel()
 		u.answered(began, err)
 		if err != nil {
-			pause(ctx, askRootEvery/10)
+			_ = pause.For(ctx, askRootEvery/10)
 			continue
 		}
 		u.tell(n.log, n.nodes.known)
