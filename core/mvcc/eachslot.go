@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"slices"
 
 	"banyan"
 )
@@ -19,7 +20,7 @@ func eachSlot(r Reader, q *Query) (rows []Row, more bool, err error) {
 	if len(q.Lo) > 0 && q.Lo[0]&byte(banyan.Unversioned) != 0 {
 		class = unversionedPrefix
 	}
-	all := &page{q: q}
+	var g gathered
 	hi := q.Hi
 	for slot := q.FromSlot; slot < q.slotsEnd(); {
 		found := page{q: q}
@@ -27,12 +28,43 @@ func eachSlot(r Reader, q *Query) (rows []Row, more bool, err error) {
 		if err != nil {
 			return nil, false, err
 		}
-		all.mergeSlot(&found)
-		if all.more { // what is behind the last is not on the page
-			hi = all.rows[len(all.rows)-1].Key[slotBytes:]
+		g.take(&found)
+		if len(g.rows) > 2*q.Limit || g.bytes > 2*q.BytesMax {
+			if g.cut(q) { // what is behind the last is not on the page
+				hi = g.rows[len(g.rows)-1].Key[slotBytes:]
+			}
 		}
 	}
-	return all.rows, all.more, nil
+	g.cut(q)
+	return g.rows, g.more, nil
+}
+
+// gathered is rows of several slots, of which the first make a page. They are put
+// in order when there are twice as many, not with each slot.
+type gathered struct {
+	rows  []Row
+	bytes int
+	more  bool
+}
+
+func (g *gathered) take(found *page) {
+	g.rows, g.bytes, g.more = append(g.rows, found.rows...), g.bytes+found.bytes, g.more || found.more
+}
+
+// cut orders rows by what follows the slot and keeps those of one page; full says
+// that there were more.
+func (g *gathered) cut(q *Query) (full bool) {
+	slices.SortFunc(g.rows, func(a, b Row) int {
+		return cmp.Or(bytes.Compare(a.Key[slotBytes:], b.Key[slotBytes:]), bytes.Compare(a.Key, b.Key))
+	})
+	p := page{q: q}
+	for i := range g.rows {
+		if !p.add(g.rows[i]) {
+			break
+		}
+	}
+	g.rows, g.bytes, g.more = p.rows, p.bytes, g.more || p.more
+	return p.more
 }
 
 // slotsEnd is behind the last slot that is asked for.
@@ -76,27 +108,4 @@ func (p *page) scanSlot(r Reader, class byte, slot int, hi []byte) (next int, er
 		return true
 	})
 	return next, cmp.Or(err, scanErr)
-}
-
-// mergeSlot takes in the rows of another slot, in the order of what follows the
-// slot, and cuts the page where it is full.
-func (p *page) mergeSlot(o *page) {
-	if len(o.rows) == 0 {
-		return
-	}
-	before := func(a, b *Row) bool {
-		return cmp.Or(bytes.Compare(a.Key[slotBytes:], b.Key[slotBytes:]), bytes.Compare(a.Key, b.Key)) < 0
-	}
-	cut := page{q: p.q, more: p.more || o.more, rows: make([]Row, 0, min(len(p.rows)+len(o.rows), p.q.Limit))}
-	for i, j := 0, 0; i < len(p.rows) || j < len(o.rows); {
-		from, at := p.rows, &i
-		if i == len(p.rows) || j < len(o.rows) && before(&o.rows[j], &p.rows[i]) {
-			from, at = o.rows, &j
-		}
-		if !cut.add(from[*at]) {
-			break
-		}
-		*at++
-	}
-	*p = cut
 }
