@@ -15,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 )
 
 // Jobs answers for the jobs of the shards that this node leads, and with
@@ -256,17 +257,32 @@ func (a *anywhere) listOnce(ctx context.Context, req *banyanv1.ListJobsRequest) 
 	if slot := uncovered(answers); slot < banyan.Slots {
 		return nil, banyan.Errorf(banyan.Unavailable, "nobody who was asked leads the shard of slot %d now, its jobs cannot be listed: try again; 'banyan status' shows what is missing", slot)
 	}
+	return merged(answers, int(req.Limit)), nil
+}
+
+// merged puts pages of several nodes into one, which ends where the first of them
+// does that has more behind it: what is older than its end is the next page's.
+func merged(answers []*banyanv1.ListJobsResponse, limit int) *banyanv1.ListJobsResponse {
 	out := &banyanv1.ListJobsResponse{}
+	floor := ""
 	for _, r := range answers {
 		out.Jobs = append(out.Jobs, r.Jobs...)
 		out.More = out.More || r.More
+		if n := len(r.Jobs); n > 0 && r.More {
+			floor = max(floor, r.Jobs[n-1].Id)
+		}
 	}
+	out.Jobs = slices.DeleteFunc(out.Jobs, func(j *banyanv1.Job) bool { return j.Id < floor })
 	slices.SortFunc(out.Jobs, func(x, y *banyanv1.Job) int { return cmp.Compare(y.Id, x.Id) })
 	out.Jobs = slices.CompactFunc(out.Jobs, func(x, y *banyanv1.Job) bool { return x.Id == y.Id })
-	if n := int(req.Limit); len(out.Jobs) > n {
-		out.Jobs, out.More = out.Jobs[:n], true
+	bytes := 0
+	for i, j := range out.Jobs {
+		if bytes += proto.Size(j); i >= limit || bytes > banyan.ListBytesMax && i > 0 {
+			out.Jobs, out.More = out.Jobs[:i], true
+			break
+		}
 	}
-	return out, nil
+	return out
 }
 
 // uncovered gives the first slot whose jobs none of the answers lists, banyan.Slots

@@ -97,11 +97,14 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 	s.mu.Unlock()
 	slices.Sort(shards)
 	out := &banyanv1.ListJobsResponse{}
+	floor := ""
 	for _, shard := range shards {
-		more, err := s.latest(ctx, shard, before, limit, &out.Jobs)
+		var l latestJobs
+		more, err := s.latest(ctx, shard, before, limit, &l)
 		if err != nil {
 			return nil, err
 		}
+		out.Jobs, floor = append(out.Jobs, l.jobs...), max(floor, l.floor)
 		out.More = out.More || more
 		in := &bounds{} // read after the rows: a shard only loses some
 		if in.lo, in.hi, err = s.cfg.Led.Bounds(ctx, shard); err != nil {
@@ -111,6 +114,8 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 		out.Spans = append(out.Spans, &banyanv1.SlotSpan{From: from, Until: until})
 	}
 	slices.SortFunc(out.Jobs, func(a, b *banyanv1.Job) int { return cmp.Compare(b.Id, a.Id) })
+	out.Jobs = slices.DeleteFunc(out.Jobs, func(j *banyanv1.Job) bool { return j.Id < floor })
+	out.More = out.More || floor != ""
 	if len(out.Jobs) > limit {
 		out.Jobs, out.More = out.Jobs[:limit], true
 	}
@@ -119,11 +124,14 @@ func (s *Service) List(ctx context.Context, req *banyanv1.ListJobsRequest) (*ban
 			out.Jobs[i] = now
 		}
 	}
+	if n := fits(out.Jobs); n < len(out.Jobs) {
+		out.Jobs, out.More = out.Jobs[:n], true
+	}
 	return out, nil
 }
 
 // latest appends the newest jobs of one shard whose ids are below one.
-func (s *Service) latest(ctx context.Context, shard banyan.ShardID, before banyan.JobID, limit int, jobs *[]*banyanv1.Job) (more bool, err error) {
+func (s *Service) latest(ctx context.Context, shard banyan.ShardID, before banyan.JobID, limit int, jobs *latestJobs) (more bool, err error) {
 	keys, more, err := newest(ctx, s.cfg.Led, shard, before, limit, s.wall())
 	if err != nil || len(keys) == 0 {
 		return false, err
@@ -135,7 +143,7 @@ func (s *Service) latest(ctx context.Context, shard banyan.ShardID, before banya
 	err = scan(ctx, s.cfg.Led, shard, mvcc.Query{Lo: keys[0], Hi: hi, EachSlot: true}, func(row mvcc.Row) error {
 		header, err := job.DecodeHeader(row.Value)
 		if err == nil {
-			*jobs = append(*jobs, s.placed(header, shard))
+			jobs.add(s.placed(header, shard))
 		}
 		return err
 	})
@@ -358,6 +366,9 @@ func (p *taskPage) close(ctx context.Context) error {
 			return err
 		}
 		r.Input = in
+	}
+	if n := fits(p.out.Results); n < len(p.out.Results) {
+		p.out.Results, p.out.More = p.out.Results[:n], true
 	}
 	if n := len(p.out.Results); p.out.More && n > 0 {
 		p.out.Next = p.out.Results[n-1].Task + 1
