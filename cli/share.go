@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,7 +36,7 @@ func (l lanes) socket(n int) (string, error) {
 		return "", err
 	}
 	h := fnv.New64a()
-	io.WriteString(h, l.path(n))
+	_, _ = h.Write([]byte(l.path(n)))
 	path := filepath.Join(dir, fmt.Sprintf("%x.sock", h.Sum64()))
 	if len(path) > socketPathMax {
 		return "", banyan.Errorf(banyan.Invalid, "the path %s is too long for a socket: set TMPDIR to a shorter one", path)
