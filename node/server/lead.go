@@ -11,7 +11,6 @@ import (
 	"banyan/core/mvcc"
 	"banyan/engine/member"
 	"banyan/engine/replica"
-	"banyan/engine/seam"
 	"banyan/internal/pause"
 	"banyan/node/worker"
 )
@@ -149,11 +148,11 @@ func (n *Server) tellController(ctx context.Context, l replica.Leadership) {
 		}
 		return
 	}
-	for _, c := range []seam.Controller{n.work, n.coord} {
+	for _, layer := range n.layers {
 		if l.Leading {
-			c.Lead(l.Shard, l.Term)
+			layer.Lead(l.Shard, l.Term)
 		} else {
-			c.Unlead(l.Shard)
+			layer.Unlead(l.Shard)
 		}
 	}
 }

@@ -62,9 +62,11 @@ func (n *Server) readMetrics(r *metric.Reading) {
 	}
 	n.readNodes(r)
 	n.readShards(ctx, r)
-	leases, locks := n.coord.Counts()
-	r.Gauge("banyan_leases", "Leases in the shards that this node leads.", float64(leases))
-	r.Gauge("banyan_locks", "Locks held or waited for, in the shards that this node leads.", float64(locks))
+	for _, l := range n.layers {
+		if l.read != nil {
+			l.read(r)
+		}
+	}
 	if offset, ok := n.clockOffset(ctx); ok {
 		r.Gauge("banyan_clock_offset_seconds", "How far this node's clock is ahead of the others', the median of a few.", offset.Seconds())
 	}

@@ -145,6 +145,7 @@ func (n *Server) openWork() error {
 		return err
 	}
 	n.openCoord()
+	n.openLayers()
 	c := gate.Config{
 		Node: n.file.Node, Cluster: n.file.Cluster, Logger: n.log, Metrics: n.metrics, Debug: debugService{n},
 		Admit: func(who pki.Subject) error {

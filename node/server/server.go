@@ -64,6 +64,7 @@ type Server struct {
 	blobs   *blob.Replicated
 	work    *work.Service
 	coord   *coord.Service
+	layers  []layer
 	splits  *shards.Service
 	runner  *exec.Runner
 	worker  *worker.Worker
@@ -340,8 +341,9 @@ func (n *Server) Run(ctx context.Context) (err error) {
 	start(&engineGroup, engine, n.host.Run)
 	start(&engineGroup, engine, n.watchDisk)
 	start(&engineGroup, engine, n.watchPauses)
-	start(&doorGroup, doors, n.work.Run)
-	start(&doorGroup, doors, n.coord.Run)
+	for _, l := range n.layers {
+		start(&doorGroup, doors, l.run)
+	}
 	start(&doorGroup, doors, n.background)
 	start(&workGroup, workers, n.worker.Run)
 	start(&workGroup, workers, n.begin)
