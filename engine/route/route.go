@@ -179,7 +179,7 @@ func (r *Router) commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 	var refused error // for good
 	err := r.following(ctx, shard, rowsOf(cmd), func(to banyan.ShardID) error {
 		if refused = r.carry(ctx, shard, to, cmd, own); refused != nil {
-			return nil
+			return errRefused
 		}
 		shard = to
 		return r.atLeader(ctx, shard, func(ctx context.Context) (err error) {
@@ -198,6 +198,9 @@ func (r *Router) commit(ctx context.Context, shard banyan.ShardID, cmd *mvcc.Com
 	})
 	return res, errFirst(refused, err)
 }
+
+// errRefused ends following, which Moved would not.
+var errRefused = errors.New("the command cannot be carried over to another shard")
 
 // carry readies a command that a shard has refused as moved for the one that
 // holds its rows now. What it says was known before it was first sent is of the

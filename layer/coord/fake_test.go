@@ -28,6 +28,7 @@ type fakeShards struct {
 	held []func(lost error)
 	// prove is what ReadIndex answers; nil: that the node leads.
 	prove func() error
+	gave  bool // the rows are other shards' by now
 }
 
 var (
@@ -97,7 +98,15 @@ func (f *fakeShards) Spans() (out []route.Span) {
 	return out
 }
 
-func (f *fakeShards) Holds(banyan.ShardID, []byte) error { return nil }
+// Holds says no for everything once the shards were split (gave).
+func (f *fakeShards) Holds(shard banyan.ShardID, _ []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gave {
+		return banyan.Errorf(banyan.Moved, "shard %d does not hold the row", shard)
+	}
+	return nil
+}
 
 func (f *fakeShards) Bounds(context.Context, banyan.ShardID) (lo, hi []byte, err error) {
 	return nil, nil, nil

@@ -285,6 +285,37 @@ func TestCommandLost(t *testing.T) {
 }
 
 // TestManyLeases are kept alive by one call, as far as their shards are led here.
+// TestASplitEndsNoLease: what a controller does not know may be the child's. It
+// says neither that a lease has ended, nor how a lock stands, once the shard does
+// not hold the rows any more.
+func TestASplitEndsNoLease(t *testing.T) {
+	f := newFakeShards(t, 1)
+	s := f.service(t)
+	acquire(t, s, ask("a", 1))
+	f.mu.Lock()
+	f.gave = true
+	f.mu.Unlock()
+	for _, lease := range []uint64{1, 2} {
+		req := &banyanv1.KeepAliveRequest{Leases: []*banyanv1.LeaseRef{{Partition: "a", Lease: lease}}}
+		if res, err := s.KeepAlive(t.Context(), req); !banyan.IsKind(err, banyan.Moved) {
+			t.Errorf("lease %d: %v, %v", lease, res, err)
+		}
+	}
+	if _, err := s.Acquire(t.Context(), ask("a", 1)); !banyan.IsKind(err, banyan.Moved) {
+		t.Errorf("acquire: %v", err)
+	}
+	if _, err := s.Release(t.Context(), &banyanv1.ReleaseRequest{Lease: 1, Name: "a"}); !banyan.IsKind(err, banyan.Moved) {
+		t.Errorf("release: %v", err)
+	}
+	l, err := s.leadOf(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.confirmed(t.Context(), l, "a", Answer{Confirm: true}, nil); !banyan.IsKind(err, banyan.Moved) {
+		t.Errorf("an answer of before the split: %v", err)
+	}
+}
+
 func TestManyLeases(t *testing.T) {
 	s := newFakeShards(t, 4).service(t)
 	req := &banyanv1.KeepAliveRequest{}
