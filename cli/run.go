@@ -45,8 +45,8 @@ A command that needs such a text itself can have it from a script or from --env.
 Without any of them {} is appended. A COMMAND of several arguments, or of one
 plain word, is executed as it is, without a shell. A COMMAND that is one
 argument with blanks or shell characters is run by 'sh -c', with the inputs
-quoted. So no input is taken for syntax by Banyan; a program that is given one inside its own
-code, as in bash -c 'echo {}', does so: write bash -c 'echo "$1"' _ {}.
+quoted. So no input is taken for syntax by Banyan; a program that is given one
+inside its own code does, as bash -c 'echo {}': write bash -c 'echo "$1"' _ {}.
 
 Output comes grouped by task, when a task has ended. Ctrl-C holds the job;
 'banyan resume JOB' does what is not yet done. --return and --then work in a

@@ -37,7 +37,7 @@ func Fit(r *banyanv1.TaskResult) {
 	if r.State == banyanv1.TaskState_TASK_STATE_SUCCEEDED {
 		r.State = banyanv1.TaskState_TASK_STATE_FAILED
 	}
-	r.Returned, r.ReturnedList, r.Input, r.Killed = nil, nil, nil, nil
+	r.Returned, r.ReturnedList, r.Input, r.Killed, r.Dropped = nil, nil, nil, nil, nil
 	for _, o := range []*banyanv1.Output{r.Stdout, r.Stderr} {
 		if o != nil {
 			o.Inline, o.Chunks, o.Truncated = nil, nil, o.Bytes > 0
