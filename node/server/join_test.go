@@ -296,7 +296,7 @@ func TestJoiningWithoutAMajority(t *testing.T) {
 		t.Error(err)
 	}
 	interrupted := banyan.Errorf(banyan.Canceled, "interrupted")
-	if err := notLetIn(t.Context(), interrupted); err != interrupted {
+	if err := notLetIn(t.Context(), interrupted); !errors.Is(err, interrupted) {
 		t.Error(err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 
 	"banyan"
 	banyanv1 "banyan/api/banyan/v1"
-	"banyan/core/job"
 	jobs "banyan/core/job"
 
 	peerv1 "banyan/api/banyan/peer/v1"
@@ -424,7 +423,7 @@ func (c *Core) Touched(k Key, epoch uint64) {
 func (c *Core) Unpinned(epoch uint64) map[Key]*banyanv1.TaskResult {
 	var out map[Key]*banyanv1.TaskResult
 	for _, a := range c.results {
-		if a.epoch < epoch && job.Refers(a.result) {
+		if a.epoch < epoch && jobs.Refers(a.result) {
 			if out == nil {
 				out = map[Key]*banyanv1.TaskResult{}
 			}

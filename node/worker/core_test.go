@@ -212,11 +212,12 @@ func parse(d *datadriven.TestData) *peerv1.ControllerMessage {
 			for _, o := range f[2:] {
 				name, v, _ := strings.Cut(o, "=")
 				n, _ := strconv.Atoi(v)
-				if name == "tasks" {
+				switch name {
+				case "tasks":
 					h.Tasks = uint32(n)
-				} else if name == "needs" {
+				case "needs":
 					h.Spec.Demand = resources(v)
-				} else {
+				default:
 					h.Spec.PerNodeMax = uint32(n)
 				}
 			}

@@ -28,7 +28,8 @@ type returning struct {
 // is loose: one of those that a pattern matched.
 func below(root *os.Root, name string, loose bool, found map[string]returning) error {
 	if link, ok := linkAt(root, name); ok && loose {
-		if st, err := root.Stat(filepath.FromSlash(name)); err != nil || !st.IsDir() {
+		st, err := root.Stat(filepath.FromSlash(name))
+		if leadsIn := err == nil && st.IsDir(); !leadsIn {
 			found[name] = returning{name: name, link: link}
 			return nil
 		}
