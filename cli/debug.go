@@ -14,7 +14,7 @@ import (
 func (a *app) debugCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "debug",
-		Short: "Look into nodes: raft, slow operations, log, profiles; split a shard",
+		Short: "Look into nodes: raft, slow log, log, profiles; split shards",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usage("unknown command %q: 'banyan help debug' lists the commands", args[0])

@@ -27,13 +27,13 @@ func (a *app) debugSplitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "split SHARD",
 		Short: "Split a shard in two",
-		Long: `Split a shard in two: its slots from one on become a shard of their own, on the
-same nodes. Nothing is copied, and clients, locks, jobs and watches go on. Without
---at that slot is where half of the shard's bytes lie on either side.
+		Long: `Split a shard in two: its slots from one on become a shard of their own, on
+the same nodes. Nothing is copied; clients, locks, jobs and watches go on.
+Without --at that slot is where half of the shard's bytes lie on either side.
 
 The command waits until the child is there. Interrupted, it does not undo the
 split: one that was begun is carried out. A shard cannot be put together again.
-'banyan status --shards' shows the shards with their slots and how much they hold.`,
+'banyan status --shards' shows the shards, their slots and how much they hold.`,
 		Example:           "  banyan debug split 3\n  banyan debug split 3 --at 320",
 		Args:              exactly("SHARD"),
 		ValidArgsFunction: arguments(a.shards()),
