@@ -48,6 +48,7 @@ func outputHelp() string {
 		{"metrics (one line per sample)", metricJSON{}},
 		{"debug shard (one line per replica)", replicaJSON{}},
 		{"debug split", splitJSON{}},
+		{"debug sweep (one line per node)", sweepJSON{}},
 		{"debug slow (one line per operation)", slowJSON{}},
 		{"debug log (one line per line)", lineJSON{}},
 		{"debug goroutines (one line per stack)", goroutinesJSON{}},
