@@ -52,6 +52,7 @@ func outputHelp() string {
 		{"debug slow (one line per operation)", slowJSON{}},
 		{"debug log (one line per line)", lineJSON{}},
 		{"debug goroutines (one line per stack)", goroutinesJSON{}},
+		{"debug sweep (one line per node)", sweepJSON{}},
 		{"debug profile", fileJSON{}},
 		{"debug bundle", bundleJSON{}},
 		{"service status", serviceJSON{}},
