@@ -134,7 +134,7 @@ func (a *Applier) task(t *Apply, outcomes []outcome) ([]outcome, error) {
 			proposed = t.proposals[i]
 		}
 		if s, ok := splitOf(e); ok {
-			if err := a.split(t, m, s); err != nil {
+			if err := a.split(t, m, s, e.GetTerm()); err != nil {
 				return nil, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 			}
 			rows = a.batch.State(t.Shard) // fewer than before

@@ -200,7 +200,7 @@ type appliedSplit struct {
 
 // split applies a split entry. One that is not inside the shard's bounds does
 // nothing, on any replica.
-func (a *Applier) split(t *Apply, m *machine, s Split) error {
+func (a *Applier) split(t *Apply, m *machine, s Split, term uint64) error {
 	s.At = bytes.Clone(s.At)
 	lo, hi := m.mvcc.Bounds()
 	if len(s.At) != splitKeyBytes || bytes.Compare(s.At, lo) <= 0 || len(hi) > 0 && bytes.Compare(s.At, hi) >= 0 {
@@ -209,7 +209,7 @@ func (a *Applier) split(t *Apply, m *machine, s Split) error {
 	}
 	rows := a.batch.State(m.shard)
 	m.mvcc.Flush(rows)
-	child, err := a.batch.Fork(m.shard, s.Child, s.At, m.conf)
+	child, err := a.batch.Fork(m.shard, s.Child, s.At, term, m.conf)
 	if err != nil {
 		return err
 	}

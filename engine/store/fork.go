@@ -14,10 +14,13 @@ import (
 const forkRows = 1024
 
 // Fork makes the row keys from at on, which were the parent's, a shard of their
-// own: child, with the configuration conf, at the first index, as on every
-// replica that applies the entry of the split. It gives the child's state rows
-// inside this batch, where the records of the parent's revisions are copied to;
-// the machine's own row is the caller's to write.
+// own: child, with the configuration conf, at the first index and in the term of
+// the entry of the split, as on every replica that applies that entry. The
+// child's leaders so have higher terms than those that led its rows in the
+// parent: what is numbered by terms, as attempts at tasks are, does not go back.
+// Fork gives the child's state rows inside this batch, where the records of the
+// parent's revisions are copied to; the machine's own row is the caller's to
+// write.
 //
 // If the child's replica has a state here already, because a snapshot of it
 // came before the parent's entry was applied, or was removed from here, it
@@ -25,7 +28,7 @@ const forkRows = 1024
 //
 // Term and vote of a replica of the child that has only voted are kept. Nothing
 // else may be under way for the child meanwhile.
-func (b *Batch) Fork(parent, child banyan.ShardID, at []byte, conf *raftpb.ConfState) (mvcc.ReadWriter, error) {
+func (b *Batch) Fork(parent, child banyan.ShardID, at []byte, term uint64, conf *raftpb.ConfState) (mvcc.ReadWriter, error) {
 	p := b.touch(parent)
 	was := p.m.at
 	p.m.at = newLayout(was.state, parent, was.lo, bytes.Clone(at))
@@ -41,11 +44,15 @@ func (b *Batch) Fork(parent, child banyan.ShardID, at []byte, conf *raftpb.ConfS
 		})
 		return nil, nil
 	}
+	vote := c.m.vote
+	if c.m.term < term {
+		vote = 0 // it was given in an older term
+	}
 	c.m = meta{
 		exists: true, at: gone, moves: c.m.moves,
-		trunc: firstIndex, truncTerm: firstTerm, last: firstIndex,
-		term: max(c.m.term, firstTerm), vote: c.m.vote,
-		commit: firstIndex, applied: firstIndex, appliedTerm: firstTerm,
+		trunc: firstIndex, truncTerm: term, last: firstIndex,
+		term: max(c.m.term, term), vote: vote,
+		commit: firstIndex, applied: firstIndex, appliedTerm: term,
 		conf: raftpb.EnsureConfState(proto.CloneOf(conf)),
 	}
 	c.entries, c.moved = c.entries[:0], true

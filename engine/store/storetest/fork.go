@@ -62,11 +62,14 @@ func testFork(t *testing.T, m Machine) {
 	must(t, kv.Close())
 }
 
+// forkTerm is the term of the entry of a split.
+const forkTerm = 6
+
 // fork cuts parent and leaves the machine's row of the child to a row of its own.
 func fork(t *testing.T, s *store.Store, parent, child banyan.ShardID, at []byte) mvcc.ReadWriter {
 	t.Helper()
 	b := s.NewBatch()
-	to, err := b.Fork(parent, child, at, &raftpb.ConfState{Voters: []uint64{1, 2, 3}})
+	to, err := b.Fork(parent, child, at, forkTerm, &raftpb.ConfState{Voters: []uint64{1, 2, 3}})
 	must(t, err)
 	if to != nil {
 		to.Set([]byte("m"), []byte("child"))
@@ -126,6 +129,12 @@ func testForkLate(t *testing.T, m Machine) {
 		t.Error("a snapshot of before the fork can still be installed")
 	}
 	st.Abort()
+	if fork(t, s, 2, 5, []byte{3, 0}) == nil {
+		t.Error("nothing was forked")
+	}
+	if hs, _, err := s.Shard(5).InitialState(); err != nil || hs.GetTerm() != forkTerm || hs.GetVote() != 0 {
+		t.Errorf("the fork has %v, %v: want the term of the entry that made it, and no vote in it", hs, err)
+	}
 
 	// A snapshot of the grandchild came first: it stays, and the rows go.
 	st, err = s.Stage(3)
