@@ -87,7 +87,7 @@ func TestTheWorstMessageFailsItsOwnCallOnly(t *testing.T) {
 					if err != nil || res.StatusCode != http.StatusOK && !bytes.Contains(answer, []byte(`"code"`)) || len(res.Header.Get("Content-Type")) == 0 {
 						t.Errorf("%s: status %d, %.200q, %v", m.FullName(), res.StatusCode, answer, err)
 					}
-					if _, err := jobs.Get(t.Context(), connect.NewRequest(&banyanv1.GetJobRequest{JobId: string(id)})); err != nil {
+					if _, err := jobs.Get(t.Context(), connect.NewRequest(&banyanv1.GetJobRequest{JobId: id})); err != nil {
 						t.Fatalf("after %s: %v", m.FullName(), err)
 					}
 				}
