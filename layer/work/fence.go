@@ -62,8 +62,13 @@ func Marks(ctx context.Context, r Reader, shard banyan.ShardID, lo, hi []byte, c
 		return tell(&refs)
 	}
 	first, last := slotsOf(lo, hi)
-	for slot := first; slot <= last; slot++ {
-		err := scan(ctx, r, shard, layerOf(slot, banyan.LayerJob), func(row mvcc.Row) error {
+	for slot := first; ; slot++ {
+		next, err := nextSlot(ctx, r, shard, slot, last)
+		if err != nil || next > last {
+			return err
+		}
+		slot = next
+		err = scan(ctx, r, shard, layerOf(slot, banyan.LayerJob), func(row mvcc.Row) error {
 			if id, ok := job.SendOf(row.Key); ok {
 				if id != spec.id && len(spec.pieces) > 0 {
 					if err := sent(); err != nil {
@@ -93,7 +98,19 @@ func Marks(ctx context.Context, r Reader, shard banyan.ShardID, lo, hi []byte, c
 			return err
 		}
 	}
-	return nil
+}
+
+// nextSlot gives the first slot from one on of which there are rows; one behind
+// the last if there are none. Most slots of a small shard are empty.
+func nextSlot(ctx context.Context, r Reader, shard banyan.ShardID, slot, last int) (int, error) {
+	if slot > last {
+		return slot, nil
+	}
+	rows, _, err := r.Range(ctx, shard, mvcc.Query{Lo: banyan.SlotKey(slot), Hi: banyan.SlotKey(last + 1), Limit: 1, KeysOnly: true})
+	if err != nil || len(rows) == 0 {
+		return last + 1, err
+	}
+	return int(rows[0].Key[0])<<8 | int(rows[0].Key[1]), nil
 }
 
 // slotsOf gives the first and the last slot of which a shard may have rows.
