@@ -95,6 +95,7 @@ var breaks = []struct {
 	{"sweep though one shard could not be read", 300, []edit{{"core/sweep/sweep.go", "func (r *Round) Whole() bool { return len(r.left) == 0 }", "func (r *Round) Whole() bool { return true }"}}},
 	{"remove chunks an epoch too early", 1000, []edit{{"core/sweep/sweep.go", "	case since+2 <= epoch:", "	case since+1 <= epoch:"}}},
 	{"call a job removed before its rows are", 300, []edit{{"layer/work/remove.go", "		if len(rows) > 0 {\n			cmd.Muts", "		if len(rows) > 1 {\n			cmd.Muts"}}},
+	{"fail a task at its first loss", 500, []edit{{"layer/work/losses.go", "	if l.Count == 1 {", "	if l.Count == 0 {"}}},
 	{"take writes while all disks are low", 200, []edit{{"core/placement/disk.go", "return n > len(voters)/2", "return true"}}},
 }
 

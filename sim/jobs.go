@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"banyan"
@@ -134,11 +135,15 @@ func (s *submitted) record(w *world, task uint32, e *mvcc.Event) {
 	for k, state := range s.ran { // any will do: the order does not show
 		honest = honest || k.Task == task && state == result.State
 	}
+	if !honest && result.State == banyanv1.TaskState_TASK_STATE_FAILED && strings.HasPrefix(result.Error, "lost with its node twice") && s.begun[task] > 1 {
+		honest = true
+		w.reach("task lost twice")
+	}
 	switch {
 	case s.ended:
 		w.fail("job %s, task %d: a result was recorded after the job had ended", s.id, task)
 	case task > s.header.Tasks || !honest:
-		w.fail("job %s, task %d: recorded as %v, but no attempt ended so", s.id, task, result.State)
+		w.fail("job %s, task %d: recorded as %v, but no attempt ended so: %s", s.id, task, result.State, result.Error)
 	}
 	s.results[task] = result.State
 	w.chunks.refer(w, s, task, result)

@@ -40,7 +40,7 @@ var Points = append([]string{
 	"client gave up", "client timed out", "outcome unknown", "retry deduplicated",
 	"controller does not know", "controller refused by its term",
 	"job ended", "job taken over", "task run again", "work stream broken", "batch of results refused by its term",
-	"job removed", "result that refers to a chunk", "references refused by the fence", "result whose output is gone",
+	"job removed", "result that refers to a chunk", "references refused by the fence",
 	"chunk removed", "condemned chunk touched", "sweep given up",
 	"lock taken", "lock waited for", "lock released", "lock abandoned", "locks taken over", "told that a lease has ended",
 	"commands of locks under way together", "write under a lock", "write refused by its fencing token", "decision about locks refused by its term",
